@@ -1,0 +1,23 @@
+"""Settings all tests share: one thread, fixed seeds, and the place of the larger real data."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of the larger real data, from ``MEDRESTORE_SHARED``; its tests are left out where it is not set."""
+    place = os.environ.get("MEDRESTORE_SHARED")
+    if not place:
+        pytest.skip("MEDRESTORE_SHARED is not set")
+    return Path(place) / "data"
