@@ -1,0 +1,306 @@
+"""Inference that changes no pixel value: slice by slice, in one piece, or in tiles that are cropped and not blended.
+
+MONAI's sliding window blends the borders of its windows, where a network has seen padding instead of the image; for a
+restoration that is a wrong pixel value. Here each output pixel comes from exactly one tile, whose halo covers what the
+network looks at, so that a network of limited receptive field gives the same values as on the whole slice.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
+from typing import Any, NamedTuple, cast
+
+import torch
+from monai.inferers import Inferer
+from monai.utils import convert_to_dst_type
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor, nn
+
+from medrestore_monai.memory import available_bytes, measure_bytes_per_pixel
+
+__all__ = ["SliceWiseInferer", "tile_spans", "tiling_error"]
+
+logger = logging.getLogger(__name__)
+
+# Part of the free memory that tile="auto" plans with: the estimate is good to a quarter.
+_USABLE = 0.8
+# Side of the image that the memory of a network is measured on.
+_PROBE = 128
+
+
+class SliceWiseInferer(Inferer):
+    """Run a 2D network over images or volumes, slice by slice.
+
+    The network gets batches ``(N, C, X, Y)`` of slices clipped to ``clip_range`` and returns the same shape. What the
+    clip cut off is added back, so metal in a CT keeps its value. Memory is bounded by one batch of slices and the
+    output volume: slices go to the network's device one batch at a time, and the result stays on the input's device.
+
+    Args:
+        slice_batch_size: slices per network call; the images of a 2D batch count as slices.
+        tile: ``None``: the whole slice at once. A number or a pair: side of the network's input in pixels, halo
+            included, a multiple of ``alignment``. ``"auto"``: the whole slice where memory allows, else the largest
+            tile that fits.
+        halo: pixels on each inner side of a tile that are cropped, rounded up to a multiple of ``alignment``. Tiling is
+            exact to float rounding if it is at least the radius of the network's receptive field; for a network that
+            sees the whole image tiles are an approximation, measured by :func:`tiling_error`.
+        alignment: the network's down-sampling factor. Tiles start at its multiples, where such a network is
+            shift-equivariant; it may pad the far sides of its input, as those of a tile at the border are the image's.
+        clip_range: range the network was trained on, ``None`` for no clipping.
+        clip_output: keep the network's output in ``clip_range`` too, before what was clipped is added; for inference.
+        strength: 0 returns the input exactly (the network does not run), 1 the restored image, else a linear mix.
+        spatial_dim: the spatial axis (0, 1, 2) along which slices of a volume are stacked.
+        device: where the network runs; ``None``: where its parameters are, or the input for a plain function.
+        bytes_per_pixel: peak memory of the network per input pixel, for ``tile="auto"``; ``None``: measured.
+        progress: show a progress bar over slices on the standard error stream.
+
+    Raises:
+        ValueError: for a parameter out of its range.
+    """
+
+    def __init__(
+        self,
+        slice_batch_size: int = 1,
+        tile: int | Sequence[int] | str | None = None,
+        halo: int = 64,
+        alignment: int = 1,
+        clip_range: Sequence[float] | None = (0.0, 1.0),
+        clip_output: bool = False,
+        strength: float = 1.0,
+        spatial_dim: int = 2,
+        device: torch.device | str | None = None,
+        bytes_per_pixel: float | None = None,
+        progress: bool = False,
+    ) -> None:
+        super().__init__()
+        if slice_batch_size < 1:
+            raise ValueError(f"slice_batch_size must be at least 1, got {slice_batch_size}.")
+        if halo < 0 or alignment < 1:
+            raise ValueError(f"halo must be >= 0 and alignment >= 1, got {halo} and {alignment}.")
+        if clip_range is not None and not (len(clip_range) == 2 and clip_range[0] < clip_range[1]):
+            raise ValueError(f"clip_range must be (lower, upper) with lower < upper or None, got {clip_range}.")
+        if not 0.0 <= strength <= 1.0:
+            raise ValueError(f"strength must be in 0..1, got {strength}.")
+        if spatial_dim not in (0, 1, 2):
+            raise ValueError(f"spatial_dim must be 0, 1 or 2, got {spatial_dim}.")
+        self.slice_batch_size = slice_batch_size
+        self.halo = _round_up(halo, alignment)
+        self.alignment = alignment
+        self.tile = _checked_tile(tile, self.halo, alignment)
+        self.clip_range = None if clip_range is None else (float(clip_range[0]), float(clip_range[1]))
+        self.clip_output = clip_output
+        self.strength = strength
+        self.spatial_dim = spatial_dim
+        self.device = device
+        self.bytes_per_pixel = bytes_per_pixel
+        self.progress = progress
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """Return the restored ``inputs``.
+
+        Args:
+            inputs: floating point, shape ``(B, C, X, Y)`` or ``(B, C, X, Y, Z)``, scaled as the network expects.
+            network: maps ``(N, C, X, Y)`` to the same shape.
+            args: passed to each call of ``network``, unchanged.
+            kwargs: passed to each call of ``network``, unchanged.
+
+        Returns:
+            Same shape, dtype, device and meta data as ``inputs``.
+
+        Raises:
+            TypeError: if ``inputs`` is not floating point, or the network does not return one tensor.
+            ValueError: if ``inputs`` has another number of axes, NaN or infinite values, or the network changes
+                the shape.
+            RuntimeError: if the network returns NaN or infinite values, or ``tile="auto"`` finds too little memory.
+        """
+        if inputs.ndim not in (4, 5):
+            raise ValueError(f"inputs must have shape (B, C, X, Y) or (B, C, X, Y, Z), got {tuple(inputs.shape)}.")
+        if not inputs.is_floating_point():
+            raise TypeError(f"inputs must be floating point, got {inputs.dtype}.")
+        image = inputs.as_subclass(Tensor)  # networks need no meta data
+        if self.strength == 0:
+            return convert_to_dst_type(image.clone(), inputs)[0]
+        slices = self._slices(image)
+        device = torch.device(self.device) if self.device is not None else _device_of(network, image)
+        batch_size, tile = self._plan(slices, device, network, args, kwargs)
+        output = torch.empty_like(image)
+        target = self._slices(output)
+        with Progress(console=Console(stderr=True), disable=not self.progress) as progress:
+            task = progress.add_task("Restoring slices", total=slices.shape[0] * slices.shape[1])
+            for group in range(slices.shape[0]):
+                for first in range(0, slices.shape[1], batch_size):
+                    chosen = slice(first, first + batch_size)
+                    batch = slices[group, chosen].to(device).contiguous()  # (N, C, X, Y)
+                    _check_finite(batch, ValueError, f"inputs from slice {first}")
+                    restored = self._restore(batch, tile, lambda x: network(x, *args, **kwargs))
+                    target[group, chosen] = restored.to(output)
+                    progress.advance(task, len(batch))
+        return convert_to_dst_type(output, inputs)[0]
+
+    def _slices(self, image: Tensor) -> Tensor:
+        """View ``image`` as ``(groups, slices, C, X, Y)``: a batch of 2D images is one group, a volume each is one."""
+        return image[None] if image.ndim == 4 else image.movedim(2 + self.spatial_dim, 1)
+
+    def _restore(self, batch: Tensor, tile: tuple[int, int] | None, network: Callable[[Tensor], Tensor]) -> Tensor:
+        """Restore one batch ``(N, C, X, Y)``: clip, run, add back what was clipped, mix."""
+        clipped = batch if self.clip_range is None else batch.clamp(*self.clip_range)
+        if tile is None:
+            restored = _checked_output(network(clipped), clipped)
+        else:
+            restored = torch.empty_like(clipped)
+            for x, y in _tiles(clipped.shape[-2:], tile, self.halo, self.alignment):
+                part = clipped[..., x.start : x.stop, y.start : y.stop].contiguous()
+                middle = _checked_output(network(part), part)[
+                    ..., x.first - x.start : x.last - x.start, y.first - y.start : y.last - y.start
+                ]
+                restored[..., x.first : x.last, y.first : y.last] = middle
+        if self.clip_range is not None:
+            inside = restored.clamp(*self.clip_range) if self.clip_output else restored
+            restored = inside + (batch - clipped)
+        return restored if self.strength == 1 else torch.lerp(batch, restored, self.strength)
+
+    def _plan(
+        self, slices: Tensor, device: torch.device, network: Callable[..., Tensor], args: tuple, kwargs: dict
+    ) -> tuple[int, tuple[int, int] | None]:
+        """Slices per call and tile; for ``tile="auto"`` from the memory that is free."""
+        _, count, channels, *size = slices.shape
+        batch_size = min(self.slice_batch_size, count)
+        if self.tile != "auto":
+            return batch_size, cast("tuple[int, int] | None", self.tile)
+        free = available_bytes(device)
+        if free is None:
+            logger.warning("The free memory of %s is unknown here: working on whole slices.", device)
+            return batch_size, None
+        per_pixel = self.bytes_per_pixel
+        if per_pixel is None:
+            side = _round_up(_PROBE, self.alignment)
+            per_pixel = measure_bytes_per_pixel(network, slices[0, :1, :, :side, :side].to(device), *args, **kwargs)
+        # the output volume, and the copies that a batch of slices needs around the network
+        volume = slices.numel() * slices.element_size()
+        around = 6 * channels * size[0] * size[1] * slices.element_size()
+        room = _USABLE * free - (volume if slices.device == device else 0) - around
+        whole = per_pixel * size[0] * size[1]
+        logger.info(
+            "%s: about %.2f GB per %dx%d slice, %.2f GB free.", device, (whole + around) / 1e9, *size, free / 1e9
+        )
+        if whole <= room:
+            return max(1, min(batch_size, int(room // (whole + around)))), None
+        side = int((max(room, 0) / per_pixel) ** 0.5) // self.alignment * self.alignment
+        if side <= 2 * self.halo:
+            raise RuntimeError(
+                f"Restoring a {size[0]}x{size[1]} slice needs about {whole / 1e9:.2f} GB on {device}, "
+                f"{free / 1e9:.2f} GB are free, which is too little even for tiles with a halo of {self.halo} pixels."
+            )
+        warnings.warn(
+            f"A {size[0]}x{size[1]} slice needs about {whole / 1e9:.2f} GB on {device}, {free / 1e9:.2f} GB are free: "
+            f"working in tiles of {side} pixels with a halo of {self.halo}. The result differs from that of the whole "
+            "slice if the network sees further than the halo.",
+            stacklevel=3,
+        )
+        return 1, (side, side)
+
+
+class Span(NamedTuple):
+    """One tile along one axis: the network sees ``start:stop``, the result is used in ``first:last``."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+
+def tile_spans(size: int, tile: int, halo: int, alignment: int = 1) -> list[Span]:
+    """Cut one axis into tiles whose middles cover it once.
+
+    Inner ends of a tile have a halo, ends at 0 or ``size`` none: there the network handles the border as it does on the
+    whole image. The last tile keeps the full length, up to alignment.
+
+    Args:
+        size: length of the axis.
+        tile: length of a tile, a multiple of ``alignment`` and over ``2 * halo``.
+        halo: part of a tile's inner ends that is cropped, a multiple of ``alignment``.
+        alignment: tiles start at multiples of it.
+
+    Returns:
+        Spans, in order.
+    """
+    if size <= tile:
+        return [Span(0, size, 0, size)]
+    spans, done = [], 0
+    while done < size:
+        start = min(max(done - halo, 0), _round_up(size - tile, alignment))
+        stop = min(start + tile, size)
+        last = size if stop == size else stop - halo
+        spans.append(Span(start, stop, done, last))
+        done = last
+    return spans
+
+
+def tiling_error(
+    inferer: SliceWiseInferer, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any
+) -> tuple[float, float]:
+    """Largest and mean absolute difference between the tiled and the whole-slice result, in units of ``inputs``.
+
+    Args:
+        inferer: with a ``tile`` given in pixels.
+        inputs: as for the inferer; a few slices are enough.
+        network: as for the inferer.
+        args: as for the inferer.
+        kwargs: as for the inferer.
+
+    Raises:
+        ValueError: if ``inferer.tile`` is ``None`` or ``"auto"``.
+    """
+    if inferer.tile is None or inferer.tile == "auto":
+        raise ValueError(f"inferer.tile must be given in pixels to measure the error of tiling, got {inferer.tile!r}.")
+    whole = copy.copy(inferer)
+    whole.tile = None
+    with torch.no_grad():
+        difference = (inferer(inputs, network, *args, **kwargs) - whole(inputs, network, *args, **kwargs)).abs()
+    return float(difference.max()), float(difference.mean())
+
+
+def _tiles(size: Sequence[int], tile: Sequence[int], halo: int, alignment: int) -> Iterator[tuple[Span, Span]]:
+    """All tiles of an image of ``size``, as one span per axis."""
+    x_spans, y_spans = (tile_spans(length, side, halo, alignment) for length, side in zip(size, tile, strict=True))
+    return product(x_spans, y_spans)
+
+
+def _round_up(value: int, factor: int) -> int:
+    return -(-value // factor) * factor
+
+
+def _checked_tile(tile: int | Sequence[int] | str | None, halo: int, alignment: int) -> tuple[int, int] | str | None:
+    if tile is None or isinstance(tile, str):
+        if tile in (None, "auto"):
+            return tile
+        raise ValueError(f"tile must be None, 'auto', a number or a pair of numbers, got {tile!r}.")
+    pair = (tile, tile) if isinstance(tile, int) else tuple(tile)
+    if len(pair) != 2 or any(side % alignment or side <= 2 * halo for side in pair):
+        raise ValueError(
+            f"tile must be one or two multiples of alignment ({alignment}) over twice the halo ({halo}), got {tile}."
+        )
+    return pair[0], pair[1]
+
+
+def _device_of(network: Callable[..., Tensor], image: Tensor) -> torch.device:
+    parameter = next(network.parameters(), None) if isinstance(network, nn.Module) else None
+    return image.device if parameter is None else parameter.device
+
+
+def _checked_output(output: Any, given: Tensor) -> Tensor:
+    if not isinstance(output, Tensor):
+        raise TypeError(f"The network must return one tensor, got {type(output).__name__}.")
+    if output.shape != given.shape:
+        raise ValueError(f"The network must keep the shape {tuple(given.shape)}, got {tuple(output.shape)}.")
+    _check_finite(output, RuntimeError, "The network's output")
+    return output.to(given.dtype)
+
+
+def _check_finite(values: Tensor, error: type[Exception], what: str) -> None:
+    if not bool(torch.isfinite(values).all()):
+        raise error(f"{what} has NaN or infinite values.")
