@@ -1,0 +1,220 @@
+"""What a voxel value means: unit, range and window per modality, to [0, 1] and back without loss.
+
+Networks work on [0, 1]. The scaling is linear and never clips: values outside the range stay outside, and the inferer
+carries them past the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from monai.utils import convert_to_tensor
+
+__all__ = [
+    "INTENSITY_RANGES",
+    "FromUnitRanged",
+    "IntensityRange",
+    "ToUnitRanged",
+    "choose_range",
+    "scale_from_unit",
+    "scale_to_unit",
+]
+
+Image = TypeVar("Image", np.ndarray, torch.Tensor)
+
+_MR_PERCENTILE = 99.9
+_RECORD = "intensity_range"
+
+
+@dataclass(frozen=True)
+class IntensityRange:
+    """What the values of a modality mean.
+
+    Args:
+        modality: DICOM's word where it has one (CT, PT, MR), else RGB or GRAY.
+        unit: unit of all values here, such as HU.
+        lower: value that becomes 0.
+        upper: value that becomes 1.
+        window: the range results are evaluated and shown in.
+    """
+
+    modality: str
+    unit: str
+    lower: float
+    upper: float
+    window: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        if not self.lower < self.upper:
+            raise ValueError(f"lower must be below upper, got {self.lower} and {self.upper}.")
+
+
+INTENSITY_RANGES = {
+    # 4096 HU wide, a power of two: whole HU values come back bit by bit
+    "CT": IntensityRange("CT", "HU", -1024.0, 3072.0, (-160.0, 240.0)),
+    "PT": IntensityRange("PT", "SUV", 0.0, 20.0, (0.0, 20.0)),
+    "MR": IntensityRange("MR", "arbitrary units", 0.0, 4095.0, (0.0, 4095.0)),
+    "RGB": IntensityRange("RGB", "gray levels", 0.0, 255.0, (0.0, 255.0)),
+    "GRAY": IntensityRange("GRAY", "gray levels", 0.0, 255.0, (0.0, 255.0)),
+}
+
+
+def scale_to_unit(image: Image, intensity: IntensityRange) -> Image:
+    """Map ``intensity.lower..upper`` to 0..1, linearly and without clipping.
+
+    Args:
+        image: any shape, in ``intensity.unit``; integers become float32.
+        intensity: the range.
+    """
+    return (_floating(image) - intensity.lower) / (intensity.upper - intensity.lower)
+
+
+def scale_from_unit(image: Image, intensity: IntensityRange) -> Image:
+    """Undo :func:`scale_to_unit`: exact for whole HU, to float rounding (under half a gray level) else.
+
+    Args:
+        image: any shape, scaled to [0, 1].
+        intensity: the range, in whose unit the result is.
+    """
+    return _floating(image) * (intensity.upper - intensity.lower) + intensity.lower
+
+
+def choose_range(image: Image, modality: str, dtype: str | None = None, unit: str | None = None) -> IntensityRange:
+    """Choose the range of one whole image or volume.
+
+    CT and PT have one range each. MR has no unit: where a volume exceeds 4095 or stays below a quarter of it, its own
+    99.9th percentile takes the place of 4095. RGB and GRAY use the range of the integers in the file, 0..1 for floats.
+
+    Args:
+        image: any shape, finite, before scaling.
+        modality: a key of :data:`INTENSITY_RANGES`.
+        dtype: NumPy's name of the type the file holds; ``None``: unknown, taken as 8 bit.
+        unit: unit of ``image`` if known, compared with that of the range.
+
+    Raises:
+        ValueError: for an unknown modality, another unit than the modality's (PET in Bq/ml must become SUV first), or
+            values over 255 in a picture of unknown type.
+    """
+    if modality not in INTENSITY_RANGES:
+        raise ValueError(f"modality must be one of {', '.join(INTENSITY_RANGES)}, got {modality!r}.")
+    intensity = INTENSITY_RANGES[modality]
+    if unit is not None and modality in ("CT", "PT") and unit != intensity.unit:
+        raise ValueError(f"{modality} values must be in {intensity.unit}, got {unit}.")
+    if modality == "MR":
+        return _mr_range(image, intensity)
+    if modality in ("RGB", "GRAY"):
+        return _picture_range(image, intensity, dtype)
+    return intensity
+
+
+def _mr_range(image: np.ndarray | torch.Tensor, intensity: IntensityRange) -> IntensityRange:
+    largest = float(image.max())
+    if intensity.upper / 4 <= largest <= intensity.upper or largest <= 0:
+        return intensity
+    upper = float(np.percentile(torch.as_tensor(image).cpu().numpy(), _MR_PERCENTILE))
+    upper = upper if upper > 0 else largest  # nearly all of the volume is background
+    return replace(intensity, upper=upper, window=(0.0, upper))
+
+
+def _picture_range(image: np.ndarray | torch.Tensor, intensity: IntensityRange, dtype: str | None) -> IntensityRange:
+    if dtype is None:
+        if float(image.max()) > intensity.upper:
+            raise ValueError(f"The picture has values up to {float(image.max()):g}: say the type its file holds.")
+        return intensity
+    upper = float(np.iinfo(dtype).max) if np.dtype(dtype).kind in "iu" else 1.0
+    return replace(intensity, upper=upper, window=(0.0, upper))
+
+
+class ToUnitRanged(MapTransform):
+    """Scale images in their physical unit to [0, 1], without clipping, and note the range in the meta data.
+
+    The range comes from the first key and serves all, so that pairs stay comparable. Where that image's meta data has
+    an ``intensity_range`` already (a caller that reads a volume in slabs knows that of the whole), it is used.
+    ``unit`` and ``original_dtype`` are read from the meta data where a reader has put them.
+
+    Args:
+        keys: keys of the images, such as ``["image", "label"]``.
+        modality: a key of :data:`INTENSITY_RANGES`.
+        allow_missing_keys: leave out keys that are not there, such as ``label`` in inference.
+
+    Raises:
+        ValueError: for an unknown modality; on a call, for NaN or infinite values and as :func:`choose_range`.
+    """
+
+    def __init__(self, keys: KeysCollection, modality: str, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if modality not in INTENSITY_RANGES:
+            raise ValueError(f"modality must be one of {', '.join(INTENSITY_RANGES)}, got {modality!r}.")
+        self.modality = modality
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of ``data`` with the images scaled, each a MetaTensor with ``intensity_range`` ``[lo, hi]``."""
+        out = dict(data)
+        intensity: IntensityRange | None = None
+        for key in self.key_iterator(out):
+            image = convert_to_tensor(out[key], track_meta=True)
+            _check_finite(image, key)
+            if intensity is None:
+                intensity = self._range(image)
+            scaled = scale_to_unit(image, intensity)
+            scaled.meta = {**image.meta, _RECORD: [intensity.lower, intensity.upper]}
+            out[key] = scaled
+        return out
+
+    def _range(self, image: MetaTensor) -> IntensityRange:
+        if _RECORD in image.meta:
+            lower, upper = (float(v) for v in image.meta[_RECORD])
+            return replace(INTENSITY_RANGES[self.modality], lower=lower, upper=upper)
+        return choose_range(image.as_tensor(), self.modality, image.meta.get("original_dtype"), image.meta.get("unit"))
+
+
+class FromUnitRanged(MapTransform):
+    """Bring images scaled to [0, 1] back to the physical unit of ``like``, with the range noted there.
+
+    Args:
+        keys: keys of the images, such as ``["pred", "label"]``.
+        like: key of an image that :class:`ToUnitRanged` scaled; it may be among ``keys``.
+        allow_missing_keys: leave out keys that are not there.
+
+    Raises:
+        ValueError: on a call, if ``like`` has no ``intensity_range`` in its meta data.
+    """
+
+    def __init__(self, keys: KeysCollection = "pred", like: str = "image", allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.like = like
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of ``data`` with the images in their physical unit; their note of a range is gone."""
+        out = dict(data)
+        meta = getattr(out.get(self.like), "meta", {})
+        if _RECORD not in meta:
+            raise ValueError(f"{self.like!r} has no {_RECORD} in its meta data: scale it with ToUnitRanged first.")
+        lower, upper = (float(v) for v in meta[_RECORD])
+        intensity = IntensityRange("", "", lower, upper, (lower, upper))
+        for key in self.key_iterator(out):
+            image = convert_to_tensor(out[key], track_meta=True)
+            restored = scale_from_unit(image, intensity)
+            restored.meta = {name: value for name, value in image.meta.items() if name != _RECORD}
+            out[key] = restored
+        return out
+
+
+def _floating(image: Image) -> Image:
+    if isinstance(image, torch.Tensor):
+        return image if image.is_floating_point() else image.float()
+    return image if image.dtype.kind == "f" else image.astype(np.float32)
+
+
+def _check_finite(image: MetaTensor, key: Hashable) -> None:
+    bad = int((~torch.isfinite(image.as_tensor())).sum())
+    if bad:
+        name = image.meta.get("filename_or_obj", f"The image {key!r}")
+        raise ValueError(f"{name} has {bad} NaN or infinite values: expected finite ones.")

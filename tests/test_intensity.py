@@ -1,0 +1,131 @@
+import numpy as np
+import pytest
+import torch
+from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
+from torch.testing import assert_close
+
+from medrestore_monai.intensity import (
+    INTENSITY_RANGES,
+    FromUnitRanged,
+    IntensityRange,
+    ToUnitRanged,
+    choose_range,
+    scale_from_unit,
+    scale_to_unit,
+)
+
+
+def test_every_whole_hu_comes_back_bit_by_bit():
+    hu = torch.arange(-32768, 65536, dtype=torch.float32)
+    assert torch.equal(scale_from_unit(scale_to_unit(hu, INTENSITY_RANGES["CT"]), INTENSITY_RANGES["CT"]), hu)
+
+
+def test_scaling_by_hand():
+    hu = np.array([-1024, 0, 1024, 3072, 7168], dtype=np.int16)
+    scaled = scale_to_unit(hu, INTENSITY_RANGES["CT"])
+    assert scaled.dtype == np.float32
+    assert scaled.tolist() == [0.0, 0.25, 0.5, 1.0, 2.0]
+    assert scale_to_unit(torch.tensor([5.0, 40.0]), INTENSITY_RANGES["PT"]).tolist() == [0.25, 2.0]
+
+
+@pytest.mark.parametrize("upper", [255, 1000, 4095, 30000, 65535])
+def test_whole_gray_levels_come_back_after_rounding(upper):
+    levels = torch.arange(65536, dtype=torch.float32)
+    intensity = IntensityRange("MR", "arbitrary units", 0, upper, (0, upper))
+    assert torch.equal(scale_from_unit(scale_to_unit(levels, intensity), intensity).round(), levels)
+
+
+@pytest.mark.parametrize("largest", [1024, 4095])
+def test_mr_that_fits_keeps_its_range(largest):
+    assert choose_range(torch.linspace(0, largest, 1000), "MR").upper == 4095
+
+
+@pytest.mark.parametrize("largest", [100, 1000, 5000, 30000])
+def test_mr_that_does_not_fit_is_scaled_by_its_percentile(largest):
+    volume = np.linspace(0, largest, 4001, dtype=np.float32).reshape(1, -1)
+    assert choose_range(volume, "MR").upper == pytest.approx(0.999 * largest)
+
+
+def test_mr_of_background_only():
+    assert choose_range(torch.zeros(100), "MR").upper == 4095
+    nearly = torch.zeros(10000)
+    nearly[0] = 7
+    assert choose_range(nearly, "MR").upper == 7
+
+
+@pytest.mark.parametrize(("dtype", "upper"), [(None, 255), ("uint8", 255), ("uint16", 65535), ("float32", 1)])
+def test_pictures_use_the_range_of_their_type(dtype, upper):
+    intensity = choose_range(torch.tensor([0.0, 1.0]), "GRAY", dtype)
+    assert (intensity.lower, intensity.upper, intensity.window) == (0, upper, (0, upper))
+
+
+def test_transforms_keep_meta_data_and_input():
+    affine = torch.diag(torch.tensor([2.0, 3.0, 4.0, 1.0], dtype=torch.float64))
+    image = MetaTensor(torch.tensor([[[-1024.0, 0.0], [40.0, 30000.0]]]), affine=affine, meta={"note": "kept"})
+    before, meta_before = image.clone(), dict(image.meta)
+    data = {"image": image, "other": 1}
+
+    scaled = ToUnitRanged("image", "CT")(data)
+    assert scaled["image"].meta["intensity_range"] == [-1024.0, 3072.0]
+    assert scaled["image"].meta["note"] == "kept"
+    assert float(scaled["image"].max()) > 7  # not clipped
+    assert set(image.meta) == set(meta_before)
+    assert torch.equal(image, before)
+
+    scaled["pred"] = scaled["image"].clone()
+    restored = FromUnitRanged()(scaled)
+    assert torch.equal(restored["pred"], image)
+    assert "intensity_range" not in restored["pred"].meta
+    assert "intensity_range" in restored["image"].meta
+    assert_close(restored["pred"].affine, affine)
+
+
+def test_pairs_share_the_range_of_the_first_key():
+    data = {"image": torch.linspace(0, 8000, 101)[None], "label": torch.linspace(0, 9000, 101)[None]}
+    scaled = ToUnitRanged(["image", "label"], "MR")(data)
+    assert_close(scaled["label"] * 8000 / 9000, scaled["image"], check_dtype=False)
+    restored = FromUnitRanged(["image", "label"])(scaled)
+    for key, value in data.items():
+        assert_close(restored[key].as_tensor(), value, rtol=1e-6, atol=1e-3)
+
+
+def test_range_survives_batching():
+    items = [{"image": torch.linspace(0, top, 11)[None]} for top in (8000.0, 100.0)]
+    batch = next(iter(DataLoader(Dataset(items, ToUnitRanged("image", "MR")), batch_size=2)))
+    batch["pred"] = batch["image"].clone()
+    for item, original in zip(decollate_batch(batch), items, strict=True):
+        restored = FromUnitRanged("pred")(item)["pred"]
+        assert_close(restored.as_tensor(), original["image"], rtol=1e-6, atol=1e-3)
+
+
+def test_recorded_range_of_a_whole_volume_is_used():
+    slab = MetaTensor(torch.tensor([[0.0, 100.0]]), meta={"intensity_range": [0.0, 8000.0]})
+    scaled = ToUnitRanged("image", "MR")({"image": slab})["image"]
+    assert float(scaled.max()) == pytest.approx(100 / 8000)
+
+
+def test_missing_label_may_be_allowed():
+    data = {"image": torch.rand(1, 4)}
+    assert set(ToUnitRanged(["image", "label"], "CT", allow_missing_keys=True)(data)) == {"image"}
+    with pytest.raises(KeyError):
+        ToUnitRanged(["image", "label"], "CT")(data)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_not_finite_values_are_refused_by_file_name(value):
+    image = MetaTensor(torch.tensor([[1.0, value]]), meta={"filename_or_obj": "head.nii"})
+    with pytest.raises(ValueError, match=r"head\.nii has 1 NaN or infinite"):
+        ToUnitRanged("image", "CT")({"image": image})
+
+
+def test_bad_ranges_are_refused():
+    with pytest.raises(ValueError, match="modality must be one of"):
+        ToUnitRanged("image", "US")
+    with pytest.raises(ValueError, match="PT values must be in SUV, got Bq/ml"):
+        ToUnitRanged("image", "PT")({"image": MetaTensor(torch.rand(1, 4), meta={"unit": "Bq/ml"})})
+    with pytest.raises(ValueError, match="values up to 300"):
+        choose_range(torch.tensor([300.0]), "GRAY")
+    with pytest.raises(ValueError, match="lower must be below upper"):
+        IntensityRange("CT", "HU", 1, 1, (0, 1))
+    with pytest.raises(ValueError, match="no intensity_range"):
+        FromUnitRanged()({"image": torch.rand(1, 4), "pred": torch.rand(1, 4)})
