@@ -1,0 +1,46 @@
+"""What libraries raise on a damaged file, turned into one sentence."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from PIL import Image
+
+__all__ = ["explained"]
+
+_DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    SyntaxError,  # Pillow, broken PNG
+    KeyError,
+    IndexError,
+    MemoryError,
+    zlib.error,
+    zipfile.BadZipFile,
+    ImageFileError,
+    HeaderDataError,
+    Image.DecompressionBombError,
+)
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what a library raises on a damaged file into a ValueError of one sentence that names ``path``.
+
+    A file that is not there or may not be read stays what it is.
+    """
+    try:
+        yield
+    except (FileNotFoundError, PermissionError):
+        raise
+    except _DAMAGE as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        raise ValueError(f"{path} cannot be read, it is damaged, cut short or of another kind: {reason}.") from error

@@ -1,0 +1,231 @@
+"""Read and write one image file of any format, with the checks that hold for all of them."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from monai.data import ImageReader
+from monai.utils import ensure_tuple
+
+from medrestore_monai.images.arrays import read_npy, read_npz, write_npy, write_npz
+from medrestore_monai.images.nifti import read_nifti, write_nifti
+from medrestore_monai.images.pictures import read_png, read_tiff, write_png, write_tiff
+
+__all__ = ["ImageFileReader", "read_image", "write_image"]
+
+_KINDS = {
+    ".nii": "nifti",
+    ".nii.gz": "nifti",
+    ".png": "png",
+    ".tif": "tiff",
+    ".tiff": "tiff",
+    ".npy": "npy",
+    ".npz": "npz",
+}
+_PNG_TYPES = ("uint8", "uint16")
+_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+_READERS = {"nifti": read_nifti, "png": read_png, "tiff": read_tiff, "npy": read_npy, "npz": read_npz}
+_WRITERS = {"nifti": write_nifti, "png": write_png, "tiff": write_tiff, "npy": write_npy, "npz": write_npz}
+
+
+def read_image(path: Path | str) -> tuple[np.ndarray, dict[str, Any]]:
+    """Read one image or volume.
+
+    Args:
+        path: a file ending in .nii, .nii.gz, .png, .tif, .tiff, .npy or .npz. PNG: 8 or 16 bit gray, 8 bit RGB, opaque;
+            TIFF: gray, RGB, also float, several pages are slices; NumPy: one array ``(X, Y[, Z])``.
+
+    Returns:
+        The image, float32, shape ``(X, Y[, Z])`` or ``(3, X, Y)``, in the file's unit (slope and intercept applied),
+        and its meta data: ``kind``, ``affine`` (RAS, mm), ``original_dtype``, ``spatial_shape``,
+        ``original_channel_dim``, ``filename_or_obj`` and what :func:`write_image` needs to write the same kind again.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged, holds something else than described above, or has NaN or infinite values.
+    """
+    path = Path(path)
+    kind = _kind(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    stored, meta = _READERS[kind](path)
+    if stored.dtype.name not in _TYPES:
+        raise ValueError(f"{path}: expected numbers of type {', '.join(_TYPES)}, got {stored.dtype}.")
+    color = meta.pop("color", False)
+    if stored.ndim not in ((3,) if color else (2, 3)) or stored.size == 0:
+        raise ValueError(f"{path}: expected one 2D image or 3D volume, got the shape {stored.shape}.")
+    slope, inter = meta.get("scl_slope", 1.0), meta.get("scl_inter", 0.0)
+    image = stored.astype(np.float32) if (slope, inter) == (1.0, 0.0) else _scaled(stored, slope, inter)
+    bad = int(np.count_nonzero(~np.isfinite(image)))
+    if bad:
+        raise ValueError(f"{path} has {bad} NaN or infinite values: expected finite ones.")
+    affine = meta.setdefault("affine", np.eye(4))
+    meta.update(
+        kind=kind,
+        original_affine=affine.copy(),
+        original_dtype=stored.dtype.name,
+        spatial_shape=np.asarray(image.shape[-2:] if color else image.shape),
+        original_channel_dim=0 if color else float("nan"),
+        space="RAS",
+        filename_or_obj=str(path),
+    )
+    # float32 tells 2**24 integers apart; with a quarter of that in steps of the slope, rounding finds the stored one
+    if stored.dtype.kind in "iu" and float(np.abs(image).max()) > 2**22 * abs(slope):
+        if kind != "nifti":
+            raise ValueError(f"{path}: its integers are too large to be restored exactly, expected at most {2**22}.")
+        warnings.warn(f"{path}: float32 cannot tell its numbers apart, it will be written as float32.", stacklevel=2)
+        meta["original_dtype"] = "float32"
+    return image, meta
+
+
+def write_image(path: Path | str, array: Any, like: Mapping[str, Any] | None = None, overwrite: bool = False) -> Path:
+    """Write one image or volume, of the kind that the ending of ``path`` says.
+
+    Args:
+        path: where to; the folder must exist.
+        array: shape ``(X, Y)``, ``(X, Y, Z)`` or ``(3, X, Y)``, or one channel before the first two; in the unit of
+            ``like``. Integers are rounded and clipped to what the file can hold; a warning counts the clipped.
+        like: meta data of :func:`read_image`, whose depth, affine and header fields are kept, needed for RGB; without
+            it the type is that of ``array``.
+        overwrite: replace an existing file, but never the one that ``like`` was read from.
+
+    Returns:
+        The path.
+
+    Raises:
+        FileExistsError: if there is a file already and ``overwrite`` is false.
+        ValueError: if the values, their type or shape cannot be stored, or the file is the source.
+    """
+    path = Path(path)
+    kind = _kind(path)
+    like = dict(like or {})
+    source = like.get("filename_or_obj")
+    if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
+        raise ValueError(f"{path} is the source image, which is never overwritten.")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists already.")
+    stored = _stored(path, kind, np.asarray(array), like)
+    with _written_whole(path) as file:
+        if _ending(path) == ".nii.gz":
+            with gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:  # no name, no time: same image, same bytes
+                write_nifti(packed, stored, like)
+        else:
+            _WRITERS[kind](file, stored, like)
+    return path
+
+
+class ImageFileReader(ImageReader):
+    """:func:`read_image` as a MONAI reader: ``LoadImaged(keys="image", reader=ImageFileReader)``.
+
+    The meta data are good for ``write_image(..., like=image.meta)``, also after batching.
+    """
+
+    def verify_suffix(self, filename: Sequence[os.PathLike | str] | os.PathLike | str) -> bool:
+        """Whether all names end as the files of :func:`read_image` do."""
+        return all(_ending(Path(name)) in _KINDS for name in ensure_tuple(filename))
+
+    def read(self, data: Sequence[os.PathLike | str] | os.PathLike | str, **kwargs: Any) -> Path:
+        """Return the path: decoding waits for :meth:`get_data`, whose errors MONAI passes on as they are.
+
+        Args:
+            data: one path.
+            kwargs: not used.
+
+        Raises:
+            ValueError: if several paths are given.
+        """
+        paths = ensure_tuple(data)
+        if len(paths) != 1:
+            raise ValueError(f"Expected one image file, got {len(paths)}.")
+        return Path(paths[0])
+
+    def get_data(self, img: Path) -> tuple[np.ndarray, dict]:
+        """Return the image and its meta data, as :func:`read_image`."""
+        return read_image(img)
+
+
+def _ending(path: Path) -> str:
+    name = path.name.lower()
+    return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
+
+
+def _kind(path: Path) -> str:
+    if _ending(path) not in _KINDS:
+        raise ValueError(f"{path}: expected a name ending in {', '.join(_KINDS)}.")
+    return _KINDS[_ending(path)]
+
+
+def _scaled(stored: np.ndarray, slope: float, inter: float) -> np.ndarray:
+    image = np.empty(stored.shape, dtype=np.float32)
+    for index in range(stored.shape[-1]):  # in double precision, a slice at a time
+        image[..., index] = stored[..., index] * np.float64(slope) + inter
+    return image
+
+
+def _is_color(like: Mapping[str, Any]) -> bool:
+    channel = like.get("original_channel_dim", float("nan"))
+    return float(channel) == 0
+
+
+def _stored(path: Path, kind: str, array: np.ndarray, like: Mapping[str, Any]) -> np.ndarray:
+    """Bring ``array`` to the shape and type that go into the file."""
+    color = _is_color(like)
+    shape = tuple(int(side) for side in like["spatial_shape"]) if "spatial_shape" in like else array.shape
+    wanted = (3, *shape) if color else shape
+    if array.shape == (1, *wanted):
+        array = array[0]
+    if array.shape != wanted or array.ndim not in (2, 3):
+        raise ValueError(f"{path}: expected an array of shape {wanted}, got {array.shape}.")
+    if kind == "png" and array.ndim == 3 and not color:
+        raise ValueError(f"{path}: PNG holds one slice, got {array.shape[-1]}.")
+    if kind in ("nifti", "npy", "npz") and color:
+        raise ValueError(f"{path}: a color picture is written as PNG or TIFF.")
+    dtype = np.dtype(str(like.get("original_dtype", array.dtype.name)))
+    slope, inter = float(like.get("scl_slope", 1.0)), float(like.get("scl_inter", 0.0))
+    if (slope, inter) != (1.0, 0.0) and not (kind == "nifti" and "nifti_header" in like):
+        dtype, slope, inter = np.dtype(np.float32), 1.0, 0.0  # the other formats have no place for a slope
+    types = _PNG_TYPES[: 1 if color else 2] if kind == "png" else _TYPES
+    if dtype.name not in types:
+        raise ValueError(f"{path}: expected values of type {' or '.join(types)}, got {dtype}.")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{path}: the image to write has NaN or infinite values.")
+    if dtype.kind == "f":
+        return array.astype(dtype)
+    return _rounded(path, array, dtype, slope, inter)
+
+
+def _rounded(path: Path, array: np.ndarray, dtype: np.dtype, slope: float, inter: float) -> np.ndarray:
+    """Undo slope and intercept, round, and clip to the type's range, a slice at a time."""
+    limits = np.iinfo(dtype)
+    stored, clipped = np.empty(array.shape, dtype=dtype), 0
+    for index in range(array.shape[-1]):
+        values = np.rint((array[..., index].astype(np.float64) - inter) / slope)
+        inside = values.clip(limits.min, limits.max)
+        clipped += int(np.count_nonzero(inside != values))
+        stored[..., index] = inside
+    if clipped:
+        warnings.warn(
+            f"{path}: {clipped} of {array.size} values lie outside the range of {dtype} and were clipped.", stacklevel=4
+        )
+    return stored
+
+
+@contextmanager
+def _written_whole(path: Path) -> Iterator[BinaryIO]:
+    """Open a file beside ``path`` that takes its place when all went well, and else leaves nothing."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

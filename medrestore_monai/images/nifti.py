@@ -1,0 +1,70 @@
+"""NIfTI files: the stored numbers, and the header that gives them place and unit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from medrestore_monai.images.damage import explained
+
+__all__ = ["read_nifti", "write_nifti"]
+
+
+def read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    """Read the stored numbers, shape ``(X, Y[, Z])``, and the affine, the header's bytes, slope and intercept.
+
+    Raises:
+        ValueError: if the file is damaged or holds a time series.
+    """
+    with explained(path):
+        image = nib.load(path)
+        shape, dtype = image.shape, image.get_data_dtype()
+        # no deflate stream grows more than 1032 times
+        if np.prod(shape, dtype=float) * dtype.itemsize > 1032 * path.stat().st_size:
+            raise OSError(f"the header promises {shape} voxels, more than the file can hold")
+    if len(shape) > 3 and any(side != 1 for side in shape[3:]):
+        raise ValueError(f"{path}: expected one 2D image or 3D volume, got a series of shape {shape}: split it first.")
+    with explained(path):
+        stored = image.dataobj.get_unscaled()
+        header = image.header.as_byteswapped("<")
+        meta = {
+            "affine": np.array(image.affine, dtype=np.float64),
+            "nifti_header": np.frombuffer(header.binaryblock, dtype=np.uint8).copy(),
+            "scl_slope": float(image.dataobj.slope),
+            "scl_inter": float(image.dataobj.inter),
+        }
+    return stored.reshape(shape[:3]), meta
+
+
+def write_nifti(file: Any, stored: np.ndarray, like: Mapping[str, Any]) -> None:
+    """Write stored numbers under the header of ``like``, else under a new one with its ``affine``.
+
+    Args:
+        file: open for binary writing.
+        stored: shape ``(X, Y[, Z])``, before slope and intercept.
+        like: meta data of :func:`read_nifti`.
+    """
+    if "nifti_header" in like:
+        header = _header(np.asarray(like["nifti_header"], dtype=np.uint8).tobytes())
+    else:
+        image = nib.Nifti1Image(stored, np.asarray(like.get("affine", np.eye(4)), dtype=np.float64))
+        header = image.header
+        header.set_xyzt_units("mm")
+        header.set_sform(image.affine, code="scanner")
+        header.set_qform(image.affine, code="scanner")
+    scaled = stored.dtype.kind in "iu" and "nifti_header" in like
+    header["scl_slope"] = float(like.get("scl_slope", 1.0)) if scaled else 1.0
+    header["scl_inter"] = float(like.get("scl_inter", 0.0)) if scaled else 0.0
+    header.set_data_dtype(stored.dtype)
+    # the data follow the header and four bytes that say there is no extension
+    header["vox_offset"] = header["sizeof_hdr"] + 4
+    header.write_to(file)
+    file.write(stored.tobytes(order="F"))
+
+
+def _header(block: bytes) -> Any:
+    return (nib.Nifti1Header if len(block) == 348 else nib.Nifti2Header)(block, endianness="<")

@@ -1,0 +1,362 @@
+import gzip
+import os
+
+import nibabel as nib
+import numpy as np
+import pytest
+import tifffile
+from monai.data import DataLoader, Dataset, NibabelReader, PILReader, decollate_batch
+from monai.transforms import LoadImage, LoadImaged
+from PIL import Image
+
+from medrestore_monai.images import ImageFileReader, read_image, write_image
+
+AFFINE = np.array([[-0.7, 0.1, 0, 120.5], [0.1, -0.7, 0, 99.25], [0, 0, 2.5, -300], [0, 0, 0, 1]])
+
+
+def numbers(shape, dtype, seed=0):
+    """Numbers over the whole range of an integer type, or fractions."""
+    rng = np.random.default_rng(seed)
+    if np.dtype(dtype).kind == "f":
+        return rng.normal(0, 1000, shape).astype(dtype)
+    info = np.iinfo(dtype)
+    values = rng.integers(info.min, info.max, shape, dtype=dtype, endpoint=True)
+    values.flat[0], values.flat[-1] = info.min, info.max
+    return values
+
+
+def write_nifti(path, stored, slope=None, inter=None, kind=nib.Nifti1Image):
+    image = kind(stored, AFFINE)
+    header = image.header
+    header.set_xyzt_units("mm", "sec")
+    header["descrip"] = b"from a scanner"
+    image.set_sform(AFFINE, code=1)
+    image.set_qform(AFFINE, code=2, strip_shears=True)
+    if slope is not None:
+        header.set_slope_inter(slope, inter)
+    image.to_filename(path)
+
+
+def write_picture(path, stored, **options):
+    """Write rows x columns pictures with the formats' own libraries."""
+    if path.suffix == ".png":
+        Image.fromarray(stored).save(path, **options)
+    elif path.suffix == ".tif":
+        tifffile.imwrite(path, stored, **options)
+    else:
+        np.save(path, stored)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "float32", "float64"])
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_nifti_comes_back_with_its_header(tmp_path, name, dtype, kind):
+    stored = numbers((7, 5, 3), dtype).astype("f4").astype(dtype)
+    write_nifti(tmp_path / name, stored, kind=kind)
+    image, meta = read_image(tmp_path / name)
+    assert image.dtype == np.float32
+    np.testing.assert_array_equal(image, stored)
+    np.testing.assert_array_equal(meta["affine"], nib.load(tmp_path / name).affine)
+
+    write_image(tmp_path / f"out_{name}", image, like=meta)
+    before, after = nib.load(tmp_path / name), nib.load(tmp_path / f"out_{name}")
+    assert type(after) is type(before)
+    np.testing.assert_array_equal(after.dataobj.get_unscaled(), stored)
+    for field in before.header:
+        np.testing.assert_array_equal(after.header[field], before.header[field], err_msg=field)
+
+
+@pytest.mark.parametrize(("slope", "inter"), [(0.5, -1024.0), (0.0037, 0.0), (3.1, 12.0)])
+def test_nifti_with_a_slope_keeps_its_stored_numbers(tmp_path, slope, inter):
+    stored = numbers((31, 29, 11), "int16")
+    write_nifti(tmp_path / "a.nii.gz", stored, slope, inter)
+    source = nib.load(tmp_path / "a.nii.gz")
+    raw = source.dataobj.get_unscaled()
+    assert np.ptp(raw.astype(int)) == 65535
+    image, meta = read_image(tmp_path / "a.nii.gz")
+    np.testing.assert_allclose(image, source.get_fdata(), rtol=1e-6)
+    write_image(tmp_path / "b.nii.gz", image, like=meta)
+    np.testing.assert_array_equal(nib.load(tmp_path / "b.nii.gz").dataobj.get_unscaled(), raw)
+    np.testing.assert_array_equal(nib.load(tmp_path / "b.nii.gz").get_fdata(), source.get_fdata())
+
+
+def test_nifti_whose_steps_float32_cannot_hold_becomes_float32(tmp_path):
+    write_nifti(tmp_path / "a.nii", np.arange(24, dtype=np.int16).reshape(2, 3, 4), 0.001, 1e6)
+    with pytest.warns(UserWarning, match="written as float32"):
+        image, meta = read_image(tmp_path / "a.nii")
+    write_image(tmp_path / "b.nii", image, like=meta)
+    after = nib.load(tmp_path / "b.nii")
+    assert after.get_data_dtype() == np.float32
+    np.testing.assert_array_equal(after.get_fdata(), image)
+
+
+def test_big_endian_nifti(tmp_path):
+    stored = numbers((4, 3, 2), "int16")
+    nib.Nifti1Image(stored.astype(">i2"), AFFINE, nib.Nifti1Header(endianness=">")).to_filename(tmp_path / "a.nii")
+    image, meta = read_image(tmp_path / "a.nii")
+    np.testing.assert_array_equal(image, stored)
+    write_image(tmp_path / "b.nii", image, like=meta)
+    np.testing.assert_array_equal(nib.load(tmp_path / "b.nii").get_fdata(), stored)
+
+
+def test_same_image_gives_the_same_bytes(tmp_path):
+    for name in ("a.nii.gz", "b.nii.gz"):
+        write_image(tmp_path / name, numbers((4, 5, 6), "int16"))
+    assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "dtype"),
+    [
+        ("a.png", (9, 14), "uint8"),
+        ("a.png", (9, 14), "uint16"),
+        ("a.png", (9, 14, 3), "uint8"),
+        ("a.tif", (9, 14), "uint8"),
+        ("a.tif", (9, 14), "uint16"),
+        ("a.tif", (9, 14), "float32"),
+        ("a.tif", (9, 14, 3), "uint8"),
+        ("a.tif", (9, 14, 3), "uint16"),
+        ("a.tif", (4, 9, 14), "uint16"),
+        ("a.tif", (4, 9, 3), "float32"),
+    ],
+)
+def test_pictures_come_back_with_their_depth(tmp_path, name, shape, dtype):
+    stored = numbers(shape, dtype)
+    color = dtype != "float32" and shape[-1] == 3
+    options = {"photometric": "rgb" if color else "minisblack"} if name == "a.tif" else {}
+    write_picture(tmp_path / name, stored, **options)
+    image, meta = read_image(tmp_path / name)
+    np.testing.assert_array_equal(image, stored.T)  # columns are X, rows are Y
+
+    write_image(tmp_path / f"out_{name}", image, like=meta)
+    decode = tifffile.imread if name == "a.tif" else lambda path: np.asarray(Image.open(path))
+    after = decode(tmp_path / f"out_{name}")
+    assert after.dtype == stored.dtype
+    np.testing.assert_array_equal(after, stored)
+
+
+def test_opaque_alpha_is_kept_and_transparency_refused(tmp_path):
+    rgba = numbers((6, 5, 4), "uint8")
+    rgba[..., 3] = 255
+    write_picture(tmp_path / "a.png", rgba)
+    image, meta = read_image(tmp_path / "a.png")
+    assert image.shape == (3, 5, 6)
+    write_image(tmp_path / "b.png", image, like=meta)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "b.png")), rgba)
+    rgba[2, 2, 3] = 0
+    write_picture(tmp_path / "c.png", rgba)
+    with pytest.raises(ValueError, match="transparent"):
+        read_image(tmp_path / "c.png")
+
+
+def test_resolution_and_description_of_pictures_are_kept(tmp_path):
+    write_picture(tmp_path / "a.png", numbers((6, 5), "uint8"), dpi=(300, 150))
+    write_picture(
+        tmp_path / "a.tif",
+        numbers((3, 6, 5), "uint16"),
+        resolution=((3, 10), (1, 7)),
+        resolutionunit=3,
+        compression="zlib",
+        photometric="miniswhite",
+        description="ImageJ=1.54\nimages=3\nslices=3\nspacing=2.5",
+        metadata=None,
+    )
+    for name in ("a.png", "a.tif"):
+        image, meta = read_image(tmp_path / name)
+        write_image(tmp_path / f"out_{name}", image, like=meta)
+    assert Image.open(tmp_path / "out_a.png").info["dpi"] == Image.open(tmp_path / "a.png").info["dpi"]
+    with tifffile.TiffFile(tmp_path / "a.tif") as before, tifffile.TiffFile(tmp_path / "out_a.tif") as after:
+        for tag in (
+            "XResolution",
+            "YResolution",
+            "ResolutionUnit",
+            "ImageDescription",
+            "PhotometricInterpretation",
+        ):
+            assert after.pages[0].tags[tag].value == before.pages[0].tags[tag].value
+        np.testing.assert_array_equal(after.asarray(), before.asarray())
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32", "float64"])
+def test_numpy_files_keep_type_and_name(tmp_path, dtype):
+    stored = numbers((5, 6, 7), dtype).astype("f4").astype(dtype)
+    np.save(tmp_path / "a.npy", stored)
+    np.savez(tmp_path / "a.npz", volume=stored)
+    for name in ("a.npy", "a.npz"):
+        image, meta = read_image(tmp_path / name)
+        write_image(tmp_path / f"out_{name}", image, like=meta)
+    after = np.load(tmp_path / "out_a.npy")
+    assert after.dtype == stored.dtype
+    np.testing.assert_array_equal(after, stored)
+    np.testing.assert_array_equal(np.load(tmp_path / "out_a.npz")["volume"], stored)
+
+
+def test_orientation_in_memory_is_that_of_monai(tmp_path):
+    write_picture(tmp_path / "a.png", numbers((9, 14), "uint8"))
+    write_nifti(tmp_path / "a.nii", numbers((7, 5, 3), "int16"))
+    for name, reader in (("a.png", PILReader()), ("a.nii", NibabelReader())):
+        theirs = LoadImage(reader=reader)(tmp_path / name)
+        np.testing.assert_array_equal(read_image(tmp_path / name)[0], theirs.numpy())
+        np.testing.assert_array_equal(read_image(tmp_path / name)[1]["affine"], theirs.affine.numpy())
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "rgb.png", "rgb.tif", "a.npz"])
+def test_meta_data_of_loadimage_are_good_for_writing(tmp_path, name):
+    if name == "a.nii.gz":
+        write_nifti(tmp_path / name, numbers((7, 5, 3), "int16"), 0.5, -10.0)
+    elif name == "a.npz":
+        np.savez(tmp_path / name, volume=numbers((7, 5, 3), "int16"))
+    else:
+        write_picture(tmp_path / name, numbers((6, 5, 3), "uint8"))
+    load = LoadImaged("image", reader=ImageFileReader, ensure_channel_first=True)
+    batch = next(iter(DataLoader(Dataset([{"image": tmp_path / name}] * 2, load), batch_size=2)))
+    image = decollate_batch(batch)[0]["image"]
+    assert image.shape[0] == (3 if name.startswith("rgb") else 1)
+    write_image(tmp_path / f"out_{name}", image, like=image.meta)
+    expected, before = read_image(tmp_path / name)
+    actual, after = read_image(tmp_path / f"out_{name}")
+    np.testing.assert_array_equal(actual, expected)
+    assert after["original_dtype"] == before["original_dtype"]
+    np.testing.assert_array_equal(after["affine"], before["affine"])
+
+
+def test_new_nifti_from_an_affine(tmp_path):
+    write_image(tmp_path / "a.nii.gz", numbers((7, 5, 3), "float32"), like={"affine": AFFINE})
+    after = nib.load(tmp_path / "a.nii.gz")
+    np.testing.assert_allclose(after.affine, AFFINE, rtol=1e-6)
+    assert after.header.get_xyzt_units()[0] == "mm"
+    assert int(after.header["sform_code"]) == 1
+    assert after.get_data_dtype() == np.float32
+
+
+def test_integers_are_rounded_and_clipping_is_counted(tmp_path):
+    write_picture(tmp_path / "a.png", numbers((2, 3), "uint8"))
+    _, meta = read_image(tmp_path / "a.png")
+    values = np.array([[-3.0, 0.4], [0.6, 254.5], [255.4, 400.0]])
+    with pytest.warns(UserWarning, match="2 of 6 values"):
+        write_image(tmp_path / "b.png", values, like=meta)
+    assert read_image(tmp_path / "b.png")[0].tolist() == [[0, 0], [1, 254], [255, 255]]
+
+
+def test_existing_files_and_the_source_are_safe(tmp_path):
+    source, other = tmp_path / "a.npy", tmp_path / "b.npy"
+    np.save(source, numbers((4, 4), "uint8"))
+    image, meta = read_image(source)
+    write_image(other, image, like=meta)
+    with pytest.raises(FileExistsError, match=r"b\.npy exists"):
+        write_image(other, image, like=meta)
+    write_image(other, image * 0, like=meta, overwrite=True)
+    assert not read_image(other)[0].any()
+    os.link(source, tmp_path / "link.npy")
+    for path in (source, tmp_path / "link.npy"):
+        with pytest.raises(ValueError, match="source image"):
+            write_image(path, image, like=meta, overwrite=True)
+
+
+def test_failed_writing_leaves_nothing(tmp_path, monkeypatch):
+    np.save(tmp_path / "a.npy", numbers((4, 4), "uint8"))
+    image, meta = read_image(tmp_path / "a.npy")
+    with pytest.raises(ValueError, match="NaN"):
+        write_image(tmp_path / "b.npy", image * np.nan, like=meta)
+
+    def fail(fd):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_image(tmp_path / "b.npy", image, like=meta)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.npy"]
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.png", "a.tif", "z.tif", "a.npy", "a.npz"])
+@pytest.mark.parametrize("part", [0.0, 0.02, 0.3, 0.9])
+def test_cut_files_are_refused(tmp_path, name, part):
+    path = tmp_path / name
+    if name.startswith("a.nii"):
+        write_nifti(path, numbers((40, 40, 3), "int16"))
+    elif name == "a.npz":
+        np.savez(path, numbers((40, 40), "uint16"))
+    else:
+        options = {"compression": "zlib"} if name == "z.tif" else {}
+        write_picture(path, numbers((40, 40), "uint16"), **options)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(part * len(data))])
+    with pytest.raises(ValueError, match=name) as caught:
+        read_image(path)
+    assert "\n" not in str(caught.value)
+
+
+def _time_series(path):
+    nib.Nifti1Image(np.zeros((3, 3, 3, 2), np.int16), AFFINE).to_filename(path)
+
+
+def _promise(path):
+    header = nib.Nifti1Header()
+    header.set_data_dtype(np.float64)
+    header.set_data_shape((30000, 30000, 30000))
+    header["vox_offset"] = 352
+    with gzip.open(path, "wb") as file:
+        header.write_to(file)
+        file.write(bytes(1000))
+
+
+def _two_sizes(path):
+    with tifffile.TiffWriter(path) as tiff:
+        tiff.write(np.zeros((4, 4), np.uint8))
+        tiff.write(np.zeros((5, 4), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "match"),
+    [
+        ("a.nii.gz", _time_series, "got a series of shape"),
+        ("b.nii.gz", _promise, "promises"),
+        ("c.nii", lambda p: nib.Nifti1Image(np.full((2, 2, 2), np.nan, "f4"), AFFINE).to_filename(p), "8 NaN"),
+        ("d.nii", lambda p: p.write_bytes(b"no header" * 100), "cannot be read"),
+        ("a.jpg", lambda p: p.write_bytes(b""), "expected a name ending"),
+        ("a.png", lambda p: Image.new("P", (4, 4)).save(p), "gray or 8 bit RGB"),
+        ("b.png", lambda p: Image.new("1", (4, 4)).save(p), "gray or 8 bit RGB"),
+        ("c.png", lambda p: Image.new("L", (4, 4)).save(p, transparency=3), "opaque"),
+        ("a.tif", lambda p: tifffile.imwrite(p, np.zeros((4, 4, 4), np.uint8), photometric="rgb"), "without alpha"),
+        ("b.tif", _two_sizes, "one size"),
+        ("c.tif", lambda p: tifffile.imwrite(p, np.zeros((2, 3, 4, 4), np.uint8)), "one size"),
+        ("a.npz", lambda p: np.savez(p, a=np.zeros(3), b=np.zeros(3)), "got 2: a, b"),
+        ("a.npy", lambda p: np.save(p, np.zeros((4, 4), complex)), "expected numbers of type"),
+        ("b.npy", lambda p: np.save(p, np.array([{}]), allow_pickle=True), "cannot be read"),
+        ("c.npy", lambda p: np.save(p, np.zeros(4, "u1")), "expected one 2D"),
+        ("d.npy", lambda p: np.save(p, np.full((2, 2), 2**30)[:1].astype("i4")), "too large"),
+    ],
+)
+def test_what_is_not_an_image_is_refused(tmp_path, name, make, match):
+    make(tmp_path / name)
+    with pytest.raises(ValueError, match=match) as caught:
+        read_image(tmp_path / name)
+    assert name in str(caught.value)
+
+
+def test_what_a_file_cannot_hold_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_image(tmp_path / "missing.png")
+    with pytest.raises(ValueError, match="type uint8 or uint16"):
+        write_image(tmp_path / "a.png", np.zeros((4, 4), np.float32))
+    with pytest.raises(ValueError, match="one slice"):
+        write_image(tmp_path / "a.png", np.zeros((4, 4, 2), np.uint8))
+    with pytest.raises(ValueError, match="expected an array of shape"):
+        write_image(tmp_path / "a.npy", np.zeros((4, 4)), like={"spatial_shape": [4, 5]})
+    with pytest.raises(ValueError, match="written as PNG or TIFF"):
+        write_image(tmp_path / "a.nii", np.zeros((3, 4, 5)), like={"spatial_shape": [4, 5], "original_channel_dim": 0})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name", ["mri_breast_dce/UCSF-BR-06_phase2.nii.gz", "sts_pet_crops/STS_002/PET.nii.gz", "rgb_nuclei_dsb2018"]
+)
+def test_real_files_come_back(shared_data, tmp_path, name):
+    source = shared_data / name
+    for path in [source] if source.is_file() else sorted(source.glob("*.png"))[:3]:
+        image, meta = read_image(path)
+        write_image(tmp_path / path.name, image, like=meta)
+        again, meta_again = read_image(tmp_path / path.name)
+        np.testing.assert_array_equal(again, image)
+        np.testing.assert_array_equal(meta_again["affine"], meta["affine"])
+        assert meta_again["original_dtype"] == meta["original_dtype"]
