@@ -1,0 +1,20 @@
+"""DICOM series in and out: find them, check them, read them, write a derived series on the same grid."""
+
+from medrestore_monai.dicom.checks import DicomError
+from medrestore_monai.dicom.derivation import Derivation
+from medrestore_monai.dicom.files import SeriesInfo, SourceFile, find_series
+from medrestore_monai.dicom.read import DicomSeriesReader, Series, read_series
+from medrestore_monai.dicom.write import check_output, write_derived_series
+
+__all__ = [
+    "Derivation",
+    "DicomError",
+    "DicomSeriesReader",
+    "Series",
+    "SeriesInfo",
+    "SourceFile",
+    "check_output",
+    "find_series",
+    "read_series",
+    "write_derived_series",
+]

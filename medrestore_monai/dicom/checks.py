@@ -1,0 +1,249 @@
+"""What a DICOM slice and a DICOM series must fulfill before a voxel of them is used."""
+
+from __future__ import annotations
+
+import logging
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.uid import UID
+
+#: The images that can be restored: their SOP class and the modality each one belongs to.
+IMAGE_CLASSES = {
+    "1.2.840.10008.5.1.4.1.1.2": "CT",
+    "1.2.840.10008.5.1.4.1.1.4": "MR",
+    "1.2.840.10008.5.1.4.1.1.128": "PT",
+}
+#: Images of the same modalities that hold many slices in one file.
+ENHANCED_CLASSES = {
+    "1.2.840.10008.5.1.4.1.1.2.1",
+    "1.2.840.10008.5.1.4.1.1.2.2",
+    "1.2.840.10008.5.1.4.1.1.4.1",
+    "1.2.840.10008.5.1.4.1.1.4.3",
+    "1.2.840.10008.5.1.4.1.1.4.4",
+    "1.2.840.10008.5.1.4.1.1.128.1",
+    "1.2.840.10008.5.1.4.1.1.130",
+}
+#: What may not differ from slice to slice, with the tolerance for numbers.
+_ALIKE = {
+    "Modality": None,
+    "SOPClassUID": None,
+    "FrameOfReferenceUID": None,
+    "Rows": None,
+    "Columns": None,
+    "PhotometricInterpretation": None,
+    "BitsAllocated": None,
+    "BitsStored": None,
+    "PixelRepresentation": None,
+    "Units": None,
+    "PixelSpacing": 1e-4,
+    "ImageOrientationPatient": 1e-3,
+}
+_MAX_PIXELS = 1 << 26  # 8192 x 8192: beyond it a compressed slice is refused before it is unpacked
+#: What pydicom and its decoders raise on damaged files.
+DAMAGE = (
+    InvalidDicomError,
+    BytesLengthException,
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    NotImplementedError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+
+
+class DicomError(ValueError):
+    """A DICOM file or series cannot be used; the message is one sentence that names it and says why."""
+
+
+@contextmanager
+def reading(label: str) -> Iterator[None]:
+    """Turn whatever a damaged file makes pydicom raise into one :class:`DicomError`.
+
+    Neither the error nor a warning of pydicom may show what the header holds: it may name the patient.
+
+    Args:
+        label: name of the file in the message.
+    """
+    try:
+        with quiet():
+            yield
+    except DicomError:
+        raise
+    except RecursionError:
+        raise DicomError(f"{label}: its sequences are nested too deeply to be read.") from None
+    except OSError as error:
+        raise DicomError(f"{label} cannot be read: {error.strerror or type(error).__name__}.") from None
+    except DAMAGE as error:
+        raise DicomError(f"{label} is damaged or cut short: {type(error).__name__} in its DICOM header.") from None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence pydicom's warnings and log records, which quote header values."""
+    logger = logging.getLogger("pydicom")
+
+    def nothing(record: logging.LogRecord) -> bool:
+        return False
+
+    logger.addFilter(nothing)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="pydicom")
+            yield
+    finally:
+        logger.removeFilter(nothing)
+
+
+def check_slice(ds: Dataset, label: str) -> None:
+    """Refuse a file that is not one plain CT, MR or PET slice.
+
+    Args:
+        ds: its header.
+        label: name of the file in the message.
+
+    Raises:
+        DicomError: other kind of object, several frames, color, a look-up table, odd bit layout, unknown unit.
+    """
+    with reading(label):
+        _check_kind(ds, label)
+        _check_layout(ds, label)
+        _check_values(ds, label)
+        for keyword in ("PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient"):
+            floats(ds.get(keyword) or ())  # raises where they are no numbers
+
+
+def kind_problem(sop_class: str, modality: str) -> str:
+    """Why objects of this class cannot be restored, as the end of a sentence; empty if they can."""
+    if sop_class in ENHANCED_CLASSES:
+        return "is an enhanced (multi-frame) image; convert it to one file per slice first"
+    if sop_class not in IMAGE_CLASSES:
+        kind = UID(sop_class).name if sop_class else "an object without SOP class"
+        return f"is {kind} (modality {modality or 'unknown'}), where CT, MR or PET image slices are expected"
+    if IMAGE_CLASSES[sop_class] != modality:
+        return f"has modality {modality or 'unknown'} in a {UID(sop_class).name} object"
+    return ""
+
+
+def _check_kind(ds: Dataset, label: str) -> None:
+    problem = kind_problem(str(ds.get("SOPClassUID", "")), str(ds.get("Modality", "")))
+    if problem:
+        raise DicomError(f"{label} {problem}.")
+    frames = ds.get("NumberOfFrames", 1)
+    if frames is not None and int(frames) > 1:
+        raise DicomError(f"{label} holds {frames} frames; convert it to one file per slice first.")
+    if ds.Modality == "CT" and "LOCALIZER" in [str(v).strip() for v in ds.get("ImageType", None) or []]:
+        raise DicomError(f"{label} is a localizer (scout) image, where a slice is expected.")
+    colors, photometric = ds.get("SamplesPerPixel", 1), ds.get("PhotometricInterpretation", "missing")
+    if colors != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        raise DicomError(f"{label} is a color or palette image ({photometric}), where gray values are expected.")
+
+
+def _check_layout(ds: Dataset, label: str) -> None:
+    needed = (
+        "StudyInstanceUID",
+        "SOPInstanceUID",
+        "Rows",
+        "Columns",
+        "BitsAllocated",
+        "BitsStored",
+        "PixelRepresentation",
+    )
+    for keyword in needed:
+        if ds.get(keyword) in (None, ""):
+            raise DicomError(f"{label} has no {keyword}: the header is cut short or incomplete.")
+    if "FloatPixelData" in ds or "DoubleFloatPixelData" in ds:
+        raise DicomError(f"{label} holds floating-point pixel data, where integers are expected.")
+    if "PixelData" not in ds:
+        raise DicomError(f"{label} has no pixel data: it is cut short or not an image.")
+    allocated, bits = int(ds.BitsAllocated), int(ds.BitsStored)
+    high = int(ds.get("HighBit", bits - 1))
+    if (
+        allocated not in (8, 16)
+        or not 1 <= bits <= allocated
+        or high != bits - 1
+        or ds.PixelRepresentation not in (0, 1)
+    ):
+        raise DicomError(
+            f"{label} has an unusual bit layout (allocated {allocated}, stored {bits}, high bit {high}), "
+            "where 8 or 16 bits allocated and values in the low bits are expected."
+        )
+    rows, columns = int(ds.Rows), int(ds.Columns)
+    if not (rows > 0 and columns > 0 and rows * columns <= _MAX_PIXELS):
+        raise DicomError(
+            f"{label} has {columns} columns and {rows} rows, where 1 to {_MAX_PIXELS} pixels are expected."
+        )
+    if not ds.file_meta.TransferSyntaxUID.is_compressed:
+        expected, found = rows * columns * allocated // 8, len(ds.PixelData)
+        if found < expected:
+            raise DicomError(f"{label} is cut short: {found} bytes of pixel data where {expected} are expected.")
+
+
+def _check_values(ds: Dataset, label: str) -> None:
+    if "ModalityLUTSequence" in ds:
+        raise DicomError(
+            f"{label} maps its values by a modality look-up table, where slope and intercept are expected."
+        )
+    for keyword in ("RescaleSlope", "RescaleIntercept"):
+        if ds.get(keyword) is None and (ds.Modality != "MR" or keyword in ds):
+            raise DicomError(f"{label} has no {keyword}, so the unit of its values is unknown.")
+    slope, intercept = rescale(ds)
+    if not (np.isfinite(slope) and np.isfinite(intercept) and slope != 0):
+        raise DicomError(f"{label} has rescale slope {slope} and intercept {intercept}, which make no image.")
+    if ds.Modality == "PT" and ds.get("Units") != "BQML":
+        raise DicomError(f"{label} has PET units {ds.get('Units') or 'missing'}, where BQML (Bq/ml) is expected.")
+    if ds.Modality == "CT" and (ds.get("RescaleType") or "HU") not in ("HU", "US"):
+        raise DicomError(f"{label} has values of type {ds.RescaleType}, where HU is expected.")
+
+
+def rescale(ds: Dataset) -> tuple[float, float]:
+    """Slope and intercept from stored values to physical ones; 1 and 0 where the header has none (MR)."""
+    return float(ds.get("RescaleSlope", 1)), float(ds.get("RescaleIntercept", 0))
+
+
+def storable(bits: int, signed: bool) -> tuple[int, int]:
+    """Least and greatest integer of so many bits."""
+    return (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
+
+
+def check_alike(datasets: Sequence[Dataset], labels: Sequence[str]) -> None:
+    """Refuse slices that differ in what one series has in common.
+
+    Args:
+        datasets: headers.
+        labels: names of the files in the message.
+
+    Raises:
+        DicomError: e.g. two sizes, orientations, pixel spacings, pixel representations.
+    """
+    for keyword, tolerance in _ALIKE.items():
+        first = datasets[0].get(keyword)
+        for ds, label in zip(datasets, labels, strict=True):
+            value = ds.get(keyword)
+            if value is None or first is None or tolerance is None:
+                same = value == first
+            else:
+                same = len(value) == len(first) and np.allclose(floats(value), floats(first), rtol=0, atol=tolerance)
+            if not same:
+                raise DicomError(f"{labels[0]} and {label} differ in {keyword} ({_show(first)} and {_show(value)}).")
+
+
+def _show(value: object) -> str:
+    return "missing" if value is None else str(value)
+
+
+def floats(values: Sequence[object]) -> np.ndarray:
+    """Several DICOM numbers as one array."""
+    return np.array([float(v) for v in values])  # type: ignore[arg-type]

@@ -1,0 +1,171 @@
+"""The files of a folder or a zip archive, and which image series they make."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import pydicom
+from pydicom.filereader import read_file_meta_info
+
+from medrestore_monai.dicom.checks import ENHANCED_CLASSES, IMAGE_CLASSES, DicomError, kind_problem, reading
+
+_DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+_DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_MAX_UNPACKED = 2 << 30  # an archive may always unpack to this many bytes ...
+_MAX_RATIO = 20  # ... or to this many times its own size; CT compresses two- to fivefold
+_MAX_MEMBERS = 100_000
+
+
+class SourceFile(NamedTuple):
+    """A file to read and the name to call it by: its place within the folder or archive the user named."""
+
+    path: Path
+    label: str
+
+
+@dataclass(frozen=True)
+class SeriesInfo:
+    """One image series among the files found.
+
+    Attributes:
+        uid: SeriesInstanceUID.
+        modality: ``CT``, ``MR`` or ``PT``; another one if the series cannot be restored.
+        description: SeriesDescription.
+        files: in no order.
+        archive: keeps the unpacked files of an archive until the last series of it is forgotten.
+    """
+
+    uid: str
+    modality: str
+    description: str
+    files: tuple[SourceFile, ...]
+    archive: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False, compare=False)
+
+    def __str__(self) -> str:
+        count = f"{len(self.files)} file{'s' * (len(self.files) != 1)}"
+        return f"{self.modality} '{self.description}', {count}, UID {self.uid}"
+
+
+class _Header(NamedTuple):
+    """What is needed to group a file."""
+
+    file: SourceFile
+    sop_class: str
+    series: str
+    modality: str
+    description: str
+
+
+def find_series(path: str | os.PathLike[str]) -> list[SeriesInfo]:
+    """Group the CT, MR and PET image files of a place by series.
+
+    Files that are not DICOM, DICOMDIR files and other kinds of objects (reports, structure sets, segmentations) are
+    passed over where there is an image series beside them.
+
+    Args:
+        path: a DICOM file, a folder (searched with its subfolders) or a ``.zip`` archive of one.
+
+    Returns:
+        The series, sorted by description and UID; never an empty list.
+
+    Raises:
+        DicomError: a file cannot be read or is cut short, or there is no CT, MR or PET image.
+        FileNotFoundError: there is no such path.
+    """
+    path = Path(path)
+    files, archive = _list_files(path)
+    groups: dict[str, list[_Header]] = {}
+    other = ""
+    for file in files:
+        header = _read_header(file, alone=len(files) == 1)
+        if header is None:
+            continue
+        if header.sop_class in (*IMAGE_CLASSES, *ENHANCED_CLASSES):
+            groups.setdefault(header.series, []).append(header)
+        else:
+            other = other or f"{file.label} {kind_problem(header.sop_class, header.modality)}."
+    if not groups:
+        raise DicomError(other or f"There is no DICOM image in {path.name or path}.")
+    found = [
+        SeriesInfo(uid, group[0].modality, group[0].description, tuple(header.file for header in group), archive)
+        for uid, group in groups.items()
+    ]
+    return sorted(found, key=lambda series: (series.description, series.uid))
+
+
+def _list_files(path: Path) -> tuple[list[SourceFile], tempfile.TemporaryDirectory[str] | None]:
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file or folder {path}.")
+    if path.is_dir():
+        found = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)
+        return [SourceFile(file, file.relative_to(path).as_posix()) for file in sorted(found)], None
+    if path.suffix.lower() == ".zip":
+        return _unpack(path)
+    return [SourceFile(path, path.name)], None
+
+
+def _unpack(path: Path) -> tuple[list[SourceFile], tempfile.TemporaryDirectory[str]]:
+    """Unpack an archive under names of our own into a temporary folder, bounded in bytes and in members."""
+    archive = tempfile.TemporaryDirectory(prefix="medrestore-")
+    files = []
+    try:
+        with zipfile.ZipFile(path) as packed:
+            members = [member for member in packed.infolist() if not member.is_dir()]
+            limit = max(_MAX_UNPACKED, _MAX_RATIO * path.stat().st_size)
+            total = sum(member.file_size for member in members)
+            if total > limit or len(members) > _MAX_MEMBERS:
+                raise DicomError(
+                    f"{path.name} would unpack to {total / 2**30:.1f} GiB in {len(members)} files, "
+                    f"where at most {limit / 2**30:.1f} GiB in {_MAX_MEMBERS} files are accepted."
+                )
+            for number, member in enumerate(members):
+                # names inside an archive are not to be trusted: keep the suffix only, the rest is a label
+                name = PurePosixPath(member.filename).name
+                target = Path(archive.name) / (f"{number:06d}" + "".join(re.findall(r"\.[A-Za-z]+$", name)).lower())
+                with packed.open(member) as source, target.open("wb") as sink:
+                    shutil.copyfileobj(source, sink)
+                if not name.startswith("."):
+                    files.append(SourceFile(target, member.filename))
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:  # RuntimeError: a password
+        archive.cleanup()
+        raise DicomError(f"{path.name} cannot be unpacked: {error}.") from None
+    except BaseException:
+        archive.cleanup()
+        raise
+    return files, archive
+
+
+def _read_header(file: SourceFile, alone: bool) -> _Header | None:
+    """What is needed to group a file; None if it is not a DICOM object or only an index of others."""
+    name = PurePosixPath(file.label).name
+    hidden = name.startswith(".") or name.upper() == "DICOMDIR"
+    with reading(file.label):
+        with file.path.open("rb") as stream:
+            is_dicom = stream.read(132)[128:] == b"DICM"
+        if not is_dicom:
+            if not hidden and (alone or name.lower().endswith(_DICOM_SUFFIXES)):
+                raise DicomError(f"{file.label} is not a DICOM file.")
+            return None
+        meta = read_file_meta_info(str(file.path))
+        if meta.get("MediaStorageSOPClassUID") == _DICOMDIR_CLASS:
+            return None
+        if meta.get("TransferSyntaxUID") is None:
+            raise DicomError(f"{file.label} does not say its transfer syntax: it is cut short or damaged.")
+        if meta.TransferSyntaxUID == _DEFLATED:
+            raise DicomError(
+                f"{file.label} is deflated (compressed as a whole), which is not accepted; inflate it first."
+            )
+        tags = ["SOPClassUID", "SeriesInstanceUID", "Modality", "SeriesDescription"]
+        ds = pydicom.dcmread(str(file.path), stop_before_pixels=True, specific_tags=tags)
+        for keyword in tags[:2]:
+            if not ds.get(keyword):
+                raise DicomError(f"{file.label} has no {keyword} (cut short or stripped), so its series is unknown.")
+        return _Header(file, *(str(ds.get(keyword) or "") for keyword in tags))

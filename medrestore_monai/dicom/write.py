@@ -1,0 +1,257 @@
+"""Write a restored image as a new, derived DICOM series in the same study, on the grid of its source.
+
+Rules and their sections of the DICOM standard: PS3.3 C.8.9.4 (PET pixels), C.11.1 (rescale), C.7.5.1.1.2 (padding);
+PS3.5 6.2 (DS texts of at most 16 characters), B.2 (UIDs of the form 2.25). What the header says: ``derivation.py``.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import shutil
+import uuid
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import ExplicitVRLittleEndian
+
+from medrestore_monai.dicom.checks import DicomError, quiet, reading, rescale, storable
+from medrestore_monai.dicom.derivation import Derivation, derive, drop_outdated, identify
+from medrestore_monai.dicom.read import Series, read_series
+
+_IMPLEMENTATION_UID = "2.25.54331898515762389943907171665167166527"  # of this writer, drawn once
+
+
+class _Stored(NamedTuple):
+    """One slice as it will be stored: values ``(X, Y)``, slope as DS text (PET only), number of clipped voxels."""
+
+    values: np.ndarray
+    slope: str | None
+    clipped: int
+
+
+def write_derived_series(
+    source: Series | str | os.PathLike[str],
+    image: np.ndarray,
+    output: str | os.PathLike[str],
+    derivation: Derivation,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Write a restored image as a derived DICOM series: uncompressed, on the source's grid, in the source's study.
+
+    CT and MR keep slope, intercept, bits and sign of the source, so that unchanged voxels are stored unchanged; PET
+    gets a slope per slice. Padding voxels are those of the source. The UIDs depend on source, derivation and voxels
+    only. The folder appears as a whole or not at all. ``image`` is taken slice by slice, so it may be a memory map.
+
+    Args:
+        source: the series that was restored, or the path of one.
+        image: restored voxels, shape ``(X, Y, Z)`` as the source, in its unit (HU, Bq/ml, arbitrary).
+        output: folder to make; its files are ``IM0001.dcm`` and so on, sorted along the normal of the slices.
+        derivation: how the image was made.
+        overwrite: replace ``output`` if it holds nothing but what this package wrote.
+
+    Returns:
+        The files, sorted along the normal of the slices.
+
+    Raises:
+        ValueError: ``image`` has another shape, or NaN or infinite voxels; ``output`` and source lie in one another.
+        FileExistsError: there is an ``output`` already.
+        OSError: disk full, read-only; nothing is left behind then.
+    """
+    series = source if isinstance(source, Series) else read_series(source)
+    output = Path(output)
+    check_output(series, output, overwrite)
+    if tuple(image.shape) != series.shape:
+        raise ValueError(
+            f"The restored image has shape {tuple(image.shape)}, where that of its source, {series.shape}, is due."
+        )
+    series_uid, clipped = _series_uid(series, image, derivation)
+    if clipped:
+        warnings.warn(
+            f"{clipped} voxel(s) were clipped to the range that {series.modality} slices can store.", stacklevel=2
+        )
+    uids = [_uid(series_uid, str(ds.SOPInstanceUID), str(index)) for index, ds in enumerate(series.datasets)]
+    now = datetime.now(timezone.utc)
+    names = [f"IM{index + 1:04d}.dcm" for index in range(len(uids))]
+    with _as_a_whole(output, overwrite) as folder:
+        for index, name in enumerate(names):
+            stored, label = _quantize(series, image, index), series.files[index].label
+            with reading(label):
+                ds = copy.deepcopy(series.datasets[index])
+                drop_outdated(ds)
+                identify(ds, series_uid, uids[index], derivation, now)
+                derive(ds, series.datasets, index, derivation, now)
+            _set_pixels(ds, stored)
+            _save(ds, folder / name, label)
+    return [output / name for name in names]
+
+
+def check_output(series: Series, output: str | os.PathLike[str], overwrite: bool = False) -> None:
+    """Refuse an output folder that :func:`write_derived_series` would refuse; ask before the long work starts.
+
+    Args:
+        series: the source.
+        output: folder to make.
+        overwrite: a series that this package wrote may be replaced, anything else may not.
+
+    Raises:
+        ValueError: ``output`` and source lie in one another.
+        FileExistsError: there is an ``output`` already.
+    """
+    output = Path(output)
+    place, source = output.resolve(), series.source.resolve()
+    inside = source.is_dir() and (place == source or source in place.parents)
+    if inside or place in source.parents or place == source:
+        raise ValueError(f"The output {output} and the source {series.source} may not lie in one another.")
+    if not output.exists():
+        return
+    if not overwrite:
+        raise FileExistsError(f"The output {output} exists already; it is replaced only if overwriting is asked for.")
+    if not output.is_dir() or not all(_is_ours(file) for file in output.iterdir()):
+        raise FileExistsError(
+            f"The output {output} holds other things than a derived series, and so is not overwritten."
+        )
+
+
+def _is_ours(file: Path) -> bool:
+    """Say whether this package wrote a file."""
+    try:
+        with reading(file.name):
+            return str(read_file_meta_info(str(file)).get("ImplementationClassUID")) == _IMPLEMENTATION_UID
+    except DicomError:
+        return False
+
+
+def _series_uid(series: Series, image: np.ndarray, derivation: Derivation) -> tuple[str, int]:
+    """UID from everything that makes the series what it is, and the number of voxels that had to be clipped."""
+    digest = hashlib.sha256(f"{series.uid}\n{derivation.key}".encode())
+    clipped = 0
+    for index in range(len(series.files)):
+        if not np.isfinite(np.asarray(image[..., index])).all():
+            raise ValueError(f"The restored image has NaN or infinite voxels in slice {index}.")
+        stored = _quantize(series, image, index)
+        digest.update(f"{series.datasets[index].SOPInstanceUID} {stored.slope} ".encode())
+        digest.update(np.ascontiguousarray(stored.values).tobytes())
+        clipped += stored.clipped
+    return _uid(digest.hexdigest()), clipped
+
+
+def _uid(*words: str) -> str:
+    """A UUID-derived UID that is the same for the same words (PS3.5 B.2)."""
+    digest = hashlib.sha256("\n".join(words).encode()).digest()
+    return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
+
+
+def _quantize(series: Series, image: np.ndarray, index: int) -> _Stored:
+    """Turn one slice into stored integers; what is padding in the source stays as it is."""
+    ds, pet = series.datasets[index], series.modality == "PT"
+    physical = np.asarray(image[..., index], dtype=np.float64)
+    signed, bits = bool(ds.PixelRepresentation), 16 if pet else int(ds.BitsStored)
+    low, high = storable(bits, signed)
+    dtype = f"<{'i' if signed else 'u'}{2 if pet else int(ds.BitsAllocated) // 8}"
+    padding, padded = _padding_range(ds), np.zeros(physical.shape, dtype=bool)
+    if padding is not None:
+        original = series.stored(index)
+        padded = (original >= padding[0]) & (original <= padding[1])
+    slope, intercept = rescale(ds)
+    text = None
+    if pet:
+        text, intercept = _pet_slope(physical[~padded], low, high), 0.0
+        slope = float(text)
+    exact = (physical - intercept) / slope
+    values = np.clip(np.rint(exact), low, high)
+    clipped = int(((values != np.rint(exact)) & ~padded).sum())
+    if padding is not None:
+        # a voxel that is not padding may not become it by its value
+        values = np.where((values >= padding[0]) & (values <= padding[1]), _beside(padding, exact, low, high), values)
+        values = np.where(padded, original, values)
+    return _Stored(values.astype(dtype), text, clipped)
+
+
+def _padding_range(ds: Dataset) -> tuple[int, int] | None:
+    """Least and greatest stored value that means "no image here"; None if there is no such value."""
+    value = ds.get("PixelPaddingValue")
+    if value is None:
+        return None
+    # some writers store the value with the wrong sign: take its bits as the pixels have them
+    bits = int(ds.BitsAllocated)
+    ends = []
+    for end in (value, ds.get("PixelPaddingRangeLimit", value)):
+        low, high = storable(bits, bool(ds.PixelRepresentation))
+        ends.append((int(end) - low) % (high - low + 1) + low)
+    return min(ends), max(ends)
+
+
+def _beside(padding: tuple[int, int], exact: np.ndarray, low: int, high: int) -> np.ndarray:
+    """The storable value next to the padding range, on the nearer side."""
+    below, above = padding[0] - 1, padding[1] + 1
+    if below < low:
+        return np.full_like(exact, above)
+    if above > high:
+        return np.full_like(exact, below)
+    return np.where(exact - below < above - exact, below, above)
+
+
+def _pet_slope(physical: np.ndarray, low: int, high: int) -> str:
+    """Least slope that stores the slice in 16 bits, as the text of at most 16 characters that will be in the header."""
+    top, bottom = float(physical.max(initial=0)), float(physical.min(initial=0))
+    slope = max(top / high, bottom / low if low else 0.0)
+    if slope == 0:
+        return "1"
+    return f"{slope:.8E}"  # 14 characters; its rounding moves the greatest value by 0.0002 steps at most
+
+
+def _set_pixels(ds: Dataset, stored: _Stored) -> None:
+    if stored.slope is not None:
+        ds.RescaleSlope, ds.RescaleIntercept = stored.slope, "0"
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 16, 15
+    data = np.ascontiguousarray(stored.values.T).tobytes()
+    ds.add_new(0x7FE00010, "OB" if ds.BitsAllocated == 8 else "OW", data + b"\0" * (len(data) % 2))
+
+
+def _save(ds: Dataset, path: Path, label: str) -> None:
+    """Write one file in Explicit VR Little Endian, down to the disk."""
+    meta = FileMetaDataset()
+    meta.FileMetaInformationGroupLength, meta.FileMetaInformationVersion = 0, b"\x00\x01"
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID, meta.ImplementationVersionName = _IMPLEMENTATION_UID, "MEDRESTORE"
+    file = FileDataset(str(path), ds, b"\0" * 128, meta, is_implicit_VR=False, is_little_endian=True)
+    with path.open("wb") as stream:
+        try:
+            with quiet():
+                file.save_as(stream)
+        except (ValueError, TypeError, AttributeError, KeyError, NotImplementedError, RecursionError) as error:
+            raise DicomError(f"The header of {label} cannot be written again ({type(error).__name__}).") from None
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+@contextmanager
+def _as_a_whole(output: Path, overwrite: bool) -> Iterator[Path]:
+    """A folder beside ``output`` to write to, which takes its place at the end, or vanishes if anything fails."""
+    missing = [parent for parent in output.parents if not parent.exists()]
+    work = output.with_name(f".{output.name}.{uuid.uuid4().hex[:12]}")
+    old = work.with_name(work.name + ".old")
+    try:
+        work.mkdir(parents=True)
+        yield work
+        if overwrite and output.exists():
+            output.rename(old)
+        work.rename(output)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        if old.exists() and not output.exists():
+            old.rename(output)
+        shutil.rmtree(work, ignore_errors=True)
+        for parent in missing:
+            with suppress(OSError):
+                parent.rmdir()  # only where nothing was written to it
