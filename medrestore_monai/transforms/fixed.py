@@ -1,0 +1,55 @@
+"""Degradations that do not change from run to run or machine to machine, for validation and tests."""
+
+import zlib
+from collections.abc import Hashable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from medrestore_monai.transforms.ct_low_dose import CTLowDose, CTNoiseMapd, insert_ct_noise
+
+
+class CTLowDosed(MapTransform):
+    """Turn routine-dose CT slices into low-dose ones; the noise is drawn from the item's name and slice number.
+
+    The values used go to ``data["ct_low_dose"]``, as in :class:`~medrestore_monai.transforms.RandCTLowDosed`.
+
+    Args:
+        keys: whole routine-dose slices in HU, shape ``(1, X, Y)``.
+        dose: fraction of the routine dose.
+        level: factor on the noise level; 1.1 is about what real quarter-dose pairs of two patients have, see the notes
+            on the simulation with the CT bundle.
+        seed: of all items; another one gives other noise.
+        name_keys: keys of the item that, together, tell it from all others.
+        allow_missing_keys: as in MONAI.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        dose: float = 0.25,
+        level: float = 1.1,
+        seed: int = 0,
+        name_keys: KeysCollection = ("name", "series_uid", "slice"),
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.dose, self.level, self.seed = dose, level, seed
+        self.name_keys = tuple(name_keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of ``data`` with the images at low dose."""
+        out = dict(data)
+        name = "/".join(str(out.get(key, "")) for key in self.name_keys)
+        scan = CTLowDose(dose=self.dose, level=self.level, seed=zlib.crc32(f"{self.seed}/{name}".encode()))
+        for key in self.key_iterator(out):
+            image = out[key]
+            noise_map = CTNoiseMapd(key)({key: image})["noise_map"]
+            cutoff, spacing = (float(noise_map.meta[f"ct_noise_{name}"]) for name in ("cutoff", "spacing"))
+            low_dose, _ = insert_ct_noise(image.as_tensor(), noise_map.as_tensor(), cutoff, spacing, scan)
+            out[key] = MetaTensor(low_dose).copy_meta_from(image)
+        out["ct_low_dose"] = asdict(scan)
+        return out
