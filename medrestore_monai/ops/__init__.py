@@ -1,0 +1,5 @@
+"""Tensor operators PyTorch lacks; each stands beside a reference that reads like its formula."""
+
+from medrestore_monai.ops.biwkv import biwkv, biwkv2d, biwkv_reference
+
+__all__ = ["biwkv", "biwkv2d", "biwkv_reference"]
