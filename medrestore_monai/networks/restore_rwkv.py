@@ -1,0 +1,139 @@
+"""Restore-RWKV (Yang et al., arXiv 2407.11087): a four-level U of R-RWKV blocks with a global residual."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from medrestore_monai.networks.rwkv_blocks import OmniShift, RRWKVBlock
+
+LEVELS = 4
+MULTIPLE = 2 ** (LEVELS - 1)
+
+
+class RestoreRWKV(nn.Module):
+    """Restore-RWKV for images of any size: the input plus what a U of R-RWKV blocks finds to change.
+
+    The defaults are the paper's model (27.9 million parameters). The light one, ``dim=16, num_blocks=(1, 2, 2, 2),
+    num_refinement_blocks=1``, has 1.19 million; the paper reports a light model of 1.16 million without its shape.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output; the residual needs as many as ``in_channels``.
+        dim: channels at full size; doubled at each of the three smaller sizes.
+        num_blocks: blocks at each of the four sizes, encoder and decoder alike.
+        num_refinement_blocks: blocks after the decoder, at full size with ``2 * dim`` channels.
+        recurrences: Bi-WKV scans a block, alternately along rows and columns.
+        use_checkpoint: in training, compute the blocks again in the backward pass instead of keeping what they need.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        out_channels: int = 1,
+        dim: int = 48,
+        num_blocks: Sequence[int] = (4, 6, 6, 8),
+        num_refinement_blocks: int = 4,
+        recurrences: int = 2,
+        use_checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        if in_channels != out_channels:
+            raise ValueError(
+                f"the residual needs out_channels equal to in_channels, got {out_channels}, {in_channels}."
+            )
+        if len(num_blocks) != LEVELS:
+            raise ValueError(f"num_blocks must give {LEVELS} numbers, got {tuple(num_blocks)}.")
+        self.in_channels = in_channels
+        self.use_checkpoint = use_checkpoint
+
+        def stage(channels: int, blocks: int) -> nn.ModuleList:
+            return nn.ModuleList(RRWKVBlock(channels, recurrences) for _ in range(blocks))
+
+        widths = [dim * 2**level for level in range(LEVELS)]
+        self.embed = nn.Conv2d(in_channels, dim, 3, padding=1, bias=False)
+        self.encoder = nn.ModuleList(stage(widths[i], num_blocks[i]) for i in range(LEVELS))
+        self.down = nn.ModuleList(nn.Conv2d(widths[i], widths[i] // 2, 3, padding=1, bias=False) for i in range(3))
+        self.up = nn.ModuleList(nn.Conv2d(widths[i + 1], widths[i + 1] * 2, 3, padding=1, bias=False) for i in range(3))
+        self.fuse = nn.ModuleList(nn.Linear(2 * widths[i], widths[i], bias=False) for i in (1, 2))
+        # the finest level keeps both halves of its skip connection
+        self.decoder = nn.ModuleList(stage(max(widths[i], 2 * dim), num_blocks[i]) for i in range(3))
+        self.refinement = stage(2 * dim, num_refinement_blocks)
+        self.output = nn.Conv2d(2 * dim, out_channels, 3, padding=1, bias=False)
+        nn.init.normal_(self.output.weight, std=1e-3)  # training starts close to the identity
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Restore a batch.
+
+        Args:
+            x: degraded images scaled to [0, 1], shape ``(B, in_channels, H, W)``, any ``H, W >= 1``.
+
+        Returns:
+            Restored images, of the same shape.
+
+        Raises:
+            ValueError: the input is not such a batch.
+        """
+        if x.ndim != 4 or x.shape[1] != self.in_channels or x.numel() == 0:
+            raise ValueError(f"expected a non-empty (B, {self.in_channels}, H, W), got {tuple(x.shape)}.")
+        padded = _pad_to_multiple(x, MULTIPLE)
+        features = self._run(self.encoder[0], _convolve(self.embed, padded.permute(0, 2, 3, 1)))
+        skips = []
+        for level in range(1, LEVELS):
+            skips.append(features)
+            features = self._run(self.encoder[level], _downsample(self.down[level - 1], features))
+        for level in reversed(range(3)):
+            features = torch.cat([_upsample(self.up[level], features), skips.pop()], dim=-1)
+            if level > 0:
+                features = self.fuse[level - 1](features)
+            features = self._run(self.decoder[level], features)
+        features = self._run(self.refinement, features)
+        change = _convolve(self.output, features).permute(0, 3, 1, 2)
+        return x + change[:, :, : x.shape[2], : x.shape[3]]
+
+    def _run(self, blocks: nn.Module, features: Tensor) -> Tensor:
+        for block in blocks.children():
+            if self.use_checkpoint and self.training:
+                features = checkpoint(block, features, use_reentrant=False)
+            else:
+                features = block(features)
+        return features
+
+    def merged(self) -> "RestoreRWKV":
+        """Return a network for inference whose Omni-Shifts are single convolutions; ``self`` does not change."""
+        twin = copy.deepcopy(self).eval().requires_grad_(False)
+        for module in list(twin.modules()):
+            for name, child in list(module.named_children()):
+                if isinstance(child, OmniShift):
+                    setattr(module, name, child.merged().requires_grad_(False))
+        return twin
+
+
+def _convolve(convolution: nn.Module, x: Tensor) -> Tensor:
+    """Apply a 2D convolution to channels-last features, which it takes and gives without a copy."""
+    return convolution(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
+
+
+def _downsample(convolution: nn.Module, x: Tensor) -> Tensor:
+    """Halve the size and double the channels: convolution, then pixel-unshuffle."""
+    x = convolution(x.permute(0, 3, 1, 2))
+    return F.pixel_unshuffle(x, 2).permute(0, 2, 3, 1).contiguous()
+
+
+def _upsample(convolution: nn.Module, x: Tensor) -> Tensor:
+    """Double the size and halve the channels: convolution, then pixel-shuffle."""
+    x = convolution(x.permute(0, 3, 1, 2))
+    return F.pixel_shuffle(x, 2).permute(0, 2, 3, 1).contiguous()
+
+
+def _pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Pad below and on the right by reflection, or by repeating the edge of an image too small to reflect."""
+    bottom, right = -x.shape[-2] % multiple, -x.shape[-1] % multiple
+    for amount, axis in ((bottom, -2), (right, -1)):
+        if amount:
+            pad = (0, 0, 0, amount) if axis == -2 else (0, amount, 0, 0)
+            x = F.pad(x, pad, mode="reflect" if amount < x.shape[axis] else "replicate")
+    return x

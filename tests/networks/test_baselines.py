@@ -1,0 +1,93 @@
+"""RED-CNN: the paper's size and formula, any image size, gradients, refusals."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from medrestore_monai.networks.baselines import REDCNN, _pad_to
+
+
+def test_has_the_papers_size():
+    # 96 kernels of 5x5 with a bias: one layer from 1 channel, eight from 96, one back to 1
+    by_hand = (25 + 1) * 96 + 8 * (96 * 25 + 1) * 96 + 96 * 25 + 1
+    count = sum(parameter.numel() for parameter in REDCNN().parameters())
+    assert count == by_hand == 1_848_865
+
+
+def test_is_the_papers_formula():
+    network, image = REDCNN(channels=6), torch.rand(2, 1, 23, 26)
+    (c1, c2, c3, c4, c5), (d1, d2, d3, d4, d5) = network.encoder, network.decoder
+
+    def down(x, layer):
+        return torch.relu(F.conv2d(x, layer.weight, layer.bias))
+
+    def up(x, layer):  # a transposed convolution is one with a turned kernel on a padded image
+        return F.conv2d(x, layer.weight.flip(2, 3).transpose(0, 1), layer.bias, padding=4)
+
+    second = down(down(image, c1), c2)
+    fourth = down(down(second, c3), c4)
+    x = torch.relu(up(down(fourth, c5), d1) + fourth)
+    x = torch.relu(up(torch.relu(up(x, d2)), d3) + second)
+    x = torch.relu(up(torch.relu(up(x, d4)), d5) + image)
+    assert_close(network(image), x, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (5, 3), (13, 20), (21, 21), (22, 35), (37, 64)])
+def test_keeps_any_size(size):
+    image = torch.rand(2, 1, *size)
+    before = image.clone()
+    assert REDCNN(channels=4)(image).shape == image.shape
+    assert torch.equal(image, before)
+
+
+def test_pads_only_what_is_too_small_to_shrink():
+    image = torch.arange(36.0).view(1, 1, 3, 12)
+    padded = _pad_to(image, 21)
+    assert padded.shape == (1, 1, 21, 21)
+    assert_close(padded[0, 0, 0], torch.tensor([*range(12), *range(10, 1, -1)], dtype=torch.float32))  # reflected
+    assert_close(padded[0, 0, 3:, :12], image[0, 0, 2].expand(18, 12))  # three rows are too few to reflect
+    large = torch.rand(1, 1, 21, 22)
+    assert torch.equal(_pad_to(large, 21), large)
+
+
+def test_colors_and_wrong_input():
+    assert REDCNN(in_channels=3, out_channels=3, channels=4)(torch.rand(1, 3, 25, 25)).shape == (1, 3, 25, 25)
+    network = REDCNN(channels=4)
+    for wrong in (torch.rand(1, 3, 25, 25), torch.rand(1, 25, 25), torch.rand(0, 1, 25, 25), torch.rand(1, 1, 0, 25)):
+        with pytest.raises(ValueError, match=r"expected a non-empty \(B, 1, H, W\)"):
+            network(wrong)
+    with pytest.raises(ValueError, match="out_channels equal to in_channels"):
+        REDCNN(in_channels=1, out_channels=3)
+
+
+def test_every_parameter_gets_a_finite_gradient():
+    network = REDCNN(channels=8)
+    network(torch.rand(2, 1, 25, 31)).square().mean().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_eval_is_deterministic_and_changes_no_weight():
+    network, image = REDCNN(channels=8).eval(), torch.rand(1, 1, 33, 24)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    assert torch.equal(network(image), network(image))
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_bfloat16_is_close():
+    network, image = REDCNN(channels=8).eval(), torch.rand(1, 1, 32, 32)
+    exact = network(image)
+    low = network.bfloat16()(image.bfloat16())
+    assert low.dtype == torch.bfloat16
+    assert_close(low.float(), exact, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_equals_cpu():
+    network, image = REDCNN(channels=8).eval(), torch.rand(1, 1, 40, 48)
+    assert_close(network.cuda()(image.cuda()).cpu(), network.cpu()(image), rtol=1e-4, atol=1e-4)

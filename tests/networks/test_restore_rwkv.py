@@ -1,0 +1,163 @@
+"""Restore-RWKV: the paper's size, any image size, merged inference, checkpointing, gradients, refusals."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
+
+from medrestore_monai.networks import RestoreRWKV
+from medrestore_monai.networks.restore_rwkv import _pad_to_multiple
+from medrestore_monai.networks.rwkv_blocks import OmniShift, RRWKVBlock
+from medrestore_monai.ops import biwkv_reference
+
+LIGHT = {"dim": 16, "num_blocks": (1, 2, 2, 2), "num_refinement_blocks": 1}
+TINY = {"dim": 8, "num_blocks": (1, 1, 1, 1), "num_refinement_blocks": 1}
+
+
+def tiny(**options):
+    torch.manual_seed(0)
+    network = RestoreRWKV(**{**TINY, **options})
+    torch.nn.init.normal_(network.output.weight, std=0.1)  # the identity at the start would hide differences
+    return network
+
+
+def count(network):
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def multiply_adds(network):
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 1, 128, 128))
+    bi_wkv = sum(v for k, v in counter.flop_counts["Global"].items() if "bmm" in str(k))  # its matrix form
+    return (counter.get_total_flops() - bi_wkv) / 2
+
+
+@pytest.mark.parametrize(
+    ("options", "parameters", "gigaflops"), [({}, 27.91e6, 37.46), (LIGHT, 1.187e6, 1.45)], ids=["base", "light"]
+)
+def test_has_the_papers_size(options, parameters, gigaflops):
+    network = RestoreRWKV(**options).merged()
+    assert count(network) == pytest.approx(parameters, rel=0.01)
+    assert multiply_adds(network) / 1e9 == pytest.approx(gigaflops, rel=0.05)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 17), (5, 3), (8, 8), (13, 22), (33, 40)])
+def test_keeps_any_size(size):
+    image = torch.rand(2, 1, *size)
+    assert tiny()(image).shape == image.shape
+
+
+def test_pads_by_reflection_or_else_by_repeating():
+    image = torch.arange(10.0).view(1, 1, 2, 5)
+    padded = _pad_to_multiple(image, 8)
+    assert padded.shape == (1, 1, 8, 8)
+    assert_close(padded[0, 0, 0], torch.tensor([0.0, 1, 2, 3, 4, 3, 2, 1]))  # reflected
+    assert_close(padded[0, 0, :, 0], torch.tensor([0.0, 5, 5, 5, 5, 5, 5, 5]))  # two rows are too few to reflect
+
+
+def test_colors_and_wrong_input():
+    assert tiny(in_channels=3, out_channels=3)(torch.rand(1, 3, 9, 9)).shape == (1, 3, 9, 9)
+    network = tiny()
+    for wrong in (torch.rand(1, 3, 8, 8), torch.rand(1, 8, 8), torch.rand(0, 1, 8, 8), torch.rand(1, 1, 0, 8)):
+        with pytest.raises(ValueError, match=r"expected a non-empty \(B, 1, H, W\)"):
+            network(wrong)
+    with pytest.raises(ValueError, match="out_channels equal to in_channels"):
+        RestoreRWKV(in_channels=1, out_channels=3)
+    with pytest.raises(ValueError, match="4 numbers"):
+        RestoreRWKV(num_blocks=(1, 1))
+
+
+def test_omni_shift_is_the_sum_of_its_branches():
+    torch.manual_seed(0)
+    shift = OmniShift(6)
+    torch.nn.init.normal_(shift.alpha)
+    x = torch.randn(2, 7, 9, 6)
+    image = x.permute(0, 3, 1, 2)
+    branches = [image]
+    for kernel, pad in ((shift.kernel1, 0), (shift.kernel3, 1), (shift.kernel5, 2)):
+        branches.append(F.conv2d(image, kernel, padding=pad, groups=6))
+    expected = sum(a * branch for a, branch in zip(shift.alpha, branches, strict=True)).permute(0, 2, 3, 1)
+    assert_close(shift(x), expected, rtol=1e-5, atol=1e-5)
+    assert_close(shift.merged()(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_block_is_the_papers_formula():
+    torch.manual_seed(0)
+    block = RRWKVBlock(4)
+    torch.nn.init.normal_(block.gamma1)
+    torch.nn.init.normal_(block.gamma2)
+    x = torch.randn(1, 3, 5, 4)
+
+    def norm(y, layer):
+        return F.layer_norm(y, (4,), layer.weight, layer.bias)
+
+    s, c = block.spatial, block.channel
+    y = s.shift(norm(x, block.norm1))
+    r, k, v = (y @ layer.weight.T for layer in (s.receptance, s.key, s.value))
+    v = biwkv_reference(s.decay[0] / 15, s.bonus[0] / 15, k.reshape(1, 15, 4), v.reshape(1, 15, 4)).view(1, 3, 5, 4)
+    kt, vt = (z.transpose(1, 2).reshape(1, 15, 4) for z in (k, v))
+    v = biwkv_reference(s.decay[1] / 15, s.bonus[1] / 15, kt, vt).view(1, 5, 3, 4).transpose(1, 2)
+    x1 = x + block.gamma1 * ((torch.sigmoid(r) * v) @ s.output.weight.T)
+    y = c.shift(norm(x1, block.norm2))
+    mixed = torch.sigmoid(y @ c.receptance.weight.T) * (torch.relu(y @ c.key.weight.T) ** 2 @ c.value.weight.T)
+    assert_close(block(x), x1 + block.gamma2 * mixed, rtol=1e-4, atol=1e-5)
+
+
+def test_inference_in_tiles_equals_training(monkeypatch):
+    monkeypatch.setattr("medrestore_monai.networks.rwkv_blocks._TILE", 50)  # several tiles and a rest
+    network, image = tiny().eval(), torch.rand(2, 1, 19, 24)
+    expected = network(image)
+    with torch.inference_mode():
+        assert_close(network(image), expected, rtol=0, atol=5e-6)
+        assert_close(network.merged()(image), expected, rtol=0, atol=1e-5)
+
+
+def test_merged_computes_the_same_and_changes_nothing():
+    network, image = tiny().eval(), torch.rand(1, 1, 30, 37)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    merged = network.merged()
+    assert count(merged) < count(network)
+    assert_close(merged(image), network(image), rtol=0, atol=1e-5)
+    assert network.state_dict().keys() == before.keys()
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_every_parameter_gets_a_finite_gradient():
+    network = tiny()
+    network(torch.rand(2, 1, 16, 24)).square().mean().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_checkpointing_gives_the_same_gradients():
+    image = torch.rand(1, 1, 16, 16)
+    gradients = []
+    for use_checkpoint in (False, True):
+        network = tiny(use_checkpoint=use_checkpoint)
+        network(image).square().mean().backward()
+        gradients.append([parameter.grad for parameter in network.parameters()])
+    assert_close(gradients[1], gradients[0])
+
+
+def test_bfloat16_is_close():
+    network, image = tiny().eval(), torch.rand(1, 1, 32, 32)
+    exact = network(image)
+    low = network.bfloat16()(image.bfloat16())
+    assert low.dtype == torch.bfloat16
+    assert_close(low.float(), exact, rtol=0.05, atol=0.05)
+
+
+def test_eval_is_deterministic_and_changes_no_weight():
+    network, image = tiny().eval(), torch.rand(1, 1, 24, 24)
+    assert torch.equal(network(image), network(image))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_equals_cpu():
+    network, image = tiny().eval(), torch.rand(1, 1, 40, 48)
+    assert_close(network.cuda()(image.cuda()).cpu(), network.cpu()(image), rtol=1e-4, atol=1e-4)
