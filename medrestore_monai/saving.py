@@ -1,0 +1,162 @@
+"""Where results go, checked before any work, and how one result is written: the kind of its source, whole or not."""
+
+import os
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from monai.transforms import Transform
+
+from medrestore_monai.dicom import Derivation, find_series, read_series, write_derived_series
+from medrestore_monai.images import write_image
+from medrestore_monai.loading import IMAGE_SUFFIXES, Item, find_images, is_image_file
+
+
+def plan_outputs(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    series_uid: str = "",
+    overwrite: bool = False,
+    key: str = "image",
+) -> list[Item]:
+    """Decide for every image of a source where its result goes.
+
+    One image file goes to ``output`` itself where that names a file of the same kind, else into that folder; one DICOM
+    series becomes the folder ``output``; of a folder of many, each keeps its place below ``output``.
+
+    Args:
+        source: a file, a DICOM series (file, folder, zip) or a folder of any of them.
+        output: a file or folder.
+        series_uid: take this DICOM series and nothing else.
+        overwrite: allow results that exist.
+        key: name of the image in the items.
+
+    Returns:
+        Items with ``key`` (the image's path), ``output`` and ``series_uid``.
+
+    Raises:
+        ValueError: the source holds no image, the output is of another kind, output and source lie in one another, or
+            two results would be one.
+        FileExistsError: a result exists and ``overwrite`` is off.
+    """
+    source, output = Path(source), Path(output)
+    found = find_images(source)
+    if series_uid:
+        found = _with_series(found, series_uid, source)
+    items: list[Item] = []
+    for item in found:
+        if item["series_uid"] and not series_uid:
+            read_series(item["path"])  # several series in one folder: lists them and asks for one
+        target = _target(Path(item["path"]), source, output)
+        items.append({key: item["path"], "output": str(target), "series_uid": series_uid})
+    _check_targets([Path(item["output"]) for item in items], source, overwrite)
+    return items
+
+
+def _with_series(items: Sequence[Item], series_uid: str, source: Path) -> list[Item]:
+    """Return the items that are the series ``series_uid``."""
+    listed, chosen = {}, []
+    for item in items:
+        if not is_image_file(Path(item["path"])):
+            series = {one.uid: one for one in find_series(item["path"])}
+            listed.update(series)
+            if series_uid in series and item["series_uid"] in ("", series_uid):
+                chosen.append(item)
+    if not chosen:
+        raise ValueError(f"{source} holds no series {series_uid}, but: {'; '.join(map(str, listed.values())) or None}.")
+    return chosen
+
+
+def _target(path: Path, source: Path, output: Path) -> Path:
+    """Return where the result of the image at ``path`` goes."""
+    if is_image_file(path) and path == source:
+        if not is_image_file(output):
+            return output / path.name
+        if _kind(output) != _kind(path):
+            raise ValueError(f"the output {output.name} is of another kind than {path.name}; the kind must stay.")
+        return output
+    if is_image_file(output) or output.suffix.lower() in (".dcm", ".zip"):
+        raise ValueError(f"the output of {source} is a folder, but {output.name} names a file.")
+    if path == source:
+        return output
+    relative = path.relative_to(source)
+    return output / (relative.with_suffix("") if relative.suffix.lower() == ".zip" else relative)
+
+
+def _kind(path: Path) -> str:
+    ending = next(suffix for suffix in IMAGE_SUFFIXES if path.name.lower().endswith(suffix))
+    return {".nii.gz": ".nii", ".tiff": ".tif"}.get(ending, ending)
+
+
+def _check_targets(targets: Sequence[Path], source: Path, overwrite: bool) -> None:
+    root = source.resolve()
+    known = set()
+    for target in targets:
+        place = target.resolve()
+        if place == root or root in place.parents or place in root.parents:
+            raise ValueError(f"the output {target} and the source {source} may not lie in one another.")
+        if place in known:
+            raise ValueError(f"two images of {source} would both become {target}; restore them one by one.")
+        if target.exists() and not overwrite:
+            raise FileExistsError(f"{target} exists; name another output, or --overwrite.")
+        known.add(place)
+
+
+class SaveLikeSourced(Transform):
+    """Write a restored image as the kind its source is, on the same grid: a derived DICOM series, or an image file.
+
+    Args:
+        derivation: what a DICOM header tells of the processing.
+        key: the result, shape ``(C, X, Y[, Z])``, in the unit of the source.
+        like: the image it was made from, whose meta data name the source.
+        output_key: where the item says where to write.
+        overwrite: replace what exists.
+    """
+
+    def __init__(
+        self,
+        derivation: Derivation,
+        key: str = "pred",
+        like: str = "image",
+        output_key: str = "output",
+        overwrite: bool = False,
+    ) -> None:
+        self.derivation = derivation
+        self.key, self.like, self.output_key = key, like, output_key
+        self.overwrite = overwrite
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
+        """Write ``data[key]`` and return ``data``.
+
+        Raises:
+            OSError: the disk is full or read-only, with the output's name; nothing is left behind.
+        """
+        image, meta, target = data[self.key], data[self.like].meta, Path(data[self.output_key])
+        values = image.detach().cpu().numpy()
+        with _below_new_folders(target):
+            if meta.get("series_uid"):
+                series = read_series(meta["source"], meta["series_uid"], allow_gaps=bool(meta["allow_gaps"]))
+                write_derived_series(series, values[0], target, self.derivation, self.overwrite)
+            else:
+                write_image(target, values, like=meta, overwrite=self.overwrite)
+        return data
+
+
+@contextmanager
+def _below_new_folders(target: Path) -> Iterator[None]:
+    """Make the folders above ``target``, and take them away again if it cannot be written."""
+    missing = [folder for folder in target.parents if not folder.exists()]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException as error:
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
+        cause: BaseException | None = error
+        while isinstance(cause, OSError):
+            if cause.errno is not None:
+                raise OSError(cause.errno, cause.strerror, str(target)) from error
+            cause = cause.__cause__  # pydicom wraps the error of a full disk
+        raise

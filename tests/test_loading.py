@@ -1,0 +1,170 @@
+"""What is found in folders, how patients are split, and what becomes of files and slices."""
+
+import zipfile
+
+import nibabel as nib
+import numpy as np
+import pytest
+from phantoms import ct_series, ct_volume, pet_series
+from PIL import Image
+
+from medrestore_monai.dicom import DicomError, read_series
+from medrestore_monai.loading import LoadImageOrSeriesd, find_images, split_by_patient, training_slices
+
+AFFINE = np.diag([-0.75, -0.75, 2.5, 1.0])
+
+
+def write_nifti(path, volume):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(volume.astype(np.int16), AFFINE), path)
+    return path
+
+
+def uid_of(folder):
+    return read_series(folder).uid
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    """Three patients: NIfTI files, a DICOM series in subfolders and an archive, beside what is no image."""
+    root = tmp_path / "cohort"
+    write_nifti(root / "p1" / "a.nii.gz", ct_volume(2))
+    write_nifti(root / "p1" / "b.nii", ct_volume(3))
+    ct_series(root / "p2" / "scan", slices=3)
+    files = ct_series(tmp_path / "packed", slices=2)
+    (root / "p3").mkdir()
+    with zipfile.ZipFile(root / "p3" / "scan.zip", "w") as archive:
+        for file in files:
+            archive.write(file, file.name)
+    (root / "notes.txt").write_text("no image")
+    ct_series(root / ".trash", slices=2)
+    return root
+
+
+def test_find_images_lists_files_series_and_archives_in_order(cohort):
+    found = find_images(cohort)
+    assert [item["name"] for item in found] == ["p1/a.nii.gz", "p1/b.nii", "p2/scan", "p3/scan.zip"]
+    assert [item["patient"] for item in found] == ["p1", "p1", "p2", "p3"]
+    assert [item["series_uid"] for item in found] == [""] * 4
+    assert found[2]["path"] == str(cohort / "p2" / "scan")
+
+
+def test_find_images_names_the_series_of_a_folder_with_several(tmp_path):
+    ct_series(tmp_path, slices=2, series="a")
+    pet_series(tmp_path, slices=2, series="b")
+    found = find_images(tmp_path)
+    assert len({item["series_uid"] for item in found} - {""}) == 2
+    assert {item["path"] for item in found} == {str(tmp_path)}
+
+
+def test_a_single_file_is_one_image(tmp_path):
+    path = write_nifti(tmp_path / "a.nii", ct_volume(2))
+    assert [item["path"] for item in find_images(path)] == [str(path)]
+
+
+def test_find_images_refuses_empty_and_missing_folders(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "readme.txt").write_text("nothing here")
+    with pytest.raises(ValueError, match="holds no image"):
+        find_images(tmp_path / "empty")
+    with pytest.raises(ValueError, match="no file or folder"):
+        find_images(tmp_path / "missing")
+
+
+def test_a_folder_that_may_not_be_read_is_an_error(cohort, monkeypatch):
+    import os
+
+    scandir = os.scandir
+
+    def forbidding(path):
+        if str(path).endswith("p2"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", forbidding)
+    with pytest.raises(PermissionError, match="p2"):
+        find_images(cohort)
+
+
+def test_split_keeps_patients_apart_and_is_the_same_again():
+    items = [{"patient": f"p{number % 7}", "path": str(number)} for number in range(40)]
+    training, held_back = split_by_patient(items, fraction=0.3, seed=1)
+    assert len(training) + len(held_back) == len(items)
+    patients = [{item["patient"] for item in part} for part in (training, held_back)]
+    assert patients[0].isdisjoint(patients[1])
+    assert len(patients[1]) == 2  # 0.3 of 7
+    assert split_by_patient(list(reversed(items)), fraction=0.3, seed=1)[1] == held_back[::-1]
+    assert any(split_by_patient(items, 0.3, seed)[1] != held_back for seed in range(2, 6))
+
+
+def test_split_refuses_what_cannot_be_split():
+    with pytest.raises(ValueError, match="two patients or more, got 1"):
+        split_by_patient([{"patient": "p"}] * 3)
+    with pytest.raises(ValueError, match="fraction must be in"):
+        split_by_patient([{"patient": "p"}, {"patient": "q"}], fraction=1.0)
+
+
+def test_training_slices_are_all_slices_once(cohort):
+    parts = {part: training_slices(cohort, part, fraction=0.4) for part in ("train", "validation", "all")}
+    assert len(parts["all"]) == 2 + 3 + 3 + 2
+    assert len(parts["train"]) + len(parts["validation"]) == len(parts["all"])
+    named = [(item["name"], item["slice"]) for item in parts["all"]]
+    assert len(set(named)) == len(named)
+    with pytest.raises(ValueError, match="part must be"):
+        training_slices(cohort, "test")
+
+
+def test_slices_are_those_of_the_volume(cohort):
+    load = LoadImageOrSeriesd("label", modality="CT")
+    for item in training_slices(cohort, "all"):
+        whole = LoadImageOrSeriesd("label")({**item, "slice": None})["label"]
+        one = load(item)["label"]
+        assert one.shape == (1, 32, 32)
+        np.testing.assert_array_equal(one.numpy(), whole.numpy()[..., item["slice"]])
+
+
+def test_what_is_done_to_one_slice_does_not_reach_the_next_load(tmp_path):
+    np.save(tmp_path / "a.npy", ct_volume(1)[..., 0])
+    load, item = LoadImageOrSeriesd("image"), {"image": str(tmp_path / "a.npy"), "slice": 0}
+    load(item)["image"].zero_()
+    assert item["image"] == str(tmp_path / "a.npy")
+    np.testing.assert_array_equal(load(item)["image"].numpy()[0], ct_volume(1)[..., 0])
+
+
+def test_a_series_comes_in_hu_on_its_grid(tmp_path):
+    ct_series(tmp_path / "ct", slices=4, size=(30, 24))
+    image = LoadImageOrSeriesd("image", modality="CT")({"image": str(tmp_path / "ct")})["image"]
+    assert image.shape == (1, 30, 24, 4)
+    np.testing.assert_array_equal(image.numpy()[0], ct_volume(4, (30, 24)))
+    np.testing.assert_allclose(image.affine.numpy(), read_series(tmp_path / "ct").affine)
+    assert image.meta["unit"] == "HU"
+
+
+def test_the_named_series_of_several_is_taken(tmp_path):
+    volume = ct_volume(2)
+    ct_series(tmp_path / "both", volume=volume, series="a")
+    ct_series(tmp_path / "both", volume=volume + 10, series="b")
+    ct_series(tmp_path / "b", volume=volume + 10, series="b")
+    item = {"image": str(tmp_path / "both"), "series_uid": uid_of(tmp_path / "b")}
+    np.testing.assert_array_equal(LoadImageOrSeriesd("image")(item)["image"].numpy()[0], volume + 10)
+    with pytest.raises(DicomError, match="2 series"):
+        LoadImageOrSeriesd("image")({"image": str(tmp_path / "both")})
+
+
+def test_the_wrong_modality_is_refused(tmp_path):
+    pet_series(tmp_path / "pet", slices=2)
+    with pytest.raises(DicomError, match="modality PT, where CT is expected"):
+        LoadImageOrSeriesd("image", modality="CT")({"image": str(tmp_path / "pet")})
+    Image.fromarray(np.zeros((8, 9, 3), np.uint8)).save(tmp_path / "color.png")
+    with pytest.raises(ValueError, match=r"color\.png is a color picture, where CT is expected"):
+        LoadImageOrSeriesd("image", modality="CT")({"image": str(tmp_path / "color.png")})
+
+
+def test_a_volume_three_voxels_wide_is_no_color_picture(tmp_path):
+    volume = ct_volume(5, (3, 12))
+    np.save(tmp_path / "thin.npy", volume)
+    Image.fromarray(np.zeros((8, 9, 3), np.uint8)).save(tmp_path / "color.png")
+    load = LoadImageOrSeriesd("image")
+    assert load({"image": str(tmp_path / "thin.npy")})["image"].shape == (1, 3, 12, 5)
+    assert load({"image": str(tmp_path / "color.png")})["image"].shape == (3, 9, 8)
+    assert len(training_slices(tmp_path, "all")) == 1 + 5

@@ -1,0 +1,208 @@
+"""Where results go, what is refused before any work, and that a result is written whole or not at all."""
+
+import errno
+import os
+import zipfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from phantoms import ct_series, ct_volume
+
+from medrestore_monai.dicom import Derivation, read_series
+from medrestore_monai.loading import LoadImageOrSeriesd
+from medrestore_monai.saving import SaveLikeSourced, plan_outputs
+
+AFFINE = np.array([[-0.7, 0, 0, 90], [0, -0.7, 0, 80], [0, 0, 2.5, -40], [0, 0, 0, 1.0]])
+
+
+def write_nifti(path, volume=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    volume = ct_volume(2, 16) if volume is None else volume
+    nib.save(nib.Nifti1Image(volume.astype(np.int16), AFFINE), path)
+    return path
+
+
+def tree(folder):
+    """Everything below a folder, with the bytes of files."""
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [("out", "out/a.nii.gz"), ("b.nii.gz", "b.nii.gz"), ("new/b.nii", "new/b.nii"), ("1.2.3", "1.2.3/a.nii.gz")],
+)
+def test_one_file_goes_to_a_file_or_into_a_folder(tmp_path, output, expected):
+    source = write_nifti(tmp_path / "in" / "a.nii.gz")
+    assert [item["output"] for item in plan_outputs(source, tmp_path / output)] == [str(tmp_path / expected)]
+
+
+def test_a_series_becomes_the_folder(tmp_path):
+    files = ct_series(tmp_path / "ct", slices=2, size=16)
+    for source in (tmp_path / "ct", files[0]):
+        (item,) = plan_outputs(source, tmp_path / "out")
+        assert item == {"image": str(source), "output": str(tmp_path / "out"), "series_uid": ""}
+
+
+def test_many_images_keep_their_places(tmp_path):
+    write_nifti(tmp_path / "in" / "p1" / "a.nii.gz")
+    ct_series(tmp_path / "in" / "p2" / "1.2.5", slices=2, size=16)
+    files = ct_series(tmp_path / "packed", slices=2, size=16)
+    with zipfile.ZipFile(tmp_path / "in" / "p3.zip", "w") as archive:
+        archive.write(files[0], "a.dcm")
+    items = plan_outputs(tmp_path / "in", tmp_path / "out")
+    places = [str(Path(item["output"]).relative_to(tmp_path / "out")) for item in items]
+    assert places == ["p1/a.nii.gz", "p2/1.2.5", "p3"]
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "message"),
+    [
+        ("a.nii.gz", "b.png", "of another kind"),
+        ("a.nii.gz", "b.npy", "of another kind"),
+        ("ct", "b.nii.gz", "is a folder, but b.nii.gz names a file"),
+        ("ct", "b.dcm", "is a folder, but b.dcm names a file"),
+        ("ct", "ct/out", "may not lie in one another"),
+        ("ct", "ct", "may not lie in one another"),
+        ("ct/inner", "ct", "may not lie in one another"),
+        ("a.nii.gz", "a.nii.gz", "may not lie in one another"),
+        ("a.nii.gz", ".", "may not lie in one another"),
+    ],
+)
+def test_outputs_that_cannot_be_are_refused(tmp_path, monkeypatch, source, output, message):
+    monkeypatch.chdir(tmp_path)
+    write_nifti(tmp_path / "a.nii.gz")
+    ct_series(tmp_path / "ct" / "inner", slices=2, size=16)
+    before = tree(tmp_path)
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=message):
+            plan_outputs(source, output, overwrite=overwrite)
+    assert tree(tmp_path) == before
+
+
+def test_the_result_of_a_file_may_not_land_among_the_sources(tmp_path):
+    write_nifti(tmp_path / "in" / "in" / "a.nii")
+    with pytest.raises(ValueError, match="may not lie in one another"):
+        plan_outputs(tmp_path / "in", tmp_path, overwrite=True)
+
+
+def test_two_results_of_one_name_are_refused(tmp_path):
+    ct_series(tmp_path / "in" / "scan", slices=2, size=16)
+    zipfile.ZipFile(tmp_path / "in" / "scan.zip", "w").close()
+    with pytest.raises(ValueError, match="would both become"):
+        plan_outputs(tmp_path / "in", tmp_path / "out")
+
+
+def test_an_output_that_exists_is_kept_unless_told_otherwise(tmp_path):
+    source, output = write_nifti(tmp_path / "a.nii"), write_nifti(tmp_path / "b.nii")
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        plan_outputs(source, output)
+    assert plan_outputs(source, output, overwrite=True)[0]["output"] == str(output)
+
+
+def test_one_series_of_several(tmp_path):
+    study = tmp_path / "study"
+    for series in "ab":
+        ct_series(study / "mixed", slices=2, size=16, series=series)
+    ct_series(study / "c", slices=2, size=16, series="c")
+    write_nifti(study / "d.nii")
+    with pytest.raises(ValueError, match=r"2 series in mixed, choose one with --series UID.*phantom a.*phantom b"):
+        plan_outputs(study, tmp_path / "out")
+    for series, place in (("a", "mixed"), ("c", "c")):
+        uid = read_series(ct_series(tmp_path / f"alone_{series}", slices=2, size=16, series=series)[0]).uid
+        (item,) = plan_outputs(study, tmp_path / "out", series_uid=uid)
+        assert item == {"image": str(study / place), "output": str(tmp_path / "out" / place), "series_uid": uid}
+    with pytest.raises(ValueError, match=r"holds no series 1\.2\.3, but: .*phantom c.*phantom a.*phantom b"):
+        plan_outputs(study, tmp_path / "out", series_uid="1.2.3")
+
+
+def load_and_save(source, output, change=0.0, overwrite=False):
+    """Write ``source`` with all values changed to ``output``, as a pipeline does."""
+    image = LoadImageOrSeriesd("image")({"image": str(source)})["image"]
+    save = SaveLikeSourced(Derivation("denoise"), overwrite=overwrite)
+    save({"image": image, "pred": image + change, "output": str(output)})
+
+
+def test_a_series_is_written_as_a_derived_one(tmp_path):
+    ct_series(tmp_path / "ct", slices=3, size=16)
+    before = tree(tmp_path / "ct")
+    load_and_save(tmp_path / "ct", tmp_path / "new" / "out", change=2)
+    source, derived = read_series(tmp_path / "ct"), read_series(tmp_path / "new" / "out")
+    np.testing.assert_array_equal(derived.array, source.array + 2)
+    np.testing.assert_array_equal(derived.affine, source.affine)
+    assert derived.uid != source.uid
+    assert tree(tmp_path / "ct") == before
+
+
+def test_a_file_keeps_kind_type_and_affine(tmp_path):
+    source = write_nifti(tmp_path / "a.nii.gz")
+    load_and_save(source, tmp_path / "new" / "b.nii.gz", change=2)
+    written = nib.load(tmp_path / "new" / "b.nii.gz")
+    assert written.get_data_dtype() == np.int16
+    np.testing.assert_array_equal(written.affine, nib.load(source).affine)
+    np.testing.assert_array_equal(written.get_fdata(), nib.load(source).get_fdata() + 2)
+
+
+@pytest.fixture(params=["plain", "as pydicom says it"])
+def full_disk(request, monkeypatch):
+    """Nothing reaches the disk: every flush of a written file fails."""
+
+    def fail(descriptor):
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if request.param == "plain":
+            raise full
+        raise OSError("With tag (7FE0,0010) got exception: Traceback ...") from full
+
+    monkeypatch.setattr(os, "fsync", fail)
+
+
+@pytest.mark.parametrize("kind", ["dicom", "nifti"])
+def test_a_full_disk_leaves_nothing_behind_and_is_named(tmp_path, full_disk, kind):
+    source = write_nifti(tmp_path / "a.nii")
+    if kind == "dicom":
+        ct_series(tmp_path / "ct", slices=2, size=16)
+        source = tmp_path / "ct"
+    before = tree(tmp_path)
+    target = tmp_path / "x" / "y" / ("out" if kind == "dicom" else "b.nii")
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        load_and_save(source, target)
+    assert caught.value.filename == str(target)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("kind", ["dicom", "nifti"])
+def test_a_full_disk_keeps_the_old_result(tmp_path, monkeypatch, kind):
+    source, target = write_nifti(tmp_path / "a.nii"), tmp_path / "b.nii"
+    if kind == "dicom":
+        ct_series(tmp_path / "ct", slices=2, size=16)
+        source, target = tmp_path / "ct", tmp_path / "out"
+    load_and_save(source, target)
+    before = tree(tmp_path)
+
+    def fail(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        load_and_save(source, target, change=5, overwrite=True)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0 if hasattr(os, "geteuid") else True, reason="nothing is read-only for root")
+@pytest.mark.parametrize("name", ["b.nii", "new/b.nii"])
+def test_a_read_only_folder_is_named(tmp_path, name):
+    source = write_nifti(tmp_path / "a.nii")
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(PermissionError, match=r"b\.nii"):
+        load_and_save(source, tmp_path / "locked" / name)
+    assert list((tmp_path / "locked").iterdir()) == []
+
+
+def test_a_place_below_a_file_is_no_place(tmp_path):
+    source = write_nifti(tmp_path / "a.nii")
+    (tmp_path / "notes.txt").write_text("kept")
+    before = tree(tmp_path)
+    with pytest.raises(OSError, match=r"notes\.txt"):
+        load_and_save(source, tmp_path / "notes.txt" / "b.nii")
+    assert tree(tmp_path) == before
