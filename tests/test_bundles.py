@@ -1,0 +1,212 @@
+"""Bundles are found, their cards hold what they must, and their weights are the right ones or an error."""
+
+import json
+import re
+from collections import OrderedDict
+from pathlib import Path
+
+import jsonschema
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from tiny_bundle import BUNDLES, NAME, TINY, edit_json, make_tiny_bundle, write_tiny_weights
+
+from medrestore_monai.bundles import bundle_root, find_bundle, list_bundles, load_network, load_weights, verify_weights
+from medrestore_monai.networks import RestoreRWKV
+
+SHIPPED = sorted(path.parents[1] for path in BUNDLES.glob("*/configs/metadata.json"))
+
+TEXT = {"type": "string", "minLength": 1}
+FORMAT = {
+    "type": "object",
+    "minProperties": 1,
+    "additionalProperties": {
+        "type": "object",
+        "required": ["type", "format", "num_channels", "spatial_shape", "dtype", "value_range", "is_patch_data"],
+        "properties": {
+            "type": {"enum": ["image"]},
+            "num_channels": {"type": "integer", "minimum": 1},
+            "spatial_shape": {"type": "array", "minItems": 2},
+            "value_range": {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": "number"}},
+            "is_patch_data": {"type": "boolean"},
+            "channel_def": {"type": "object"},
+        },
+    },
+}
+SCHEMA = {
+    "type": "object",
+    "required": [
+        *("schema", "version", "changelog", "monai_version", "pytorch_version", "numpy_version", "name"),
+        *("required_packages_version", "task", "description", "authors", "copyright", "network_data_format"),
+        *("data_source", "intended_use", "references"),
+    ],
+    "properties": {
+        **dict.fromkeys(("name", "task", "description", "authors", "copyright", "data_source"), TEXT),
+        "version": {"type": "string", "pattern": r"^\d+\.\d+\.\d+$"},
+        "monai_version": {"type": "string", "pattern": r"^\d+\.\d+"},
+        "changelog": {"type": "object", "additionalProperties": TEXT},
+        "required_packages_version": {"type": "object", "additionalProperties": TEXT},
+        "intended_use": {"type": "string", "pattern": "Not a medical device"},
+        "weights_sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+        "network_data_format": {
+            "type": "object",
+            "required": ["inputs", "outputs"],
+            "properties": {"inputs": FORMAT, "outputs": FORMAT},
+        },
+    },
+}
+
+
+@pytest.fixture
+def bundle(tmp_path, monkeypatch):
+    root = make_tiny_bundle(tmp_path / "elsewhere")
+    monkeypatch.setenv("MEDRESTORE_BUNDLES", str(root.parent))
+    return root
+
+
+@pytest.mark.parametrize("root", SHIPPED, ids=lambda root: root.name)
+def test_the_card_of_a_shipped_bundle_is_complete(root):
+    metadata = json.loads((root / "configs" / "metadata.json").read_text())
+    jsonschema.validate(metadata, SCHEMA)
+    assert metadata["version"] in metadata["changelog"]
+    for key in SCHEMA["required"]:
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({k: v for k, v in metadata.items() if k != key}, SCHEMA)
+    for name in ("LICENSE", "docs/data_license.txt", "configs/train.json", "configs/inference.json"):
+        assert (root / name).is_file()
+    assert not list(root.rglob("*.py"))
+
+
+@pytest.mark.parametrize("root", SHIPPED, ids=lambda root: root.name)
+def test_shipped_weights_are_those_of_the_card(root):
+    weights = find_bundle(root).weights
+    if not weights.is_file():
+        pytest.skip("no weights shipped yet")
+    assert re.fullmatch("[0-9a-f]{64}", verify_weights(weights, root))
+    parser = ConfigParser()
+    parser.read_config(str(root / "configs" / "inference.json"))
+    load_weights(parser.get_parsed_content("network_def"), weights, root)
+
+
+@pytest.mark.parametrize("root", SHIPPED, ids=lambda root: root.name)
+def test_the_configurations_of_a_bundle_agree(root):
+    configs = {path.stem: json.loads(path.read_text()) for path in (root / "configs").glob("*.json")}
+    networks = [
+        {k: v for k, v in configs[name]["network_def"].items() if k != "use_checkpoint"}
+        for name in ("train", "inference", "evaluate")
+    ]
+    assert networks[0] == networks[1] == networks[2]
+    for name in ("train", "inference", "evaluate"):
+        assert configs[name]["bundle_root"]["name"] == root.name
+    assert "run" in configs["inference"]
+    assert "inference" in configs["inference"]
+    assert "training" in configs["train"]
+
+
+@pytest.mark.parametrize("overlay", [None, "base"])
+def test_the_network_of_a_configuration_can_be_built(overlay):
+    names = ["train", *([overlay] if overlay else [])]
+    files = [str(BUNDLES / NAME / "configs" / f"{name}.json") for name in names]
+    parser = ConfigParser()
+    parser.read_config(files)
+    network = parser.get_parsed_content("network_def")
+    count = sum(parameter.numel() for parameter in network.parameters())
+    assert count == pytest.approx(27.91e6 if overlay else 1.19e6, rel=0.01)
+
+
+def test_a_bundle_is_found_by_name_by_folder_and_from_inside(bundle, monkeypatch, tmp_path):
+    assert find_bundle(NAME).root == bundle  # the environment variable goes before the checkout
+    assert bundle_root(NAME) == str(bundle)
+    copy = tmp_path / "renamed"
+    bundle.rename(copy)
+    assert find_bundle(copy).root == copy
+    assert find_bundle(NAME).root == BUNDLES / NAME
+    monkeypatch.chdir(copy)
+    assert find_bundle("renamed").root == copy
+    assert find_bundle(".").root == copy
+    monkeypatch.chdir(tmp_path)
+    assert find_bundle("renamed").root == copy
+
+
+def test_the_list_has_each_name_once(bundle):
+    found = list_bundles()
+    assert [item.name for item in found] == sorted({item.name for item in found})
+    (ours,) = [item for item in found if item.name == NAME]
+    assert (ours.root, ours.modality) == (bundle, "CT")
+
+
+def test_an_unknown_bundle_is_refused_with_those_there_are(bundle):
+    with pytest.raises(ValueError, match=f"no bundle 'nothing'; found here: .*{NAME}"):
+        find_bundle("nothing")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '"text"', "{}", '{"version": "1", "task": "x"}', "\xff"])
+def test_a_broken_card_is_named(bundle, content):
+    (bundle / "configs" / "metadata.json").write_bytes(content.encode("latin1"))
+    with pytest.raises(ValueError, match=r"metadata\.json (is no JSON object|does not tell)"):
+        find_bundle(NAME)
+
+
+def test_missing_weights_are_an_error(bundle):
+    (bundle / "models" / "model.pt").unlink()
+    with pytest.raises(ValueError, match=r"weight file .*model\.pt is missing"):
+        load_network(RestoreRWKV(**TINY), bundle / "models" / "model.pt", NAME)
+
+
+def test_other_weights_than_the_card_tells_are_an_error(bundle):
+    write_tiny_weights(bundle / "models" / "model.pt", seed=1)
+    with pytest.raises(ValueError, match="is not the file of the bundle's card: SHA-256"):
+        load_network(RestoreRWKV(**TINY), bundle / "models" / "model.pt", NAME)
+    edit_json(bundle / "configs" / "metadata.json", lambda metadata: metadata.pop("weights_sha256"))
+    with pytest.raises(ValueError, match="expected None"):
+        verify_weights(bundle / "models" / "model.pt", NAME)
+
+
+def test_weights_of_ones_own_need_not_be_those_of_the_card(bundle, tmp_path):
+    own = write_tiny_weights(tmp_path / "own.pt", seed=1)
+    network = load_weights(RestoreRWKV(**TINY), own, NAME)
+    assert not network.training
+    torch.testing.assert_close(dict(network.state_dict()), dict(torch.load(own, weights_only=True)), rtol=0, atol=0)
+
+
+def state_without(name):
+    return OrderedDict((k, v) for k, v in RestoreRWKV(**TINY).state_dict().items() if k != name)
+
+
+WRONG_STATES = {
+    "another network": torch.nn.Linear(2, 2).state_dict(),
+    "one missing": state_without("output.weight"),
+    "one too many": {**RestoreRWKV(**TINY).state_dict(), "more": torch.zeros(1)},
+    "another shape": {**RestoreRWKV(**TINY).state_dict(), "output.weight": torch.zeros(1, 1, 3, 3)},
+    "not numbers": dict.fromkeys(RestoreRWKV(**TINY).state_dict(), "text"),
+    "a list": [torch.zeros(1)],
+    "a training state": {"network": RestoreRWKV(**TINY).state_dict(), "best": {"score": 1.0}},
+}
+
+
+@pytest.mark.parametrize("name", WRONG_STATES)
+def test_states_that_do_not_fit_are_refused(tmp_path, name):
+    torch.save(WRONG_STATES[name], tmp_path / "wrong.pt")
+    with pytest.raises(ValueError, match=r"wrong\.pt does not hold the weights of RestoreRWKV"):
+        load_weights(RestoreRWKV(**TINY), tmp_path / "wrong.pt")
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "zeros", "half", "a little", "code"])
+def test_damaged_weight_files_are_refused(tmp_path, damage):
+    path = write_tiny_weights(tmp_path / "wrong.pt")
+    whole = path.read_bytes()
+    content = {"empty": b"", "text": b"hello", "zeros": bytes(5000), "half": whole[: len(whole) // 2]}
+    path.write_bytes({**content, "a little": whole[:-30]}.get(damage, whole))
+    if damage == "code":
+        torch.save({"output.weight": Path("any object")}, path)  # a pickle that would call a constructor
+    with pytest.raises(ValueError, match=r"wrong\.pt does not hold the weights"):
+        load_weights(RestoreRWKV(**TINY), path)
+
+
+def test_a_loaded_network_is_merged_and_computes_the_same(bundle):
+    plain = load_weights(RestoreRWKV(**TINY), bundle / "models" / "model.pt", NAME)
+    ready = load_network(RestoreRWKV(**TINY), bundle / "models" / "model.pt", NAME)
+    assert len(dict(ready.named_parameters())) < len(dict(plain.named_parameters()))
+    image = torch.rand(1, 1, 24, 17)
+    with torch.no_grad():
+        torch.testing.assert_close(ready(image), plain(image), rtol=0, atol=1e-5)

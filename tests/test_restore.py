@@ -1,0 +1,281 @@
+"""A bundle's inference run on every kind of image: right values, same kind, same grid, and one clear error else."""
+
+import logging
+import warnings
+
+import nibabel as nib
+import numpy as np
+import pytest
+import tifffile
+import torch
+from phantoms import ct_series, ct_volume, pet_series
+from PIL import Image
+from tiny_bundle import TINY, edit_json, make_tiny_bundle, write_tiny_weights
+
+from medrestore_monai.degrade import degrade
+from medrestore_monai.dicom import read_series
+from medrestore_monai.images import read_image
+from medrestore_monai.networks import RestoreRWKV
+from medrestore_monai.restore import check_options, restore, root_cause
+
+SIZE = (40, 36)
+AFFINE = np.array([[-0.7, 0, 0, 90], [0, -0.7, 0, 80], [0, 0, 2.5, -40], [0, 0, 0, 1.0]])
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return make_tiny_bundle(tmp_path_factory.mktemp("bundles"))
+
+
+@pytest.fixture
+def config(bundle):
+    return bundle / "configs" / "inference.json"
+
+
+def expected(volume, weights):
+    """HU after the tiny network, slice by slice, written down again without any part of the pipeline."""
+    network = RestoreRWKV(**TINY).eval()
+    network.load_state_dict(torch.load(weights, weights_only=True))
+    scaled = (torch.from_numpy(volume) + 1024) / 4096
+    slices = scaled.movedim(-1, 0)[:, None] if volume.ndim == 3 else scaled[None, None]
+    with torch.no_grad():
+        output = torch.cat([network(one[None]) for one in slices.clamp(0, 1)]).clamp(0, 1)
+    restored = (output + slices - slices.clamp(0, 1)) * 4096 - 1024
+    return (restored[:, 0].movedim(0, -1) if volume.ndim == 3 else restored[0, 0]).numpy()
+
+
+def write_files(folder):
+    """The same CT as five kinds of files: name, and the type its numbers have."""
+    volume = ct_volume(3, SIZE)
+    nib.save(nib.Nifti1Image(volume.astype(np.int16), AFFINE), folder / "a.nii.gz")
+    np.save(folder / "b.npy", volume.astype(np.float64))
+    np.savez(folder / "c.npz", ct=volume.astype(np.int16))
+    pages = np.ascontiguousarray(volume.T.astype(np.float32))
+    tifffile.imwrite(folder / "d.tif", pages, photometric="minisblack")
+    Image.fromarray(np.clip(volume[..., 0], 0, None).T.astype(np.uint16)).save(folder / "e.png")
+    return {"a.nii.gz": "int16", "b.npy": "float64", "c.npz": "int16", "d.tif": "float32", "e.png": "uint16"}
+
+
+def test_a_series_is_restored_as_the_network_says(tmp_path, bundle, config):
+    volume = ct_volume(3, SIZE)
+    volume[3, 4] = 3600  # metal, above the range of the network: what is over 3072 is kept
+    ct_series(tmp_path / "ct", volume=volume, signed=True, bits_stored=16)
+    (result,) = restore(tmp_path / "ct", tmp_path / "out", config, device="cpu")
+    assert (result.source, result.output) == (tmp_path / "ct", tmp_path / "out")
+    derived = read_series(tmp_path / "out")
+    wanted = expected(volume, bundle / "models" / "model.pt")
+    assert np.abs(wanted - volume).mean() > 5  # the network does something
+    np.testing.assert_allclose(derived.array, wanted, rtol=0, atol=0.51)  # whole HU
+
+
+def test_files_keep_kind_type_and_affine(tmp_path, bundle, config):
+    (tmp_path / "in").mkdir()
+    types = write_files(tmp_path / "in")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a PNG cannot hold negative HU, which is said
+        results = restore(tmp_path / "in", tmp_path / "out", config)
+    assert [result.output for result in results] == [tmp_path / "out" / name for name in types]
+    for name, dtype in types.items():
+        given, meta = read_image(tmp_path / "in" / name)
+        found, like = read_image(tmp_path / "out" / name)
+        assert (like["original_dtype"], like["kind"]) == (dtype, meta["kind"])
+        np.testing.assert_array_equal(like["affine"], meta["affine"])
+        wanted = expected(given, bundle / "models" / "model.pt")
+        wanted = np.clip(wanted, 0, None) if dtype == "uint16" else wanted
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=0.51 if "int" in dtype else 0.01)
+    np.testing.assert_allclose(nib.load(tmp_path / "out" / "a.nii.gz").affine, AFFINE)
+
+
+def test_strength_zero_changes_nothing(tmp_path, config):
+    ct_series(tmp_path / "in" / "ct", slices=3, size=SIZE)
+    types = write_files(tmp_path / "in")
+    restore(tmp_path / "in", tmp_path / "out", config, strength=0)
+    source, derived = read_series(tmp_path / "in" / "ct"), read_series(tmp_path / "out" / "ct")
+    for index in range(3):
+        np.testing.assert_array_equal(derived.stored(index), source.stored(index))
+    for name in types:
+        given, found = read_image(tmp_path / "in" / name)[0], read_image(tmp_path / "out" / name)[0]
+        np.testing.assert_array_equal(found, given)
+
+
+def test_two_runs_are_equal_to_the_bit(tmp_path, config):
+    ct_series(tmp_path / "in" / "ct", slices=2, size=SIZE)
+    write_files(tmp_path / "in")
+    for name in ("one", "two"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            restore(tmp_path / "in", tmp_path / name, config)
+    one, two = read_series(tmp_path / "one" / "ct"), read_series(tmp_path / "two" / "ct")
+    assert one.uid == two.uid
+    for index in range(2):
+        np.testing.assert_array_equal(one.stored(index), two.stored(index))
+    for file in (tmp_path / "one").iterdir():
+        if file.is_file() and file.suffix != ".npz":  # a zip archive holds the time
+            assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
+
+
+def test_tiles_and_weights_of_ones_own(tmp_path, config):
+    np.save(tmp_path / "a.npy", ct_volume(1, (160, 136))[..., 0])
+    own = write_tiny_weights(tmp_path / "own.pt", seed=1)
+    for name, options in {"whole": {}, "tiled": {"tile": 136, "halo": 64}, "own": {"weights": str(own)}}.items():
+        restore(tmp_path / "a.npy", tmp_path / name, config, **options)
+    whole, tiled, own = (np.load(tmp_path / name / "a.npy") for name in ("whole", "tiled", "own"))
+    assert 0 < np.abs(whole - tiled).mean() < np.abs(whole - own).mean()
+
+
+def test_a_copy_of_a_bundle_uses_its_own_weights(tmp_path, bundle, config, monkeypatch):
+    """Not those of a bundle of the same name that is found first."""
+    copy = make_tiny_bundle(tmp_path / "copy")
+    write_tiny_weights(copy / "models" / "model.pt", seed=1)
+    monkeypatch.setenv("MEDRESTORE_BUNDLES", str(bundle.parent))
+    np.save(tmp_path / "a.npy", ct_volume(1, SIZE)[..., 0])
+    with pytest.raises(ValueError, match="is not the file of the bundle's card"):
+        restore(tmp_path / "a.npy", tmp_path / "out", copy / "configs" / "inference.json")
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_weights_stop_before_anything_is_written(tmp_path):
+    bundle = make_tiny_bundle(tmp_path / "copy")
+    (bundle / "models" / "model.pt").unlink()
+    np.save(tmp_path / "a.npy", ct_volume(1, SIZE)[..., 0])
+    with pytest.raises(ValueError, match="is missing; train the bundle"):
+        restore(tmp_path / "a.npy", tmp_path / "out", bundle / "configs" / "inference.json")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("seed", ["nan", "inf"])
+def test_weights_that_make_no_image_write_none(tmp_path, config, seed):
+    state = torch.load(write_tiny_weights(tmp_path / "own.pt"), weights_only=True)
+    state["output.weight"].fill_(float(seed))
+    torch.save(state, tmp_path / "own.pt")
+    np.save(tmp_path / "a.npy", ct_volume(1, SIZE)[..., 0])
+    with pytest.raises(RuntimeError, match="NaN or infinite"):
+        restore(tmp_path / "a.npy", tmp_path / "out", config, weights=str(tmp_path / "own.pt"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_of_many_images_those_before_a_bad_one_are_whole(tmp_path, config):
+    (tmp_path / "in").mkdir()
+    np.save(tmp_path / "in" / "a.npy", ct_volume(1, SIZE)[..., 0])
+    pet_series(tmp_path / "in" / "b", slices=2)
+    np.save(tmp_path / "in" / "c.npy", ct_volume(1, SIZE)[..., 0])
+    with pytest.raises(ValueError, match="b holds a series of modality PT, where CT is expected"):
+        restore(tmp_path / "in", tmp_path / "out", config)
+    assert [file.name for file in (tmp_path / "out").rglob("*")] == ["a.npy"]
+    assert np.load(tmp_path / "out" / "a.npy").shape == SIZE
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 3)])
+def test_there_is_no_least_size(tmp_path, config, size):
+    np.save(tmp_path / "a.npy", np.zeros(size, np.float32))
+    restore(tmp_path / "a.npy", tmp_path / "out", config)
+    assert np.load(tmp_path / "out" / "a.npy").shape == size
+
+
+def test_a_name_that_looks_like_an_expression_is_a_name(tmp_path, config, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "$__import__('pathlib').Path('sentinel').touch()"
+    ct_series(tmp_path / name, slices=2, size=SIZE)
+    restore(name, "@output", config, strength=0)
+    assert len(list((tmp_path / "@output").iterdir())) == 2
+    with pytest.raises(ValueError, match="digits and dots only"):
+        restore(name, "out", config, series_uid=name)
+    assert not (tmp_path / "sentinel").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "tpu"}, "device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
+        ({"device": "$exit()"}, "device must be"),
+        ({"device": "cuda:99"}, "there is no device cuda:99"),
+        ({"strength": 1.5}, "strength must be in 0..1"),
+        ({"tile": 100}, "tile must be"),
+        ({"slice_batch_size": 0}, "slice_batch_size must be"),
+        ({"strenght": 1.0}, "inference.json has no option strenght"),
+        ({"series_uid": "1.2.a"}, "digits and dots only"),
+    ],
+)
+def test_bad_options_are_refused_before_an_image_is_read(tmp_path, config, options, message):
+    for call in (lambda: check_options(config, **options), lambda: restore(tmp_path, tmp_path, config, **options)):
+        with pytest.raises((ValueError, RuntimeError), match=message):
+            call()
+
+
+def test_values_deep_in_the_configuration_can_be_set(tmp_path, config):
+    np.save(tmp_path / "a.npy", ct_volume(1, SIZE)[..., 0])
+    own = str(write_tiny_weights(tmp_path / "own.pt"))
+    for separator in ("::", "#"):
+        with pytest.raises(ValueError, match="does not hold the weights"):
+            restore(tmp_path / "a.npy", tmp_path / "out", config, weights=own, **{f"network_def{separator}dim": 16})
+
+
+def test_a_configuration_that_is_none_is_an_error(tmp_path, bundle):
+    np.save(tmp_path / "a.npy", ct_volume(1, SIZE)[..., 0])
+    copy = make_tiny_bundle(tmp_path / "copy") / "configs" / "inference.json"
+    edit_json(copy, lambda config: config["network_def"].update(_target_="medrestore_monai.networks.Nothing"))
+    with pytest.raises(Exception, match="Nothing"):
+        restore(tmp_path / "a.npy", tmp_path / "out", copy)
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_logged_and_the_loggers_of_the_caller_stay_as_they_were(tmp_path, config, caplog):
+    logger = logging.getLogger("monai")
+    caplog.set_level(logging.INFO, "monai")
+    caplog.set_level(logging.INFO, "ignite")
+    np.save(tmp_path / "a.npy", ct_volume(1, SIZE)[..., 0])
+    restore(tmp_path / "a.npy", tmp_path / "out", config)
+    assert logger.level == logging.INFO
+    assert [record for record in caplog.records if not record.name.startswith("medrestore")] == []
+
+
+def test_root_cause_unwraps_down_to_what_a_user_can_mend():
+    def wrapped(cause):
+        try:
+            try:
+                raise cause
+            except Exception as error:
+                raise RuntimeError("applying transform") from error
+        except RuntimeError as error:
+            return error
+
+    bad = ValueError("bad slice")
+    bad.__cause__ = KeyError("inner")
+    assert root_cause(wrapped(wrapped(bad))) is bad
+    full = OSError(28, "full")
+    assert root_cause(wrapped(full)) is full
+    plain = RuntimeError("out of memory")
+    assert root_cause(wrapped(plain)) is plain
+
+
+def test_degrade_is_the_same_again_and_different_by_seed_and_patient(tmp_path):
+    for patient in "pq":
+        ct_series(tmp_path / "in" / patient / "scan", slices=2, size=96)
+    for name, seed in {"one": 1, "two": 1, "three": 2}.items():
+        written = degrade(tmp_path / "in", tmp_path / name, seed=seed)
+        assert written == [tmp_path / name / patient / "scan" for patient in "pq"]
+    source = read_series(tmp_path / "in" / "p" / "scan").array
+    one, two, three, other = (
+        read_series(tmp_path / name / "scan").array - source for name in ("one/p", "two/p", "three/p", "one/q")
+    )
+    np.testing.assert_array_equal(one, two)
+    for noise in (three, other, one[..., ::-1]):
+        assert abs(np.corrcoef(one.ravel(), noise.ravel())[0, 1]) < 0.1
+    tissue = (source > 0) & (source < 150)
+    assert 15 < one[tissue].std() < 60  # the phantom has 15 HU; a quarter of the dose adds sqrt(3) times as much
+
+
+def test_degrade_refuses_what_it_cannot_simulate(tmp_path):
+    ct_series(tmp_path / "ct", slices=2, size=32)  # too small to measure its noise
+    pet_series(tmp_path / "pet", slices=2)
+    np.save(tmp_path / "a.npy", np.full((96, 96), np.nan))
+    for options, message in (
+        ({"task": "mri"}, "task must be one of ct_low_dose"),
+        ({"dose": 0}, "dose must be a fraction"),
+        ({"source": tmp_path / "ct"}, r"ct, slice 0: too little flat soft tissue"),
+        ({"source": tmp_path / "pet"}, "modality PT, where CT is expected"),
+        ({"source": tmp_path / "a.npy"}, r"a\.npy has 9216 NaN or infinite values"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            degrade(**{"source": tmp_path / "ct", "output": tmp_path / "out", **options})
+        assert not (tmp_path / "out").exists()
