@@ -1,0 +1,45 @@
+"""What this installation can do, in lines that answer the questions of a bug report."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+
+from medrestore_monai.memory import available_bytes
+
+PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "pydicom", "nibabel", "pillow", "tifffile", "scikit-image")
+DECODERS = {
+    "JPEG 2000": ("pylibjpeg", "openjpeg"),
+    "JPEG lossless, JPEG-LS": ("gdcm",),
+}
+
+
+def examine() -> list[tuple[str, str]]:
+    """Return pairs of a subject and its state; nothing in them tells of a patient or of the network."""
+    import torch
+
+    from medrestore_monai.bundles import list_bundles
+    from medrestore_monai.ops import biwkv_cpu
+
+    lines = [("Python", f"{platform.python_version()} on {platform.platform(terse=True)}")]
+    lines += [(name, _version(name)) for name in PACKAGES]
+    free = available_bytes("cpu")
+    memory = "free memory unknown" if free is None else f"{free / 2**30:.1f} GiB free"
+    lines.append(("CPU", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used, {memory}"))
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    lines.append(("CUDA", ", ".join(devices) or "no device; everything runs on the CPU"))
+    kernel = "compiled C kernel" if biwkv_cpu.is_available() else f"pure PyTorch: {biwkv_cpu.unavailable_reason()}"
+    lines.append(("Bi-WKV on the CPU", kernel))
+    for name, modules in DECODERS.items():
+        there = all(importlib.util.find_spec(module) for module in modules)
+        lines.append((f"DICOM {name}", "decoder installed" if there else "no decoder; such files are refused"))
+    found = ", ".join(bundle.name for bundle in list_bundles())
+    lines.append(("bundles", found or "none found"))
+    return lines
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"

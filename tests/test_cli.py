@@ -1,0 +1,360 @@
+"""The command line: quick help; for mistakes one sentence, the right exit code, and nothing written."""
+
+import errno
+import os
+import re
+import subprocess
+import sys
+import zipfile
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from phantoms import ct_series, ct_volume, mr_series, pet_series
+from PIL import Image
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEG2000Lossless, JPEGLossless
+from tiny_bundle import NAME, make_tiny_bundle, write_tiny_weights
+from typer.testing import CliRunner
+
+from medrestore_monai.cli import app
+
+SIZE = (24, 16)
+COMMANDS = [["restore"], ["degrade"], ["doctor"], ["bundles", "list"], ["bundles", "show"]]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return make_tiny_bundle(tmp_path_factory.mktemp("bundles"))
+
+
+@pytest.fixture(autouse=True)
+def _found(bundle, monkeypatch):
+    monkeypatch.setenv("MEDRESTORE_BUNDLES", str(bundle.parent))
+
+
+def run(*args):
+    result = CliRunner().invoke(app, [str(arg) for arg in args])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def tree(folder):
+    """Everything below a folder, with the bytes of files."""
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+
+
+def assert_refused(folder, code, message, *args):
+    """The command ends with ``code`` and one sentence that has ``message`` in it, and writes nothing."""
+    before = tree(folder)
+    result = run(*args)
+    assert result.exit_code == code, result.output
+    lines = [line for line in result.stderr.splitlines() if line.strip() and "Restoring slices" not in line]
+    assert len(lines) == 1, result.stderr
+    assert re.fullmatch(rf"Error: .*{message}.*", lines[0])
+    assert result.stdout == ""
+    assert tree(folder) == before
+
+
+def test_help_is_there_without_torch_or_monai():
+    script = f"""
+import sys
+from typer.testing import CliRunner
+from medrestore_monai.cli import app
+for command in {[[], *COMMANDS]}:
+    assert CliRunner().invoke(app, [*command, "--help"]).exit_code == 0, command
+heavy = [name for name in ("torch", "monai", "numpy", "pydicom", "nibabel", "ignite", "scipy") if name in sys.modules]
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_has_an_example(command):
+    result = run(*command, "-h")
+    assert result.exit_code == 0
+    assert re.search(rf"Examples?:\s+medrestore {' '.join(command)}", result.stdout)
+
+
+def test_help_says_it_is_for_research():
+    assert "not a medical device" in " ".join(run("--help").stdout.replace("\n", " ").split())
+
+
+def test_restore_says_what_went_where(tmp_path):
+    ct_series(tmp_path / "[ct]", slices=2, size=SIZE)  # square brackets are not markup
+    result = run("restore", tmp_path / "[ct]", "-o", tmp_path / "new" / "out", "--device", "cpu")
+    assert result.exit_code == 0
+    assert f"{tmp_path}/[ct] -> {tmp_path}/new/out" in result.stdout
+    assert f"Restored 1 image(s) with {NAME}. For research, not a medical device." in result.stdout
+    assert len(list((tmp_path / "new" / "out").iterdir())) == 2
+
+
+def test_overwrite_replaces_a_result(tmp_path):
+    ct_series(tmp_path / "ct", slices=2, size=SIZE)
+    for options in ([], ["--overwrite", "--strength", "0"]):
+        assert run("restore", tmp_path / "ct", "-o", tmp_path / "out", *options).exit_code == 0
+    stored = [pydicom.dcmread(file).PixelData for file in sorted((tmp_path / "out").iterdir())]
+    source = {pydicom.dcmread(file).PixelData for file in (tmp_path / "ct").iterdir()}
+    assert set(stored) == source
+
+
+def test_a_series_of_several_is_listed_and_can_be_picked(tmp_path):
+    ct_series(tmp_path / "study", slices=2, size=SIZE, series="a")
+    pet_series(tmp_path / "study", slices=2, size=SIZE, series="b")
+    message = r"2 series in study, choose one with --series UID: CT 'phantom a', 2 files, UID .*; PT 'phantom b'"
+    assert_refused(tmp_path, 3, message, "restore", tmp_path / "study", "-o", tmp_path / "out")
+    listed = run("restore", tmp_path / "study", "-o", tmp_path / "out").stderr
+    uid = re.search(r"CT 'phantom a', 2 files, UID ([0-9.]+);", listed).group(1)
+    assert run("restore", tmp_path / "study", "-o", tmp_path / "out", "--series", uid).exit_code == 0
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_a_series_with_a_gap_can_be_restored_slice_by_slice(tmp_path):
+    ct_series(tmp_path / "ct", slices=6, size=SIZE, skip=[2])
+    assert run("restore", tmp_path / "ct", "-o", tmp_path / "out", "--allow-gaps").exit_code == 0
+    assert len(list((tmp_path / "out").iterdir())) == 5
+
+
+def test_what_is_clipped_is_said(tmp_path):
+    Image.fromarray(np.zeros(SIZE[::-1], np.uint8)).save(tmp_path / "a.png")
+    weights = write_tiny_weights(tmp_path / "own.pt")
+    result = run("restore", tmp_path / "a.png", "-o", tmp_path / "out.png", "--weights", weights)
+    assert result.exit_code == 0
+    assert re.search(r"Note: .*values lie outside the range of uint8 and were clipped", result.stderr)
+
+
+def test_doctor_and_bundles_answer(bundle):
+    report = run("doctor").stdout
+    for word in ("torch", "monai", "pydicom", "CUDA", "Bi-WKV", "JPEG 2000", NAME):
+        assert word in report
+    assert NAME in run("bundles", "list").stdout
+    shown = run("bundles", "show", NAME).stdout
+    assert "not a medical device" in shown
+    assert "SHA-256" in shown
+    assert str(bundle) in shown
+
+
+def no_input(folder):
+    return 2, "there is no file or folder .*nothing", [folder / "nothing"]
+
+
+def output_exists(folder):
+    (folder / "out").mkdir()
+    return 2, "out exists; name another output, or --overwrite", [good(folder)]
+
+
+def unknown_bundle(folder):
+    return 2, "no bundle 'nothing'; found here: .*ct_denoise", [good(folder), "--bundle", "nothing"]
+
+
+def no_such_device(folder):
+    return 2, "there is no device cuda:99 here", [good(folder), "--device", "cuda:99"]
+
+
+def unknown_device(folder):
+    return 2, "device must be auto, cpu, cuda or cuda:N, got 'abacus'", [good(folder), "--device", "abacus"]
+
+
+def bad_tile(folder):
+    return 2, "tile must be .* multiples of .* got 100", [good(folder), "--tile", "100"]
+
+
+def bad_uid(folder):
+    return 2, "digits and dots only", [good(folder), "--series", "$exit()"]
+
+
+def unknown_uid(folder):
+    return 3, r"holds no series 1\.2\.3, but: CT 'phantom a', 3 files", [good(folder), "--series", "1.2.3"]
+
+
+def own_weights_missing(folder):
+    return 3, "weight file .*w.pt is missing", [good(folder), "--weights", folder / "w.pt"]
+
+
+def own_weights_wrong(folder):
+    (folder / "w.pt").write_bytes(b"nothing")
+    return 3, "w.pt does not hold the weights of RestoreRWKV", [good(folder), "--weights", folder / "w.pt"]
+
+
+def empty_folder(folder):
+    (folder / "empty").mkdir()
+    return 3, "empty holds no image", [folder / "empty"]
+
+
+def folder_without_images(folder):
+    (folder / "docs").mkdir()
+    (folder / "docs" / "a.txt").write_text("text")
+    return 3, "docs holds no image: no DICOM series, NIfTI, PNG, TIFF or NumPy", [folder / "docs"]
+
+
+def no_image_file(folder):
+    (folder / "a.txt").write_text("text")
+    return 3, "a.txt is not a DICOM file", [folder / "a.txt"]
+
+
+def truncated_nifti(folder):
+    nib.save(nib.Nifti1Image(ct_volume(3, SIZE).astype(np.int16), np.eye(4)), folder / "whole.nii.gz")
+    (folder / "a.nii.gz").write_bytes((folder / "whole.nii.gz").read_bytes()[:-200])
+    return 3, "a.nii.gz cannot be read, it is damaged, cut short", [folder / "a.nii.gz"]
+
+
+def damaged_zip(folder):
+    (folder / "a.zip").write_bytes(b"PK and nothing else")
+    return 3, "a.zip cannot be unpacked", [folder / "a.zip"]
+
+
+def zip_without_images(folder):
+    with zipfile.ZipFile(folder / "a.zip", "w") as archive:
+        archive.writestr("a.txt", "text")
+    return 3, "a.txt is not a DICOM file", [folder / "a.zip"]
+
+
+def truncated_dicom(folder):
+    file = ct_series(folder / "ct", slices=3, size=SIZE)[1]
+    file.write_bytes(file.read_bytes()[:-100])
+    return 3, f"{file.name} is cut short: 668 bytes of pixel data where 768", [folder / "ct"]
+
+
+def missing_slice(folder):
+    ct_series(folder / "ct", slices=6, size=SIZE, skip=[2])
+    return 3, r"1 slice\(s\) missing between", [folder / "ct"]
+
+
+def duplicated_slice(folder):
+    ct_series(folder / "ct", slices=4, size=SIZE, duplicate=2)
+    return 3, "lie at the same position: the series holds a slice twice", [folder / "ct"]
+
+
+def uneven_slices(folder):
+    ct_series(folder / "ct", slices=4, size=SIZE, positions=[0, 2.5, 4.5, 7])
+    return 3, "Slices are unevenly spaced", [folder / "ct"]
+
+
+def tilted_gantry(folder):
+    ct_series(folder / "ct", slices=4, size=SIZE, tilt=12)
+    return 3, "as by a gantry tilt of 12.0 degrees", [folder / "ct"]
+
+
+def wrong_modality(folder):
+    mr_series(folder / "mr", slices=3, size=SIZE)
+    return 3, "mr holds a series of modality MR, where CT is expected", [folder / "mr"]
+
+
+def color_picture(folder):
+    Image.fromarray(np.zeros((8, 9, 3), np.uint8)).save(folder / "a.png")
+    return 3, "a.png is a color picture, where CT is expected", [folder / "a.png"]
+
+
+def nan(folder):
+    volume = ct_volume(3, SIZE)
+    volume[1, 2, 0] = np.nan
+    volume[1, 2, 1] = np.inf
+    np.save(folder / "a.npy", volume)
+    return 3, "a.npy has 2 NaN or infinite values", [folder / "a.npy"]
+
+
+def other_kind(folder):
+    np.save(folder / "a.npy", ct_volume(3, SIZE))
+    return 3, "b.png is of another kind than a.npy", [folder / "a.npy", "-o", folder / "b.png"]
+
+
+def output_in_source(folder):
+    return 3, "may not lie in one another", [good(folder), "-o", folder / "ct" / "out"]
+
+
+def good(folder):
+    ct_series(folder / "ct", slices=3, size=SIZE)
+    return folder / "ct"
+
+
+BAD = [
+    *(no_input, output_exists, unknown_bundle, no_such_device, unknown_device, bad_tile, bad_uid, unknown_uid),
+    *(own_weights_missing, own_weights_wrong, empty_folder, folder_without_images, no_image_file, truncated_nifti),
+    *(damaged_zip, zip_without_images, truncated_dicom, missing_slice, duplicated_slice, uneven_slices, tilted_gantry),
+    *(wrong_modality, color_picture, nan, other_kind, output_in_source),
+]
+
+
+@pytest.mark.parametrize("case", BAD, ids=lambda case: case.__name__)
+def test_bad_input_gets_one_sentence_and_writes_nothing(tmp_path, case):
+    code, message, args = case(tmp_path)
+    output = [] if "-o" in args else ["-o", tmp_path / "out"]
+    assert_refused(tmp_path, code, message, "restore", *args, *output)
+
+
+DEGRADE = [no_input, output_exists, empty_folder, truncated_dicom, missing_slice, wrong_modality, color_picture, nan]
+
+
+@pytest.mark.parametrize("case", DEGRADE, ids=lambda case: case.__name__)
+def test_degrade_refuses_the_same(tmp_path, case):
+    code, message, args = case(tmp_path)
+    assert_refused(tmp_path, code, message, "degrade", *args, "-o", tmp_path / "out")
+
+
+def test_degrade_refuses_an_unknown_task(tmp_path):
+    args = ["degrade", good(tmp_path), "-o", tmp_path / "out", "--task", "mri"]
+    assert_refused(tmp_path, 2, "task must be one of ct_low_dose, got 'mri'", *args)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["--strength", "1.5"], ["--strength", "much"], ["--tile", "1.5"], ["--nothing"], ["another argument"]],
+    ids=" ".join,
+)
+def test_options_that_cannot_be_parsed_are_usage_errors(tmp_path, args):
+    source = good(tmp_path)
+    before = tree(tmp_path)
+    result = run("restore", source, "-o", tmp_path / "out", *args)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(("syntax", "package"), [(JPEG2000Lossless, "pylibjpeg"), (JPEGLossless, "python-gdcm")])
+def test_a_compressed_series_without_its_decoder_names_the_package(tmp_path, syntax, package):
+    for file in ct_series(tmp_path / "ct", slices=2, size=SIZE):
+        ds = pydicom.dcmread(file)
+        ds.PixelData = encapsulate([b"no decoder takes this"])
+        ds["PixelData"].is_undefined_length = True
+        ds.file_meta.TransferSyntaxUID = syntax
+        ds.save_as(file)
+    message = f"is compressed .* pip install {package}"
+    assert_refused(tmp_path, 3, message, "restore", tmp_path / "ct", "-o", tmp_path / "out")
+
+
+@pytest.mark.parametrize("command", ["restore", "degrade"])
+@pytest.mark.parametrize("kind", ["dicom", "npy"])
+@pytest.mark.parametrize("problem", [errno.ENOSPC, errno.EROFS])
+def test_a_full_or_read_only_disk_is_named_and_nothing_stays(tmp_path, monkeypatch, command, kind, problem):
+    ct_series(tmp_path / "dicom", slices=2, size=96)
+    np.save(tmp_path / "npy.npy", ct_volume(2, 96))
+    source = tmp_path / {"dicom": "dicom", "npy": "npy.npy"}[kind]
+
+    def fail(*args, **kwargs):
+        raise OSError(problem, os.strerror(problem))
+
+    monkeypatch.setattr(os, "fsync" if problem == errno.ENOSPC else "mkdir", fail)
+    message = f"{os.strerror(problem)}: {tmp_path}/new/out"
+    assert_refused(tmp_path, 3, message, command, source, "-o", tmp_path / "new" / "out")
+
+
+def test_too_little_memory_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("medrestore_monai.inferers.available_bytes", lambda device: 1000)
+    args = ["restore", good(tmp_path), "-o", tmp_path / "out"]
+    assert_refused(tmp_path, 3, "Restoring a 24x16 slice needs about .* GB on cpu", *args)
+
+
+def test_missing_weights_of_a_bundle(tmp_path, monkeypatch):
+    bundle = make_tiny_bundle(tmp_path / "bundles")
+    (bundle / "models" / "model.pt").unlink()
+    monkeypatch.setenv("MEDRESTORE_BUNDLES", str(bundle.parent))
+    args = ["restore", good(tmp_path), "-o", tmp_path / "out"]
+    assert_refused(tmp_path, 3, "model.pt is missing; train the bundle", *args)
+    assert "missing" in run("bundles", "list").stdout
+    result = run("bundles", "show", NAME)
+    assert (result.exit_code, "is missing" in result.stderr) == (3, True)
+
+
+def test_an_unknown_bundle_cannot_be_shown(tmp_path):
+    assert_refused(tmp_path, 2, "no bundle 'nothing'", "bundles", "show", "nothing")
