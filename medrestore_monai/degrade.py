@@ -1,6 +1,7 @@
 """Degrade clean images as a scanner would: for demonstrations, tests and data sets with a known truth."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from monai.data import MetaTensor
 from medrestore_monai.dicom import Derivation
 from medrestore_monai.loading import LoadImageOrSeriesd
 from medrestore_monai.saving import SaveLikeSourced, plan_outputs
+from medrestore_monai.transforms.ct_noise import CTNoise, NoFlatTissueError, estimate_ct_noise
 from medrestore_monai.transforms.fixed import CTLowDosed
 
 TASKS = {"ct_low_dose": "CT"}
@@ -73,16 +75,24 @@ def check_task(task: str) -> None:
 
 def _each_slice(degradation: CTLowDosed, image: MetaTensor, name: str) -> torch.Tensor:
     """Degrade an image or the slices of a volume, shape ``(C, X, Y[, Z])``; ``name`` decides the noise."""
+    slices = [MetaTensor(one, meta=image.meta) for one in (image.unbind(-1) if image.ndim == 4 else [image])]
+    degradation.fallback = _usual_noise(slices)
     results = []
-    for number, one in enumerate(image.unbind(-1) if image.ndim == 4 else [image]):
-        item: dict[Any, Any] = {
-            "image": MetaTensor(one, meta=image.meta),
-            "name": name,
-            "series_uid": "",
-            "slice": number,
-        }
+    for number, one in enumerate(slices):
+        item: dict[Any, Any] = {"image": one, "name": name, "series_uid": "", "slice": number}
         try:
             results.append(degradation(item)["image"])
         except ValueError as error:
             raise ValueError(f"{image.meta['source']}, slice {number}: {error}") from error
     return torch.stack(results, dim=-1) if image.ndim == 4 else results[0]
+
+
+def _usual_noise(slices: list[MetaTensor]) -> CTNoise | None:
+    """Return the noise of the slice in the middle of all that can be measured, for those that cannot."""
+    if len(slices) == 1:
+        return None
+    found = []
+    for one in slices:
+        with suppress(NoFlatTissueError):
+            found.append(estimate_ct_noise(one.as_tensor(), float(one.pixdim[0])))
+    return sorted(found, key=lambda noise: noise.scale)[len(found) // 2] if found else None

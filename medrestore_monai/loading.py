@@ -41,7 +41,8 @@ def find_images(folder: str | os.PathLike[str]) -> list[Item]:
 
     Returns:
         Items with ``path`` (an image file, or the folder, file or archive of a DICOM series), ``series_uid`` (empty if
-        the series is alone there), ``patient``, and ``name``: the path below ``folder``.
+        the series is alone there), ``patient``, ``name``: the path below ``folder``, and ``slices``: how many files the
+        series has, 0 where that is not known without reading it.
 
     Raises:
         ValueError: the folder does not exist or holds no image, or a DICOM file in it is damaged.
@@ -59,7 +60,7 @@ def find_images(folder: str | os.PathLike[str]) -> list[Item]:
         if any(_is_dicom(path) for path in files):
             subfolders.clear()
             series = find_series(place)
-            items += [_item(Path(place), root, one.uid if len(series) > 1 else "") for one in series]
+            items += [_item(Path(place), root, one.uid if len(series) > 1 else "", len(one.files)) for one in series]
         else:
             items += [_item(path, root) for path in files if is_image_file(path) or path.suffix.lower() == ".zip"]
     if not items:
@@ -77,10 +78,11 @@ def _is_dicom(path: Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
-def _item(path: Path, root: Path, series_uid: str = "") -> Item:
+def _item(path: Path, root: Path, series_uid: str = "", slices: int = 0) -> Item:
     relative = path.relative_to(root)
     patient = relative.parts[0] if relative.parts else root.name
-    return {"path": str(path), "series_uid": series_uid, "patient": patient, "name": str(relative)}
+    card = {"patient": patient, "name": str(relative), "slices": slices}
+    return {"path": str(path), "series_uid": series_uid, **card}
 
 
 def split_by_patient(items: Sequence[Item], fraction: float = 0.1, seed: int = 0) -> tuple[list[Item], list[Item]]:
@@ -166,8 +168,9 @@ class LoadImageOrSeriesd(MapTransform):
     several; this chooses by what the path is.
 
     Args:
-        keys: paths; replaced by ``MetaTensor`` s of shape ``(C, X, Y[, Z])``, float32; ``(1, X, Y)`` where the item
-            names a ``slice``. Of an item's ``series_uid``, if it is not empty, that series is taken.
+        keys: paths; replaced by ``MetaTensor`` s of shape ``(C, X, Y[, Z])``, float32. An item may name one ``slice``,
+            which comes as ``(1, X, Y)``; the slices from ``start`` to before ``stop``, if that is above 0; and a
+            ``series_uid``, if it is not empty.
         modality: DICOM modality that a series must have; ``None`` for any. Color pictures have none.
         allow_gaps: take a series with missing slices, as single images.
         allow_missing_keys: as in MONAI.
@@ -191,28 +194,30 @@ class LoadImageOrSeriesd(MapTransform):
         """Return a copy of ``data`` with paths replaced by images."""
         out = dict(data)
         for key in self.key_iterator(out):
-            path = Path(out[key])
+            path, part = Path(out[key]), _part(out)
             if is_image_file(path):
-                out[key] = self._load_file(path, out.get("slice"))
+                out[key] = self._load_file(path, part)
             else:
-                out[key] = self._load_series(path, out.get("series_uid", ""), out.get("slice"))
+                out[key] = self._load_series(path, out.get("series_uid", ""), part)
+            if out.get("slice") is not None and out[key].ndim == 4:
+                out[key] = out[key][..., 0]
         return out
 
-    def _load_file(self, path: Path, number: int | None) -> MetaTensor:
-        array, meta = read_image(path) if number is None else _open_image(path)
+    def _load_file(self, path: Path, part: slice | None) -> MetaTensor:
+        array, meta = read_image(path) if part is None else _open_image(path)
         if _is_color(meta) and self.modality is not None:
             raise ValueError(f"{path} is a color picture, where {self.modality} is expected.")
         if not _is_color(meta):
-            array = (array if number is None or array.ndim == 2 else array[..., number])[None]
+            array = (array if part is None or array.ndim == 2 else array[..., part])[None]
         return _tensor(array, meta["affine"], {**meta, "source": str(path)})
 
-    def _load_series(self, path: Path, series_uid: str, number: int | None) -> MetaTensor:
-        if number is None:
+    def _load_series(self, path: Path, series_uid: str, part: slice | None) -> MetaTensor:
+        if part is None:
             series = read_series(path, series_uid or None, self.modality, self.allow_gaps)
             array = series.slab(0, series.shape[2])[None]
         else:
             series = _open_series(path, series_uid, self.modality, self.allow_gaps)
-            array = series.slab(number, number + 1)[None, ..., 0]
+            array = series.slab(part.start, part.stop)[None]
         meta = {
             "source": str(path),
             "series_uid": series.uid,
@@ -221,6 +226,20 @@ class LoadImageOrSeriesd(MapTransform):
             "allow_gaps": self.allow_gaps,
         }
         return _tensor(array, series.affine, meta)
+
+
+def _part(item: Mapping[Any, Any]) -> slice | None:
+    """Return the slices that an item names, or nothing for all of them."""
+    if item.get("slice") is not None:
+        return slice(int(item["slice"]), int(item["slice"]) + 1)
+    stop = int(item.get("stop", 0))
+    return slice(int(item["start"]), stop) if stop > 0 else None
+
+
+def forget() -> None:
+    """Forget the series and image kept open between slices: files may have changed since."""
+    _open_series.cache_clear()
+    _open_image.cache_clear()
 
 
 def _tensor(array: np.ndarray, affine: np.ndarray, meta: dict[str, Any]) -> MetaTensor:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from medrestore_monai.saving import plan_outputs
+from medrestore_monai.saving import abandon_slabs, plan_outputs
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,11 @@ def restore(
             overwrite=overwrite,
             **overrides,
         )
-        workflow.initialize()
-        workflow.run()
+        try:
+            workflow.initialize()
+            workflow.run()
+        finally:
+            abandon_slabs()
     return [Restored(Path(item["image"]), Path(item["output"])) for item in planned]
 
 

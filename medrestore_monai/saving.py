@@ -1,16 +1,19 @@
 """Where results go, checked before any work, and how one result is written: the kind of its source, whole or not."""
 
 import os
+import tempfile
+import weakref
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from monai.transforms import Transform
 
 from medrestore_monai.dicom import Derivation, find_series, read_series, write_derived_series
 from medrestore_monai.images import write_image
-from medrestore_monai.loading import IMAGE_SUFFIXES, Item, find_images, is_image_file
+from medrestore_monai.loading import IMAGE_SUFFIXES, Item, find_images, forget, is_image_file
 
 
 def plan_outputs(
@@ -18,6 +21,7 @@ def plan_outputs(
     output: str | os.PathLike[str],
     series_uid: str = "",
     overwrite: bool = False,
+    slab: int = 0,
     key: str = "image",
 ) -> list[Item]:
     """Decide for every image of a source where its result goes.
@@ -30,10 +34,13 @@ def plan_outputs(
         output: a file or folder.
         series_uid: take this DICOM series and nothing else.
         overwrite: allow results that exist.
+        slab: cut DICOM series of more slices than this into items of so many slices each, 0 for whole images. Only
+            for networks that look at one slice at a time.
         key: name of the image in the items.
 
     Returns:
-        Items with ``key`` (the image's path), ``output`` and ``series_uid``.
+        Items with ``key`` (the image's path), ``output`` and ``series_uid``; with ``slab``, also ``start`` and ``stop``
+        of the slab of ``slices`` slices, where ``stop`` is 0 for a whole image.
 
     Raises:
         ValueError: the source holds no image, the output is of another kind, output and source lie in one another, or
@@ -44,14 +51,26 @@ def plan_outputs(
     found = find_images(source)
     if series_uid:
         found = _with_series(found, series_uid, source)
+    forget()
     items: list[Item] = []
+    targets = []
     for item in found:
         if item["series_uid"] and not series_uid:
             read_series(item["path"])  # several series in one folder: lists them and asks for one
         target = _target(Path(item["path"]), source, output)
-        items.append({key: item["path"], "output": str(target), "series_uid": series_uid})
-    _check_targets([Path(item["output"]) for item in items], source, overwrite)
+        result = {key: item["path"], "output": str(target), "series_uid": series_uid}
+        targets.append(target)
+        items += [{**result, **part} for part in _slabs(item["slices"], slab)]
+    _check_targets(targets, source, overwrite)
     return items
+
+
+def _slabs(slices: int, slab: int) -> list[dict[str, int]]:
+    if slab < 1:
+        return [{}]
+    if slices <= slab:
+        return [{"start": 0, "stop": 0, "slices": slices}]
+    return [{"start": start, "stop": min(start + slab, slices), "slices": slices} for start in range(0, slices, slab)]
 
 
 def _with_series(items: Sequence[Item], series_uid: str, source: Path) -> list[Item]:
@@ -106,6 +125,8 @@ def _check_targets(targets: Sequence[Path], source: Path, overwrite: bool) -> No
 class SaveLikeSourced(Transform):
     """Write a restored image as the kind its source is, on the same grid: a derived DICOM series, or an image file.
 
+    Slabs of one image come one after the other; they are kept in a file beside the output until the last one is there.
+
     Args:
         derivation: what a DICOM header tells of the processing.
         key: the result, shape ``(C, X, Y[, Z])``, in the unit of the source.
@@ -125,6 +146,7 @@ class SaveLikeSourced(Transform):
         self.derivation = derivation
         self.key, self.like, self.output_key = key, like, output_key
         self.overwrite = overwrite
+        self._collected: _Volume | None = None
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
         """Write ``data[key]`` and return ``data``.
@@ -134,13 +156,56 @@ class SaveLikeSourced(Transform):
         """
         image, meta, target = data[self.key], data[self.like].meta, Path(data[self.output_key])
         values = image.detach().cpu().numpy()
+        if int(data.get("stop", 0)) and not self._collect(values, target, data):
+            return data
+        if self._collected is not None:
+            values = self._collected.voxels
         with _below_new_folders(target):
             if meta.get("series_uid"):
                 series = read_series(meta["source"], meta["series_uid"], allow_gaps=bool(meta["allow_gaps"]))
                 write_derived_series(series, values[0], target, self.derivation, self.overwrite)
             else:
                 write_image(target, values, like=meta, overwrite=self.overwrite)
+        abandon_slabs()
+        self._collected = None
         return data
+
+    def _collect(self, values: np.ndarray, target: Path, item: Mapping[Hashable, Any]) -> bool:
+        """Keep one slab; tells whether it was the last one."""
+        start, stop, slices = (int(item[name]) for name in ("start", "stop", "slices"))
+        if start == 0:
+            self._collected = _Volume(target, (*values.shape[:-1], slices))
+        if self._collected is None:
+            raise RuntimeError(f"the slabs of {target} do not come in order.")
+        self._collected.voxels[..., start:stop] = values
+        return stop == slices
+
+
+class _Volume:
+    """Voxels ``(C, X, Y, Z)`` in a hidden file near the output."""
+
+    def __init__(self, target: Path, shape: tuple[int, ...]) -> None:
+        place = next(folder for folder in target.absolute().parents if folder.exists())
+        self._folder = tempfile.TemporaryDirectory(prefix=".medrestore-", dir=place)
+        # slice after slice, as they come
+        stored: np.memmap = np.memmap(
+            Path(self._folder.name) / "voxels", dtype=np.float32, mode="w+", shape=(shape[-1], *shape[:-1])
+        )
+        self.voxels = np.moveaxis(stored, 0, -1)
+        _volumes.add(self)
+
+    def close(self) -> None:
+        """Take the file away."""
+        self._folder.cleanup()
+
+
+_volumes: weakref.WeakSet[_Volume] = weakref.WeakSet()
+
+
+def abandon_slabs() -> None:
+    """Take away the files of volumes that were not finished, or that were written."""
+    for volume in list(_volumes):
+        volume.close()
 
 
 @contextmanager

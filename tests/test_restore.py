@@ -5,6 +5,7 @@ import warnings
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import tifffile
 import torch
@@ -84,6 +85,30 @@ def test_files_keep_kind_type_and_affine(tmp_path, bundle, config):
         wanted = np.clip(wanted, 0, None) if dtype == "uint16" else wanted
         np.testing.assert_allclose(found, wanted, rtol=0, atol=0.51 if "int" in dtype else 0.01)
     np.testing.assert_allclose(nib.load(tmp_path / "out" / "a.nii.gz").affine, AFFINE)
+
+
+def test_slabs_give_the_same_series_as_the_whole(tmp_path, config):
+    ct_series(tmp_path / "ct", volume=ct_volume(7, SIZE))
+    outputs = []
+    for slab in (0, 3):
+        restore(tmp_path / "ct", tmp_path / f"out{slab}", config, device="cpu", slab=slab)
+        outputs.append(read_series(tmp_path / f"out{slab}"))
+    np.testing.assert_array_equal(outputs[0].array, outputs[1].array)
+    assert outputs[0].uid == outputs[1].uid  # of content and settings, not of the way
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ct", "out0", "out3"]
+
+
+def test_a_bad_slab_leaves_nothing(tmp_path, config):
+    ct_series(tmp_path / "ct", volume=ct_volume(7, SIZE))
+    broken = sorted((tmp_path / "ct").iterdir())[-1]
+    data = broken.read_bytes()
+    ds = pydicom.dcmread(broken)
+    ds.PixelData = ds.PixelData[:-200]
+    ds.save_as(broken)
+    assert broken.read_bytes() != data
+    with pytest.raises(ValueError, match=broken.name):
+        restore(tmp_path / "ct", tmp_path / "a" / "out", config, device="cpu", slab=3)
+    assert [path.name for path in tmp_path.iterdir()] == ["ct"]
 
 
 def test_strength_zero_changes_nothing(tmp_path, config):
@@ -263,6 +288,16 @@ def test_degrade_is_the_same_again_and_different_by_seed_and_patient(tmp_path):
         assert abs(np.corrcoef(one.ravel(), noise.ravel())[0, 1]) < 0.1
     tissue = (source > 0) & (source < 150)
     assert 15 < one[tissue].std() < 60  # the phantom has 15 HU; a quarter of the dose adds sqrt(3) times as much
+
+
+def test_degrade_takes_the_noise_of_other_slices_where_one_shows_no_tissue(tmp_path):
+    volume = ct_volume(3, (128, 128))
+    volume[..., 1] = -1000
+    ct_series(tmp_path / "ct", volume=volume)
+    degrade(tmp_path / "ct", tmp_path / "low", dose=0.25)
+    noise = read_series(tmp_path / "low").array - read_series(tmp_path / "ct").array
+    assert noise[..., 0].std() > 1
+    assert noise[..., 1].std() > 0.1
 
 
 def test_degrade_refuses_what_it_cannot_simulate(tmp_path):

@@ -10,7 +10,6 @@ from torch.autograd.function import FunctionCtx
 
 from medrestore_monai.ops.biwkv import biwkv2d
 
-
 _TILE = 4096  # tokens at a time in inference, where what they need between two layers stays in the cache
 
 

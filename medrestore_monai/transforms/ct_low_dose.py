@@ -20,7 +20,14 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform
 from torch import Tensor
 
-from medrestore_monai.transforms.ct_noise import ct_noise_map, estimate_ct_noise, noise_spectrum, shape_noise
+from medrestore_monai.transforms.ct_noise import (
+    CTNoise,
+    NoFlatTissueError,
+    ct_noise_map,
+    estimate_ct_noise,
+    noise_spectrum,
+    shape_noise,
+)
 
 __all__ = ["CTLowDose", "CTNoiseMapd", "RandCTLowDosed", "insert_ct_noise", "rekernel"]
 
@@ -138,6 +145,8 @@ class CTNoiseMapd(MapTransform):
         spacing: pixel size in mm; from the slice's affine by default.
         directions: number of directions of the map; 1 for isotropic noise.
         dtype: of the map; ``torch.float16`` halves the memory of a cache.
+        fallback: noise assumed for a slice with too little soft tissue to measure it, such as one of the lung's apex;
+            ``None`` to refuse such a slice.
         allow_missing_keys: as in MONAI.
 
     Raises:
@@ -151,12 +160,14 @@ class CTNoiseMapd(MapTransform):
         spacing: float | None = None,
         directions: int = 4,
         dtype: torch.dtype = torch.float32,
+        fallback: CTNoise | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if len(self.keys) != 1:
             raise ValueError(f"CTNoiseMapd takes one key, got {self.keys}.")
         self.noise_map_key, self.spacing, self.directions, self.dtype = noise_map_key, spacing, directions, dtype
+        self.fallback = fallback
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data`` with the map added."""
@@ -170,7 +181,12 @@ class CTNoiseMapd(MapTransform):
         hu = torch.as_tensor(image, dtype=torch.float32)
         hu = hu.as_tensor() if isinstance(hu, MetaTensor) else hu
         relative = ct_noise_map(hu, spacing, self.directions)
-        noise = estimate_ct_noise(hu, spacing, relative)
+        try:
+            noise = estimate_ct_noise(hu, spacing, relative)
+        except NoFlatTissueError:
+            if self.fallback is None:
+                raise
+            noise = self.fallback
         noise_map = MetaTensor((relative * noise.scale).to(self.dtype), affine=getattr(image, "affine", None))
         noise_map.meta.update(ct_noise_cutoff=noise.cutoff, ct_noise_std=noise.std, ct_noise_spacing=spacing)
         return noise_map

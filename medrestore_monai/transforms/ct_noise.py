@@ -20,6 +20,7 @@ from medrestore_monai.ops.radon import parallel_backproject, parallel_project, v
 
 __all__ = [
     "CTNoise",
+    "NoFlatTissueError",
     "SHARP_CUTOFF",
     "SOFT_CUTOFF",
     "ct_noise_map",
@@ -44,6 +45,10 @@ _GRID = 128  # pixels of the coarse slice on which line integrals are computed
 _VIEWS = 60
 _BANDS = ((0.55, 0.36), (0.9, 0.6))  # centers: part of the Nyquist frequency, at most so many cycles/mm
 _BAND_WIDTH = 0.08  # cycles/mm
+
+
+class NoFlatTissueError(ValueError):
+    """A slice shows too little soft tissue for its noise to be measured."""
 
 
 @dataclass(frozen=True)
@@ -234,13 +239,15 @@ def estimate_ct_noise(hu: Tensor, spacing: float, noise_map: Tensor | None = Non
         The measured noise.
 
     Raises:
-        ValueError: if the slice shows too little soft tissue to measure.
+        NoFlatTissueError: if the slice shows too little soft tissue to measure.
     """
     _check_slice(hu)
     relative = total_noise_std(ct_noise_map(hu, spacing) if noise_map is None else noise_map)[0]
     flat = _flat_soft_tissue(hu[0], spacing)
     if int(flat.sum()) < 256:
-        raise ValueError(f"too little flat soft tissue ({int(flat.sum())} pixels) to measure the noise of this slice.")
+        raise NoFlatTissueError(
+            f"too little flat soft tissue ({int(flat.sum())} pixels) to measure the noise of this slice."
+        )
     size = (hu.shape[1], hu.shape[2])
     fx, fy = _frequencies(size, spacing)
     frequency = torch.sqrt(fx * fx + fy * fy).to(hu)

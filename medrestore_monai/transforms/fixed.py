@@ -10,6 +10,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from medrestore_monai.transforms.ct_low_dose import CTLowDose, CTNoiseMapd, insert_ct_noise
+from medrestore_monai.transforms.ct_noise import CTNoise
 
 
 class CTLowDosed(MapTransform):
@@ -24,6 +25,7 @@ class CTLowDosed(MapTransform):
             on the simulation with the CT bundle.
         seed: of all items; another one gives other noise.
         name_keys: keys of the item that, together, tell it from all others.
+        fallback: see :class:`~medrestore_monai.transforms.CTNoiseMapd`.
         allow_missing_keys: as in MONAI.
     """
 
@@ -34,9 +36,11 @@ class CTLowDosed(MapTransform):
         level: float = 1.1,
         seed: int = 0,
         name_keys: KeysCollection = ("name", "series_uid", "slice"),
+        fallback: CTNoise | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        self.fallback = fallback
         self.dose, self.level, self.seed = dose, level, seed
         self.name_keys = tuple(name_keys)
 
@@ -47,7 +51,7 @@ class CTLowDosed(MapTransform):
         scan = CTLowDose(dose=self.dose, level=self.level, seed=zlib.crc32(f"{self.seed}/{name}".encode()))
         for key in self.key_iterator(out):
             image = out[key]
-            noise_map = CTNoiseMapd(key)({key: image})["noise_map"]
+            noise_map = CTNoiseMapd(key, fallback=self.fallback)({key: image})["noise_map"]
             cutoff, spacing = (float(noise_map.meta[f"ct_noise_{name}"]) for name in ("cutoff", "spacing"))
             low_dose, _ = insert_ct_noise(image.as_tensor(), noise_map.as_tensor(), cutoff, spacing, scan)
             out[key] = MetaTensor(low_dose).copy_meta_from(image)
