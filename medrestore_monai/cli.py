@@ -128,6 +128,9 @@ def degrade(
     task: Annotated[str, typer.Option(help="What to simulate: ct_low_dose.")] = "ct_low_dose",
     dose: Annotated[float, typer.Option(min=0.01, max=1, help="Fraction of the source's dose.")] = 0.25,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same images.")] = 0,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Ray by ray, about 10 s a slice, not the fast method.")
+    ] = False,
     series: SeriesOption = None,
     allow_gaps: GapsOption = False,
     overwrite: OverwriteOption = False,
@@ -144,7 +147,7 @@ def degrade(
 
         check_task(task)
     with reported():
-        for path in run(source, output, task, dose, seed, series or "", allow_gaps, overwrite):
+        for path in run(source, output, task, dose, seed, exact, series or "", allow_gaps, overwrite):
             console.print(f"simulated: {path}", soft_wrap=True, markup=False)
 
 

@@ -23,6 +23,7 @@ def degrade(
     task: str = "ct_low_dose",
     dose: float = 0.25,
     seed: int = 0,
+    exact: bool = False,
     series_uid: str = "",
     allow_gaps: bool = False,
     overwrite: bool = False,
@@ -35,6 +36,8 @@ def degrade(
         task: one of :data:`TASKS`.
         dose: fraction of the source's dose, in (0, 1].
         seed: of the noise; the same seed and file names give the same images.
+        exact: simulate ray by ray instead of by the fast method, see
+            :class:`~medrestore_monai.transforms.fixed.CTLowDosed`.
         series_uid: the series to take, where the source holds several.
         allow_gaps: take a series with missing slices, as single images.
         overwrite: replace outputs that exist.
@@ -50,9 +53,9 @@ def degrade(
     if not 0 < dose <= 1:
         raise ValueError(f"dose must be a fraction in (0, 1], got {dose}.")
     load = LoadImageOrSeriesd("image", modality=TASKS[task], allow_gaps=allow_gaps)
-    parameters = {"task": task, "dose": dose, "seed": seed, "simulated": True}
+    parameters = {"task": task, "dose": dose, "seed": seed, "exact": exact, "simulated": True}
     save = SaveLikeSourced(Derivation("simulated low dose", parameters=parameters), overwrite=overwrite)
-    low_dose = CTLowDosed("image", dose=dose, seed=seed)
+    low_dose = CTLowDosed("image", dose=dose, seed=seed, exact=exact)
     written = []
     for item in plan_outputs(source, output, series_uid, overwrite):
         image = load(item)["image"]

@@ -11,7 +11,7 @@ settings (estimator, spectral edge and floor) were chosen with both patients in 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +21,11 @@ from medrestore_monai.transforms.ct_low_dose import CTLowDose, insert_ct_noise
 from medrestore_monai.transforms.ct_noise import (
     SHARP_CUTOFF,
     SOFT_CUTOFF,
-    CTNoise,
     ct_noise_map,
     estimate_ct_noise,
     total_noise_std,
 )
-from medrestore_monai.transforms.ct_scan import CTScan, simulate_ct_low_dose
+from medrestore_monai.transforms.ct_scan import matched_scan, simulate_ct_low_dose
 
 DOSE = 0.25
 CUTOFFS = {"B30f": SOFT_CUTOFF, "D45f": SHARP_CUTOFF}
@@ -86,12 +85,6 @@ def read_hu(path: Path) -> tuple[torch.Tensor, float, str]:
     return torch.from_numpy(hu.T.copy())[None], float(dataset.PixelSpacing[0]), str(dataset.ConvolutionKernel)
 
 
-def matched_scan(noise: CTNoise, spacing: float, cutoff: float) -> CTScan:
-    """A scan whose quantum noise at full dose is the noise that was measured."""
-    one_photon = CTScan(spacing, photons=1.0, cutoff=cutoff).noise_scale()
-    return CTScan(spacing, photons=(one_photon / noise.scale) ** 2, cutoff=cutoff)
-
-
 def compare_pairs(folder: Path, exact_slices: int) -> tuple[dict[str, Measured], float, str, list[tuple[float, float]]]:
     """Real, fast and exact noise of the pairs of one full-dose folder."""
     from scipy.ndimage import gaussian_filter
@@ -113,7 +106,7 @@ def compare_pairs(folder: Path, exact_slices: int) -> tuple[dict[str, Measured],
         measured["real"].add((quarter - full)[0].numpy(), inside, body)
         measured["fast"].add((fast - full)[0].numpy(), inside, body)
         if index < exact_slices:
-            scan = matched_scan(noise, spacing, CUTOFFS[kernel])
+            scan = matched_scan(replace(noise, cutoff=CUTOFFS[kernel]), spacing)
             exact = simulate_ct_low_dose(full, DOSE, scan, np.random.RandomState(index))
             measured["exact"].add((exact - full)[0].numpy(), inside, body)
         estimates.append((noise.std, noise.cutoff))

@@ -300,6 +300,16 @@ def test_degrade_takes_the_noise_of_other_slices_where_one_shows_no_tissue(tmp_p
     assert noise[..., 1].std() > 0.1
 
 
+def test_degrade_exact_and_fast_have_the_same_level(tmp_path):
+    ct_series(tmp_path / "ct", volume=ct_volume(1, (128, 128)))
+    noise = {}
+    for exact in (False, True):
+        degrade(tmp_path / "ct", tmp_path / f"low{exact}", dose=0.25, exact=exact)
+        difference = read_series(tmp_path / f"low{exact}").array - read_series(tmp_path / "ct").array
+        noise[exact] = difference[48:80, 48:80].std()
+    assert noise[True] == pytest.approx(noise[False] / 1.1, rel=0.15)  # the fast one draws 1.1 times the level
+
+
 def test_degrade_refuses_what_it_cannot_simulate(tmp_path):
     ct_series(tmp_path / "ct", slices=2, size=32)  # too small to measure its noise
     pet_series(tmp_path / "pet", slices=2)

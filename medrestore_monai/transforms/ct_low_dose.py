@@ -188,7 +188,9 @@ class CTNoiseMapd(MapTransform):
                 raise
             noise = self.fallback
         noise_map = MetaTensor((relative * noise.scale).to(self.dtype), affine=getattr(image, "affine", None))
-        noise_map.meta.update(ct_noise_cutoff=noise.cutoff, ct_noise_std=noise.std, ct_noise_spacing=spacing)
+        noise_map.meta.update(
+            ct_noise_cutoff=noise.cutoff, ct_noise_std=noise.std, ct_noise_scale=noise.scale, ct_noise_spacing=spacing
+        )
         return noise_map
 
 

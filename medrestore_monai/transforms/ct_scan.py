@@ -21,11 +21,12 @@ from medrestore_monai.transforms.ct_noise import (
     SHARP_CUTOFF,
     TUBE_MODULATION,
     WATER_ATTENUATION,
+    CTNoise,
     kernel_gain,
     log_variance,
 )
 
-__all__ = ["CTScan", "scan_ct", "simulate_ct_low_dose"]
+__all__ = ["CTScan", "matched_scan", "scan_ct", "simulate_ct_low_dose"]
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,17 @@ class CTScan:
         """The kernel, and a lift that undoes the smoothing of the linear interpolation in the back-projection."""
         interpolation = torch.sinc((frequency * self.pitch).clamp(max=0.5)).square()
         return kernel_gain(frequency, self.cutoff, self.spacing) / interpolation
+
+
+def matched_scan(noise: CTNoise, spacing: float) -> CTScan:
+    """Return the scan that leaves in a slice the noise which it has.
+
+    Args:
+        noise: measured in the slice, see :func:`~medrestore_monai.transforms.ct_noise.estimate_ct_noise`.
+        spacing: pixel size in mm.
+    """
+    one_photon = CTScan(spacing, photons=1.0, cutoff=noise.cutoff).noise_scale()
+    return CTScan(spacing, photons=(one_photon / noise.scale) ** 2, cutoff=noise.cutoff)
 
 
 def simulate_ct_low_dose(hu: Tensor, dose: float, scan: CTScan, generator: np.random.RandomState) -> Tensor:
