@@ -42,19 +42,23 @@ def scores(image: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 
 def draw(images: dict[str, np.ndarray], path: Path) -> None:
-    """Draw the middle slice of each image, and below what differs from the source, in HU."""
-    figure, axes = plt.subplots(2, len(images), figsize=(4 * len(images), 8.4), layout="constrained")
+    """Draw the middle slice of each image around the body, and below how it differs from the source, in HU."""
     truth = images["source"]
     middle = truth.shape[2] // 2
-    for (name, image), (above, below) in zip(images.items(), axes.T, strict=True):
-        above.imshow(image[..., middle].T, cmap="gray", vmin=WINDOW[0], vmax=WINDOW[1])
+    body = np.argwhere(truth[..., middle] > -300)
+    (left, top), (right, bottom) = body.min(axis=0), body.max(axis=0)
+    shown = {name: image[left:right, top:bottom, middle].T for name, image in images.items()}
+    figure, axes = plt.subplots(2, len(images), figsize=(4 * len(images), 6.6), layout="constrained")
+    for (name, picture), (above, below) in zip(shown.items(), axes.T, strict=True):
+        above.imshow(picture, cmap="gray", vmin=WINDOW[0], vmax=WINDOW[1])
         above.set_title(name)
-        shown = below.imshow((image - truth)[..., middle].T, cmap="RdBu_r", vmin=-100, vmax=100)
-        below.set_title(f"{name} minus source")
+        if name != "source":
+            difference = below.imshow(picture - shown["source"], cmap="RdBu_r", vmin=-60, vmax=60)
+            below.set_title(f"{name} minus source")
     for ax in axes.flat:
         ax.set_axis_off()
-    figure.colorbar(shown, ax=axes[1, :], shrink=0.7, label="HU")
-    figure.savefig(path, dpi=100)
+    figure.colorbar(difference, cax=axes[1, 0].inset_axes((0.75, 0.05, 0.05, 0.9)), location="left", label="HU")
+    figure.savefig(path, dpi=80)
 
 
 def main() -> None:

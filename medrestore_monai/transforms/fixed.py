@@ -15,6 +15,8 @@ from medrestore_monai.transforms.ct_low_dose import CTLowDose, CTNoiseMapd, inse
 from medrestore_monai.transforms.ct_noise import CTNoise
 from medrestore_monai.transforms.ct_scan import matched_scan, simulate_ct_low_dose
 
+LEAST = -1024.0  # HU
+
 
 class CTLowDosed(MapTransform):
     """Turn routine-dose CT slices into low-dose ones; the noise is drawn from the item's name and slice number.
@@ -63,9 +65,11 @@ class CTLowDosed(MapTransform):
                 geometry = matched_scan(CTNoise(std=0, scale=scale, cutoff=cutoff), spacing)
                 generator = np.random.RandomState(scan.seed)
                 low_dose = simulate_ct_low_dose(image.as_tensor(), self.dose, geometry, generator)
-                low_dose = torch.maximum(low_dose, image.as_tensor().clamp(max=-1024))  # what a scanner stores
             else:
                 low_dose, _ = insert_ct_noise(image.as_tensor(), noise_map.as_tensor(), cutoff, spacing, scan)
+            hu = image.as_tensor()
+            # outside of the scanned circle a scanner stores a constant; inside, nothing below -1024 HU
+            low_dose = torch.where(hu <= LEAST, hu, low_dose.clamp(min=LEAST))
             out[key] = MetaTensor(low_dose).copy_meta_from(image)
         out["ct_low_dose"] = asdict(scan)
         return out
