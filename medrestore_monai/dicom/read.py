@@ -192,7 +192,7 @@ def _decompress(ds: Dataset, label: str) -> np.ndarray:
     package = _DECODERS.get(syntax.rpartition("1.2.")[2], _JPEG)
     try:
         return ds.pixel_array
-    except (RuntimeError, *DAMAGE) as error:
+    except (RuntimeError, OSError, *DAMAGE) as error:  # OSError: Pillow does not know the data
         if "missing" in str(error) or isinstance(error, NotImplementedError):
             reason = f"no decoder for it is installed: pip install {package}"
         else:
