@@ -147,7 +147,7 @@ def degrade(
 
         check_task(task)
     with reported():
-        for path in run(source, output, task, dose, seed, exact, series or "", allow_gaps, overwrite):
+        for path in run(source, output, task, dose, seed, exact, series or "", allow_gaps, overwrite, True):
             console.print(f"simulated: {path}", soft_wrap=True, markup=False)
 
 

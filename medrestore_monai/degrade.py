@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from monai.data import MetaTensor
+from rich.console import Console
+from rich.progress import track
 
 from medrestore_monai.dicom import Derivation
 from medrestore_monai.loading import LoadImageOrSeriesd
@@ -27,6 +29,7 @@ def degrade(
     series_uid: str = "",
     allow_gaps: bool = False,
     overwrite: bool = False,
+    progress: bool = False,
 ) -> list[Path]:
     """Simulate a degraded scan of every image of a source, slice by slice, and write the same kind.
 
@@ -41,6 +44,7 @@ def degrade(
         series_uid: the series to take, where the source holds several.
         allow_gaps: take a series with missing slices, as single images.
         overwrite: replace outputs that exist.
+        progress: show a progress bar over slices on the standard error stream.
 
     Returns:
         What was written.
@@ -61,7 +65,7 @@ def degrade(
         image = load(item)["image"]
         # not the name alone: the folders of all patients may have the same
         name = os.path.relpath(item["image"], Path(source).parent)
-        save({"image": image, "pred": _each_slice(low_dose, image, name), "output": item["output"]})
+        save({"image": image, "pred": _each_slice(low_dose, image, name, progress), "output": item["output"]})
         written.append(Path(item["output"]))
     return written
 
@@ -76,12 +80,13 @@ def check_task(task: str) -> None:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}.")
 
 
-def _each_slice(degradation: CTLowDosed, image: MetaTensor, name: str) -> torch.Tensor:
+def _each_slice(degradation: CTLowDosed, image: MetaTensor, name: str, progress: bool) -> torch.Tensor:
     """Degrade an image or the slices of a volume, shape ``(C, X, Y[, Z])``; ``name`` decides the noise."""
     slices = [MetaTensor(one, meta=image.meta) for one in (image.unbind(-1) if image.ndim == 4 else [image])]
     degradation.fallback = _usual_noise(slices)
     results = []
-    for number, one in enumerate(slices):
+    shown = track(slices, "Simulating slices", console=Console(stderr=True), disable=not progress)
+    for number, one in enumerate(shown):
         item: dict[Any, Any] = {"image": one, "name": name, "series_uid": "", "slice": number}
         try:
             results.append(degradation(item)["image"])

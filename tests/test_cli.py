@@ -51,7 +51,7 @@ def assert_refused(folder, code, message, *args):
     before = tree(folder)
     result = run(*args)
     assert result.exit_code == code, result.output
-    lines = [line for line in result.stderr.splitlines() if line.strip() and "Restoring slices" not in line]
+    lines = [line for line in result.stderr.splitlines() if line.strip() and "ing slices" not in line]
     assert len(lines) == 1, result.stderr
     assert re.fullmatch(rf"Error: .*{message}.*", lines[0])
     assert result.stdout == ""

@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -246,3 +248,17 @@ def test_volume_stays_on_the_cpu_while_the_network_is_on_the_gpu():
         output = SliceWiseInferer(tile="auto")(volume, net.cuda())
     assert output.device.type == "cpu"
     assert_close(output, expected, rtol=1e-3, atol=1e-3)  # TF32 convolutions
+
+
+def test_the_error_of_tiles_is_reported_once():
+    image = torch.rand(1, 1, 64, 64, 3)
+
+    def whole_sight(x):
+        return x - x.mean(dim=(2, 3), keepdim=True)
+
+    inferer = SliceWiseInferer(tile=32, halo=8, report_tiling=True)
+    with pytest.warns(UserWarning, match=r"by 0\.\d+% of the range on average, \d+\.\d+% at most"):
+        inferer(image, whole_sight)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        inferer(image, whole_sight)
