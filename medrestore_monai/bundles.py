@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 DEFAULT_BUNDLE = "ct_denoise_restore_rwkv"
 WEIGHTS = Path("models") / "model.pt"
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -162,13 +163,31 @@ def load_weights(
 def load_network(
     network: "nn.Module",
     path: str | os.PathLike[str],
-    bundle: str | os.PathLike[str] | None = None,
+    bundle: str | None = None,
     device: Any = "cpu",
+    precision: str = "float32",
 ) -> "nn.Module":
     """Return a network ready for inference: weights loaded, convolutions merged where it can, on ``device``.
 
-    Arguments and errors as in :func:`load_weights`.
+    Args:
+        network: see :func:`load_weights`.
+        path: see :func:`load_weights`.
+        bundle: see :func:`load_weights`.
+        device: a PyTorch device.
+        precision: ``float32`` or ``bfloat16``: of the weights and of what is computed with them.
+
+    Returns:
+        The network; it takes and gives float32 images in both precisions.
+
+    Raises:
+        ValueError: as :func:`load_weights`; an unknown precision, or one that the network does not offer.
     """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
     network = load_weights(network, path, bundle)
-    merged: nn.Module = network.merged() if hasattr(network, "merged") else network
-    return merged.to(device)
+    ready: nn.Module = network.merged() if hasattr(network, "merged") else network
+    if precision == "bfloat16":
+        if not hasattr(ready, "in_bfloat16"):
+            raise ValueError(f"{type(network).__name__} does not offer the precision bfloat16.")
+        ready = ready.in_bfloat16()
+    return ready.to(device)

@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--bundle", default="ct_denoise_restore_rwkv")
     parser.add_argument("--weights", type=Path)
+    parser.add_argument("--precision", default="float32")
     options = parser.parse_args()
     extra = {"weights": str(options.weights)} if options.weights else {}
     config = find_bundle(options.bundle).config("inference")
@@ -57,7 +58,16 @@ def main() -> None:
     for quarter in sorted(options.pairs.glob("*/quarter_*")):
         kernel = quarter.name.removeprefix("quarter_")
         target = options.output / quarter.parent.name / kernel
-        restore(quarter, target, config, overwrite=True, allow_gaps=True, progress=True, **extra)
+        restore(
+            quarter,
+            target,
+            config,
+            overwrite=True,
+            allow_gaps=True,
+            progress=True,
+            precision=options.precision,
+            **extra,
+        )
         truth = read_series(quarter.with_name(f"full_{kernel}"), allow_gaps=True).array
         for name, place in (("quarter dose", quarter), ("restored", target)):
             scores = score(read_series(place, allow_gaps=True).array, truth)

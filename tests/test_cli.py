@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -358,3 +359,11 @@ def test_missing_weights_of_a_bundle(tmp_path, monkeypatch):
 
 def test_an_unknown_bundle_cannot_be_shown(tmp_path):
     assert_refused(tmp_path, 2, "no bundle 'nothing'", "bundles", "show", "nothing")
+
+
+def test_precision_is_a_choice(tmp_path):
+    ct_series(tmp_path / "ct", slices=2, size=SIZE)
+    assert run("restore", tmp_path / "ct", "-o", tmp_path / "out", "--precision", "bfloat16").exit_code == 0
+    shutil.rmtree(tmp_path / "out")
+    message = "precision must be one of float32, bfloat16, got 'int8'"
+    assert_refused(tmp_path, 2, message, "restore", tmp_path / "ct", "-o", tmp_path / "out", "--precision", "int8")

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from medrestore_monai.networks.rwkv_blocks import OmniShift, RRWKVBlock
+from medrestore_monai.networks.rwkv_blocks import OmniShift, RRWKVBlock, SpatialMix
 
 LEVELS = 4
 MULTIPLE = 2 ** (LEVELS - 1)
@@ -80,6 +80,7 @@ class RestoreRWKV(nn.Module):
         if x.ndim != 4 or x.shape[1] != self.in_channels or x.numel() == 0:
             raise ValueError(f"expected a non-empty (B, {self.in_channels}, H, W), got {tuple(x.shape)}.")
         padded = _pad_to_multiple(x, MULTIPLE)
+        padded = padded.to(self.embed.weight.dtype)
         features = self._run(self.encoder[0], _convolve(self.embed, padded.permute(0, 2, 3, 1)))
         skips = []
         for level in range(1, LEVELS):
@@ -92,7 +93,8 @@ class RestoreRWKV(nn.Module):
             features = self._run(self.decoder[level], features)
         features = self._run(self.refinement, features)
         change = _convolve(self.output, features).permute(0, 3, 1, 2)
-        return x + change[:, :, : x.shape[2], : x.shape[3]]
+        # the sum in the type of the image: weights of lower precision blur the change only
+        return x + change[:, :, : x.shape[2], : x.shape[3]].to(x.dtype)
 
     def _run(self, blocks: nn.Module, features: Tensor) -> Tensor:
         for block in blocks.children():
@@ -101,6 +103,17 @@ class RestoreRWKV(nn.Module):
             else:
                 features = block(features)
         return features
+
+    def in_bfloat16(self) -> "RestoreRWKV":
+        """Return a network for inference with bfloat16 weights, for float32 images; ``self`` does not change.
+
+        Decay and bonus of Bi-WKV stay float32.
+        """
+        twin = copy.deepcopy(self).eval().requires_grad_(False).bfloat16()
+        for mix, exact in zip(twin.modules(), self.modules(), strict=True):
+            if isinstance(mix, SpatialMix) and isinstance(exact, SpatialMix):
+                mix.decay.data, mix.bonus.data = exact.decay.data.clone(), exact.bonus.data.clone()
+        return twin
 
     def merged(self) -> "RestoreRWKV":
         """Return a network for inference whose Omni-Shifts are single convolutions; ``self`` does not change."""

@@ -151,6 +151,21 @@ def test_bfloat16_is_close():
     assert_close(low.float(), exact, rtol=0.05, atol=0.05)
 
 
+def test_bfloat16_weights_take_float32_images_and_keep_decay_exact():
+    network, image = tiny().eval(), torch.rand(1, 1, 33, 32)
+    before = [parameter.clone() for parameter in network.parameters()]
+    twin = network.merged().in_bfloat16()
+    with torch.inference_mode():
+        low, exact = twin(image), network(image)
+    assert low.dtype == torch.float32
+    assert 0 < (low - exact).abs().max() < 0.03 * (exact - image).abs().max()
+    types = {name.rpartition(".")[2]: parameter.dtype for name, parameter in twin.named_parameters()}
+    assert types["decay"] == types["bonus"] == torch.float32
+    assert types["weight"] == types["kernel"] == torch.bfloat16
+    for parameter, old in zip(network.parameters(), before, strict=True):
+        assert torch.equal(parameter, old)
+
+
 def test_eval_is_deterministic_and_changes_no_weight():
     network, image = tiny().eval(), torch.rand(1, 1, 24, 24)
     assert torch.equal(network(image), network(image))
