@@ -83,13 +83,17 @@ def check_task(task: str) -> None:
 def _each_slice(degradation: CTLowDosed, image: MetaTensor, name: str, progress: bool) -> torch.Tensor:
     """Degrade an image or the slices of a volume, shape ``(C, X, Y[, Z])``; ``name`` decides the noise."""
     slices = [MetaTensor(one, meta=image.meta) for one in (image.unbind(-1) if image.ndim == 4 else [image])]
-    degradation.fallback = _usual_noise(slices)
+    degradation.fallback = None
     results = []
     shown = track(slices, "Simulating slices", console=Console(stderr=True), disable=not progress)
     for number, one in enumerate(shown):
         item: dict[Any, Any] = {"image": one, "name": name, "series_uid": "", "slice": number}
         try:
-            results.append(degradation(item)["image"])
+            try:
+                results.append(degradation(item)["image"])
+            except NoFlatTissueError:
+                degradation.fallback = _usual_noise(slices)
+                results.append(degradation(item)["image"])
         except ValueError as error:
             raise ValueError(f"{image.meta['source']}, slice {number}: {error}") from error
     return torch.stack(results, dim=-1) if image.ndim == 4 else results[0]
@@ -97,8 +101,6 @@ def _each_slice(degradation: CTLowDosed, image: MetaTensor, name: str, progress:
 
 def _usual_noise(slices: list[MetaTensor]) -> CTNoise | None:
     """Return the noise of the slice in the middle of all that can be measured, for those that cannot."""
-    if len(slices) == 1:
-        return None
     found = []
     for one in slices:
         with suppress(NoFlatTissueError):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from medrestore_monai.saving import abandon_slabs, plan_outputs
+from medrestore_monai.saving import abandon_slabs
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,6 @@ def restore(
         RuntimeError: the device is not available, or memory does not suffice.
     """
     check_options(config, device, **overrides)
-    planned = plan_outputs(source, output, overrides.get("series_uid", ""), overwrite)
     overrides.setdefault("bundle_root", str(Path(config).resolve().parents[1]))
     if device != "auto":
         overrides["device"] = f"$torch.device({device!r})"
@@ -78,10 +77,12 @@ def restore(
         )
         try:
             workflow.initialize()
+            planned = workflow.parser.get_parsed_content("datalist")
             workflow.run()
         finally:
             abandon_slabs()
-    return [Restored(Path(item["image"]), Path(item["output"])) for item in planned]
+    sources = {item["output"]: item["image"] for item in planned}  # slabs of one image have one output
+    return [Restored(Path(image), Path(result)) for result, image in sources.items()]
 
 
 def check_options(config: str | os.PathLike[str], device: str = "auto", **overrides: Any) -> None:

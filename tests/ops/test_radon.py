@@ -21,15 +21,6 @@ SIZE = 129  # odd: scikit-image's center of rotation is then ours
 FAN = FanBeam(source_distance=300.0, detectors=280, pitch=0.7)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Many small operators: a second thread costs more than it gives, much more on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def phantom():
     # smooth, so that the two interpolations agree

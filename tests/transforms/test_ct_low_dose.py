@@ -25,15 +25,6 @@ SIZE, SPACING = 160, 2.2
 BLOCK = 16
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Many small operators: a second thread costs more than it gives, much more on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def body(scale=1.0):
     x = (torch.arange(SIZE) - (SIZE - 1) / 2) * SPACING
     return (x[:, None] / (150 * scale)) ** 2 + (x[None] / (100 * scale)) ** 2 < 1
