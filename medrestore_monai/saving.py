@@ -92,7 +92,7 @@ def _target(path: Path, source: Path, output: Path) -> Path:
     if is_image_file(path) and path == source:
         if not is_image_file(output):
             return output / path.name
-        if _kind(output) != _kind(path):
+        if _kind(output) not in (_kind(path), ".png" if _kind(path) == ".jpg" else ""):  # PNG loses nothing more
             raise ValueError(f"the output {output.name} is of another kind than {path.name}; the kind must stay.")
         return output
     if is_image_file(output) or output.suffix.lower() in (".dcm", ".zip"):
@@ -105,7 +105,7 @@ def _target(path: Path, source: Path, output: Path) -> Path:
 
 def _kind(path: Path) -> str:
     ending = next(suffix for suffix in IMAGE_SUFFIXES if path.name.lower().endswith(suffix))
-    return {".nii.gz": ".nii", ".tiff": ".tif"}.get(ending, ending)
+    return {".nii.gz": ".nii", ".tiff": ".tif", ".jpeg": ".jpg"}.get(ending, ending)
 
 
 def _check_targets(targets: Sequence[Path], source: Path, overwrite: bool) -> None:

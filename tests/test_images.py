@@ -1,5 +1,8 @@
 import gzip
 import os
+import struct
+import warnings
+import zlib
 
 import nibabel as nib
 import numpy as np
@@ -9,7 +12,7 @@ from monai.data import DataLoader, Dataset, NibabelReader, PILReader, decollate_
 from monai.transforms import LoadImage, LoadImaged
 from PIL import Image
 
-from medrestore_monai.images import ImageFileReader, read_image, write_image
+from medrestore_monai.images import ImageFileReader, read_header, read_image, write_image
 
 AFFINE = np.array([[-0.7, 0.1, 0, 120.5], [0.1, -0.7, 0, 99.25], [0, 0, 2.5, -300], [0, 0, 0, 1]])
 
@@ -39,7 +42,7 @@ def write_nifti(path, stored, slope=None, inter=None, kind=nib.Nifti1Image):
 
 def write_picture(path, stored, **options):
     """Write rows x columns pictures with the formats' own libraries."""
-    if path.suffix == ".png":
+    if path.suffix in (".png", ".jpg", ".jpeg"):
         Image.fromarray(stored).save(path, **options)
     elif path.suffix == ".tif":
         tifffile.imwrite(path, stored, **options)
@@ -133,6 +136,92 @@ def test_pictures_come_back_with_their_depth(tmp_path, name, shape, dtype):
     after = decode(tmp_path / f"out_{name}")
     assert after.dtype == stored.dtype
     np.testing.assert_array_equal(after, stored)
+
+
+def smooth(shape):
+    """An 8 bit picture without detail that JPEG would lose; no two axes or directions of it are alike."""
+    rows, columns, *channels = np.meshgrid(*(np.linspace(0, 1, side) for side in shape), indexing="ij")
+    values = 40 + 90 * rows + 60 * columns**2 + sum(20 * channel for channel in channels)
+    return np.rint(values).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.JPEG"])
+@pytest.mark.parametrize("shape", [(33, 50), (33, 50, 3)])
+def test_jpeg_comes_back_as_jpeg_with_a_warning(tmp_path, name, shape):
+    Image.fromarray(smooth(shape)).save(tmp_path / name, format="JPEG", quality=100, subsampling=0, dpi=(300, 300))
+    decoded = np.asarray(Image.open(tmp_path / name))
+    image, meta = read_image(tmp_path / name)
+    np.testing.assert_array_equal(image, decoded.T)
+    with pytest.warns(UserWarning, match="JPEG loses detail"):
+        write_image(tmp_path / f"out_{name}", image, like=meta)
+    with Image.open(tmp_path / f"out_{name}") as after:
+        assert after.format == "JPEG"
+        assert after.info["dpi"] == (300, 300)
+        if len(shape) == 3:
+            assert [layer[1:3] for layer in after.layer] == [(1, 1)] * 3  # no channel has fewer pixels
+        np.testing.assert_allclose(np.asarray(after).astype(int), decoded, atol=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write_image(tmp_path / "out.png", image, like=meta)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out.png")), decoded)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_jpeg_is_turned_upright_and_written_so(tmp_path, orientation):
+    upright = smooth((32, 48, 3))
+    # how a camera stores the picture, per the table of EXIF 2.3, tag 274: row 0 and column 0 are the sides named
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.swapaxes(0, 1),
+        6: upright.swapaxes(0, 1)[::-1],
+        7: upright[::-1, ::-1].swapaxes(0, 1),
+        8: upright.swapaxes(0, 1)[:, ::-1],
+    }[orientation]
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / "a.jpg", quality=100, subsampling=0, exif=exif)
+    image, meta = read_image(tmp_path / "a.jpg")
+    np.testing.assert_allclose(image, upright.T, atol=4)
+    header = read_header(tmp_path / "a.jpg")
+    assert (header.size, header.slices, header.channels) == ((48, 32), 1, 3)
+    with pytest.warns(UserWarning, match="JPEG"):
+        write_image(tmp_path / "b.jpg", image, like=meta)
+    after = Image.open(tmp_path / "b.jpg")
+    assert 274 not in after.getexif()
+    np.testing.assert_allclose(np.asarray(after).astype(int), upright, atol=6)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "expected"),
+    [
+        ("a.png", (9, 14), ((14, 9), 1, 1)),
+        ("a.png", (9, 14, 3), ((14, 9), 1, 3)),
+        ("a.jpg", (9, 14), ((14, 9), 1, 1)),
+        ("a.tif", (9, 14, 3), ((14, 9), 1, 3)),
+        ("a.tif", (4, 9, 14), ((14, 9), 4, 1)),
+        ("a.npy", (9, 14, 3), ((9, 14), 3, 1)),
+        ("a.npz", (9, 14), ((9, 14), 1, 1)),
+        ("a.nii", (9, 14, 4), ((9, 14), 4, 1)),
+        ("a.nii.gz", (9, 14), ((9, 14), 1, 1)),
+    ],
+)
+def test_headers_tell_what_images_hold(tmp_path, name, shape, expected):
+    stored = numbers(shape, "uint8")
+    if name.startswith("a.nii"):
+        write_nifti(tmp_path / name, stored)
+    elif name == "a.npz":
+        np.savez(tmp_path / name, stored)
+    else:
+        color = {"photometric": "rgb" if shape[-1] == 3 else "minisblack"}
+        write_picture(tmp_path / name, stored, **(color if name == "a.tif" else {}))
+    header = read_header(tmp_path / name)
+    assert (header.size, header.slices, header.channels) == expected
+    image, meta = read_image(tmp_path / name)
+    color = meta["original_channel_dim"] == 0
+    assert image.shape == ((3, *header.size) if color else header.size + (header.slices,) * (image.ndim == 3))
 
 
 def test_opaque_alpha_is_kept_and_transparency_refused(tmp_path):
@@ -268,7 +357,7 @@ def test_failed_writing_leaves_nothing(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["a.npy"]
 
 
-@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.png", "a.tif", "z.tif", "a.npy", "a.npz"])
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.png", "a.jpg", "a.tif", "z.tif", "a.npy", "a.npz"])
 @pytest.mark.parametrize("part", [0.0, 0.02, 0.3, 0.9])
 def test_cut_files_are_refused(tmp_path, name, part):
     path = tmp_path / name
@@ -278,12 +367,14 @@ def test_cut_files_are_refused(tmp_path, name, part):
         np.savez(path, numbers((40, 40), "uint16"))
     else:
         options = {"compression": "zlib"} if name == "z.tif" else {}
-        write_picture(path, numbers((40, 40), "uint16"), **options)
+        write_picture(path, numbers((40, 40), "uint8" if name == "a.jpg" else "uint16"), **options)
     data = path.read_bytes()
+    assert read_header(path).size[:2] == (40, 40)
     path.write_bytes(data[: int(part * len(data))])
-    with pytest.raises(ValueError, match=name) as caught:
-        read_image(path)
-    assert "\n" not in str(caught.value)
+    for read in (read_image, read_header):
+        with pytest.raises(ValueError, match=name) as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
 
 
 def _time_series(path):
@@ -306,6 +397,18 @@ def _two_sizes(path):
         tiff.write(np.zeros((5, 4), np.uint8))
 
 
+def _deep_png(path):
+    """Write 16 bit color, which Pillow reads as 8 bit without a word: made by hand, as the PNG standard says."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = numbers((4, 5, 3), "uint16").astype(">u2")
+    packed = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    head = struct.pack(">IIBBBBB", 5, 4, 16, 2, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", packed) + chunk(b"IEND", b""))
+
+
 @pytest.mark.parametrize(
     ("name", "make", "match"),
     [
@@ -313,8 +416,11 @@ def _two_sizes(path):
         ("b.nii.gz", _promise, "promises"),
         ("c.nii", lambda p: nib.Nifti1Image(np.full((2, 2, 2), np.nan, "f4"), AFFINE).to_filename(p), "8 NaN"),
         ("d.nii", lambda p: p.write_bytes(b"no header" * 100), "cannot be read"),
-        ("a.jpg", lambda p: p.write_bytes(b""), "expected a name ending"),
+        ("a.bmp", lambda p: p.write_bytes(b""), "expected a name ending"),
         ("a.png", lambda p: Image.new("P", (4, 4)).save(p), "gray or 8 bit RGB"),
+        ("d.png", lambda p: _deep_png(p), "got 16 bit RGB; save it as TIFF"),
+        ("a.jpg", lambda p: Image.new("CMYK", (4, 4)).save(p), "gray or RGB, got CMYK"),
+        ("b.jpg", lambda p: Image.new("L", (4, 4)).save(p, format="PNG"), "another kind"),
         ("b.png", lambda p: Image.new("1", (4, 4)).save(p), "gray or 8 bit RGB"),
         ("c.png", lambda p: Image.new("L", (4, 4)).save(p, transparency=3), "opaque"),
         ("a.tif", lambda p: tifffile.imwrite(p, np.zeros((4, 4, 4), np.uint8), photometric="rgb"), "without alpha"),
@@ -343,7 +449,7 @@ def test_what_a_file_cannot_hold_is_refused(tmp_path):
         write_image(tmp_path / "a.png", np.zeros((4, 4, 2), np.uint8))
     with pytest.raises(ValueError, match="expected an array of shape"):
         write_image(tmp_path / "a.npy", np.zeros((4, 4)), like={"spatial_shape": [4, 5]})
-    with pytest.raises(ValueError, match="written as PNG or TIFF"):
+    with pytest.raises(ValueError, match="written as PNG, TIFF or JPEG"):
         write_image(tmp_path / "a.nii", np.zeros((3, 4, 5)), like={"spatial_shape": [4, 5], "original_channel_dim": 0})
     assert not list(tmp_path.iterdir())
 

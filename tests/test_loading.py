@@ -111,7 +111,7 @@ def test_training_slices_are_all_slices_once(cohort):
     named = [(item["name"], item["slice"]) for item in parts["all"]]
     assert len(set(named)) == len(named)
     with pytest.raises(ValueError, match="part must be"):
-        training_slices(cohort, "test")
+        training_slices(cohort, "tests")
 
 
 def test_slices_are_those_of_the_volume(cohort):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from phantoms import ct_series, ct_volume
+from PIL import Image
 
 from medrestore_monai.dicom import Derivation, read_series
 from medrestore_monai.loading import LoadImageOrSeriesd
@@ -36,6 +38,34 @@ def tree(folder):
 def test_one_file_goes_to_a_file_or_into_a_folder(tmp_path, output, expected):
     source = write_nifti(tmp_path / "in" / "a.nii.gz")
     assert [item["output"] for item in plan_outputs(source, tmp_path / output)] == [str(tmp_path / expected)]
+
+
+def test_a_jpeg_picture_becomes_jpeg_or_png(tmp_path):
+    Image.fromarray(np.zeros((8, 9), np.uint8)).save(tmp_path / "a.jpg")
+    for name in ("b.jpg", "b.JPEG", "b.png"):
+        assert [item["output"] for item in plan_outputs(tmp_path / "a.jpg", tmp_path / name)] == [str(tmp_path / name)]
+    with pytest.raises(ValueError, match="another kind"):
+        plan_outputs(tmp_path / "a.jpg", tmp_path / "b.tif")
+
+
+def test_a_color_picture_is_saved_as_its_source_and_jpeg_is_noted(tmp_path):
+    pixels = np.random.default_rng(0).integers(100, 110, (16, 24, 3), dtype=np.uint8)
+    (tmp_path / "in").mkdir()
+    for name in ("a.jpg", "b.png"):
+        Image.fromarray(pixels).save(tmp_path / "in" / name)
+    load, save = LoadImageOrSeriesd("image"), SaveLikeSourced(Derivation("denoise"))
+    for item in plan_outputs(tmp_path / "in", tmp_path / "out"):
+        loaded = load(item)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            save({**loaded, "pred": loaded["image"] + 20})
+        notes = [(str(note.message)[:18], Path(note.filename).name) for note in caught]
+        # the command line shows notes of this package, not those that seem to come from MONAI
+        assert notes == [("JPEG loses detail:", "saving.py")] * item["output"].endswith("jpg")
+        with Image.open(item["output"]) as source, Image.open(item["image"]) as before:
+            assert source.format == before.format
+            difference = np.asarray(source).astype(int) - np.asarray(before)
+        np.testing.assert_allclose(difference, 20, atol=4)
 
 
 def test_a_series_becomes_the_folder(tmp_path):

@@ -1,11 +1,25 @@
-"""One reader and writer for NIfTI, PNG, TIFF and NumPy that keeps depth, affine and units.
+"""One reader and writer for NIfTI, PNG, JPEG, TIFF and NumPy that keeps depth, affine and units.
 
 Arrays lie in memory as MONAI has them: ``(X, Y)``, ``(X, Y, Z)`` or, for RGB, ``(C, X, Y)``, where X counts the columns
-of a picture and Y its rows. What is read and written back unchanged is the same, voxel by voxel.
+of a picture and Y its rows. What is read and written back unchanged is the same, voxel by voxel; but for JPEG, which
+is lossy: it comes in 8 bit, gray or RGB, is turned upright as its EXIF orientation says, and is written with quality 95
+and full color resolution.
 
-``files`` holds the reader and the writer; ``nifti``, ``pictures`` and ``arrays`` know one group of formats each.
+``files`` holds the reader and the writer, ``headers`` tells what a file holds without its pixels; ``nifti``,
+``pictures``, ``jpeg`` and ``arrays`` know one group of formats each.
 """
 
-from medrestore_monai.images.files import ImageFileReader, read_image, write_image
+from medrestore_monai.images.arrays import list_arrays, read_picture_set
+from medrestore_monai.images.files import KINDS, ImageFileReader, read_image, write_image
+from medrestore_monai.images.headers import ImageHeader, read_header
 
-__all__ = ["ImageFileReader", "read_image", "write_image"]
+__all__ = [
+    "KINDS",
+    "ImageFileReader",
+    "ImageHeader",
+    "list_arrays",
+    "read_header",
+    "read_image",
+    "read_picture_set",
+    "write_image",
+]

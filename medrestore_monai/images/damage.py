@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from PIL import Image
 
-__all__ = ["explained"]
+__all__ = ["UnfitImageError", "explained"]
 
 _DAMAGE = (
     OSError,
@@ -23,6 +24,7 @@ _DAMAGE = (
     KeyError,
     IndexError,
     MemoryError,
+    struct.error,
     zlib.error,
     zipfile.BadZipFile,
     ImageFileError,
@@ -31,15 +33,19 @@ _DAMAGE = (
 )
 
 
+class UnfitImageError(ValueError):
+    """A file is whole, but holds something else than is expected; the message is one sentence that names it."""
+
+
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
     """Turn what a library raises on a damaged file into a ValueError of one sentence that names ``path``.
 
-    A file that is not there or may not be read stays what it is.
+    A file that is not there or may not be read stays what it is, and so does a file that is whole but unfit.
     """
     try:
         yield
-    except (FileNotFoundError, PermissionError):
+    except (FileNotFoundError, PermissionError, UnfitImageError):
         raise
     except _DAMAGE as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")

@@ -15,32 +15,57 @@ from monai.data import ImageReader
 from monai.utils import ensure_tuple
 
 from medrestore_monai.images.arrays import read_npy, read_npz, write_npy, write_npz
+from medrestore_monai.images.jpeg import read_jpeg, write_jpeg
 from medrestore_monai.images.nifti import read_nifti, write_nifti
 from medrestore_monai.images.pictures import read_png, read_tiff, write_png, write_tiff
 
-__all__ = ["ImageFileReader", "read_image", "write_image"]
+__all__ = ["KINDS", "ImageFileReader", "kind_of", "read_image", "write_image"]
 
-_KINDS = {
+#: What an image file is, by the ending of its name.
+KINDS = {
     ".nii": "nifti",
     ".nii.gz": "nifti",
     ".png": "png",
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
     ".tif": "tiff",
     ".tiff": "tiff",
     ".npy": "npy",
     ".npz": "npz",
 }
-_PNG_TYPES = ("uint8", "uint16")
+# of gray and color pictures, by kind; the other kinds hold all types
+_SAMPLE_TYPES = {
+    ("png", False): ("uint8", "uint16"),
+    ("png", True): ("uint8",),
+    ("jpeg", False): ("uint8",),
+    ("jpeg", True): ("uint8",),
+}
 _TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
-_READERS = {"nifti": read_nifti, "png": read_png, "tiff": read_tiff, "npy": read_npy, "npz": read_npz}
-_WRITERS = {"nifti": write_nifti, "png": write_png, "tiff": write_tiff, "npy": write_npy, "npz": write_npz}
+_READERS = {
+    "nifti": read_nifti,
+    "png": read_png,
+    "jpeg": read_jpeg,
+    "tiff": read_tiff,
+    "npy": read_npy,
+    "npz": read_npz,
+}
+_WRITERS = {
+    "nifti": write_nifti,
+    "png": write_png,
+    "jpeg": write_jpeg,
+    "tiff": write_tiff,
+    "npy": write_npy,
+    "npz": write_npz,
+}
 
 
 def read_image(path: Path | str) -> tuple[np.ndarray, dict[str, Any]]:
     """Read one image or volume.
 
     Args:
-        path: a file ending in .nii, .nii.gz, .png, .tif, .tiff, .npy or .npz. PNG: 8 or 16 bit gray, 8 bit RGB, opaque;
-            TIFF: gray, RGB, also float, several pages are slices; NumPy: one array ``(X, Y[, Z])``.
+        path: a file ending in .nii, .nii.gz, .png, .jpg, .jpeg, .tif, .tiff, .npy or .npz. PNG: 8 or 16 bit gray, 8 bit
+            RGB, opaque; JPEG: 8 bit gray or RGB, turned upright; TIFF: gray, RGB, also float, several pages are slices;
+            NumPy: one array ``(X, Y[, Z])``.
 
     Returns:
         The image, float32, shape ``(X, Y[, Z])`` or ``(3, X, Y)``, in the file's unit (slope and intercept applied),
@@ -52,7 +77,7 @@ def read_image(path: Path | str) -> tuple[np.ndarray, dict[str, Any]]:
         ValueError: if the file is damaged, holds something else than described above, or has NaN or infinite values.
     """
     path = Path(path)
-    kind = _kind(path)
+    kind = kind_of(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
     stored, meta = _READERS[kind](path)
@@ -86,7 +111,7 @@ def read_image(path: Path | str) -> tuple[np.ndarray, dict[str, Any]]:
 
 
 def write_image(path: Path | str, array: Any, like: Mapping[str, Any] | None = None, overwrite: bool = False) -> Path:
-    """Write one image or volume, of the kind that the ending of ``path`` says.
+    """Write one image or volume, of the kind that the ending of ``path`` says. JPEG is lossy, which a warning says.
 
     Args:
         path: where to; the folder must exist.
@@ -104,7 +129,7 @@ def write_image(path: Path | str, array: Any, like: Mapping[str, Any] | None = N
         ValueError: if the values, their type or shape cannot be stored, or the file is the source.
     """
     path = Path(path)
-    kind = _kind(path)
+    kind = kind_of(path)
     like = dict(like or {})
     source = like.get("filename_or_obj")
     if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
@@ -129,7 +154,7 @@ class ImageFileReader(ImageReader):
 
     def verify_suffix(self, filename: Sequence[os.PathLike | str] | os.PathLike | str) -> bool:
         """Whether all names end as the files of :func:`read_image` do."""
-        return all(_ending(Path(name)) in _KINDS for name in ensure_tuple(filename))
+        return all(_ending(Path(name)) in KINDS for name in ensure_tuple(filename))
 
     def read(self, data: Sequence[os.PathLike | str] | os.PathLike | str, **kwargs: Any) -> Path:
         """Return the path: decoding waits for :meth:`get_data`, whose errors MONAI passes on as they are.
@@ -156,10 +181,15 @@ def _ending(path: Path) -> str:
     return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
 
 
-def _kind(path: Path) -> str:
-    if _ending(path) not in _KINDS:
-        raise ValueError(f"{path}: expected a name ending in {', '.join(_KINDS)}.")
-    return _KINDS[_ending(path)]
+def kind_of(path: Path) -> str:
+    """Tell by its name what kind of image a file is: nifti, png, jpeg, tiff, npy or npz.
+
+    Raises:
+        ValueError: the name has another ending.
+    """
+    if _ending(path) not in KINDS:
+        raise ValueError(f"{path}: expected a name ending in {', '.join(KINDS)}.")
+    return KINDS[_ending(path)]
 
 
 def _scaled(stored: np.ndarray, slope: float, inter: float) -> np.ndarray:
@@ -183,15 +213,15 @@ def _stored(path: Path, kind: str, array: np.ndarray, like: Mapping[str, Any]) -
         array = array[0]
     if array.shape != wanted or array.ndim not in (2, 3):
         raise ValueError(f"{path}: expected an array of shape {wanted}, got {array.shape}.")
-    if kind == "png" and array.ndim == 3 and not color:
-        raise ValueError(f"{path}: PNG holds one slice, got {array.shape[-1]}.")
+    if kind in ("png", "jpeg") and array.ndim == 3 and not color:
+        raise ValueError(f"{path}: {kind.upper()} holds one slice, got {array.shape[-1]}.")
     if kind in ("nifti", "npy", "npz") and color:
-        raise ValueError(f"{path}: a color picture is written as PNG or TIFF.")
+        raise ValueError(f"{path}: a color picture is written as PNG, TIFF or JPEG.")
     dtype = np.dtype(str(like.get("original_dtype", array.dtype.name)))
     slope, inter = float(like.get("scl_slope", 1.0)), float(like.get("scl_inter", 0.0))
     if (slope, inter) != (1.0, 0.0) and not (kind == "nifti" and "nifti_header" in like):
         dtype, slope, inter = np.dtype(np.float32), 1.0, 0.0  # the other formats have no place for a slope
-    types = _PNG_TYPES[: 1 if color else 2] if kind == "png" else _TYPES
+    types = _SAMPLE_TYPES.get((kind, color), _TYPES)
     if dtype.name not in types:
         raise ValueError(f"{path}: expected values of type {' or '.join(types)}, got {dtype}.")
     if not np.isfinite(array).all():

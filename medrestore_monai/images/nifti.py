@@ -11,7 +11,7 @@ import numpy as np
 
 from medrestore_monai.images.damage import explained
 
-__all__ = ["read_nifti", "write_nifti"]
+__all__ = ["open_nifti", "read_nifti", "write_nifti"]
 
 
 def read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
@@ -20,14 +20,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     Raises:
         ValueError: if the file is damaged or holds a time series.
     """
-    with explained(path):
-        image = nib.load(path)
-        shape, dtype = image.shape, image.get_data_dtype()
-        # no deflate stream grows more than 1032 times
-        if np.prod(shape, dtype=float) * dtype.itemsize > 1032 * path.stat().st_size:
-            raise OSError(f"the header promises {shape} voxels, more than the file can hold")
-    if len(shape) > 3 and any(side != 1 for side in shape[3:]):
-        raise ValueError(f"{path}: expected one 2D image or 3D volume, got a series of shape {shape}: split it first.")
+    image, shape = open_nifti(path)
     with explained(path):
         stored = image.dataobj.get_unscaled()
         header = image.header.as_byteswapped("<")
@@ -37,7 +30,24 @@ def read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
             "scl_slope": float(image.dataobj.slope),
             "scl_inter": float(image.dataobj.inter),
         }
-    return stored.reshape(shape[:3]), meta
+    return stored.reshape(shape), meta
+
+
+def open_nifti(path: Path) -> tuple[Any, tuple[int, ...]]:
+    """Open one image without its voxels; also its shape ``(X, Y[, Z])``.
+
+    Raises:
+        ValueError: as :func:`read_nifti`, as far as the header tells.
+    """
+    with explained(path):
+        image = nib.load(path)
+        shape, dtype = image.shape, image.get_data_dtype()
+        # no deflate stream grows more than 1032 times
+        if np.prod(shape, dtype=float) * dtype.itemsize > 1032 * path.stat().st_size:
+            raise OSError(f"the header promises {shape} voxels, more than the file can hold")
+    if len(shape) > 3 and any(side != 1 for side in shape[3:]):
+        raise ValueError(f"{path}: expected one 2D image or 3D volume, got a series of shape {shape}: split it first.")
+    return image, tuple(int(side) for side in shape[:3])
 
 
 def write_nifti(file: Any, stored: np.ndarray, like: Mapping[str, Any]) -> None:

@@ -1,0 +1,67 @@
+"""JPEG files: 8 bit gray and RGB, upright."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from medrestore_monai.images.damage import explained
+
+__all__ = ["open_jpeg", "read_jpeg", "write_jpeg"]
+
+_QUALITY = 95
+
+
+def open_jpeg(path: Path) -> Image.Image:
+    """Open one JPEG picture without decoding it.
+
+    Raises:
+        ValueError: if the file is no JPEG, or holds CMYK.
+    """
+    with explained(path):
+        picture = Image.open(path, formats=["JPEG"])
+    if picture.mode not in ("L", "RGB"):
+        raise ValueError(f"{path}: expected JPEG with gray or RGB, got {picture.mode}.")
+    return picture
+
+
+def read_jpeg(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    """Read one JPEG picture, shape ``(X, Y)`` or ``(3, X, Y)``, turned upright where EXIF says how the camera was held.
+
+    Raises:
+        ValueError: if the file is damaged or holds CMYK.
+    """
+    with open_jpeg(path) as picture:
+        meta: dict[str, Any] = {"color": picture.mode == "RGB"}
+        if "dpi" in picture.info:
+            meta["dpi"] = [float(value) for value in picture.info["dpi"]]
+        if "icc_profile" in picture.info:
+            meta["icc_profile"] = np.frombuffer(picture.info["icc_profile"], dtype=np.uint8).copy()
+        with explained(path):
+            picture.load()
+            rows = np.asarray(ImageOps.exif_transpose(picture))
+    return rows.T, meta
+
+
+def write_jpeg(file: BinaryIO, stored: np.ndarray, like: Mapping[str, Any]) -> None:
+    """Write one picture of quality 95, with full color resolution and the resolution and color profile of ``like``.
+
+    EXIF entries are not kept: they may tell who was pictured, when and where, and the picture is upright.
+    """
+    warnings.warn(
+        f"JPEG loses detail: written with quality {_QUALITY} and full color resolution; name the output .png to keep "
+        "every gray level.",
+        stacklevel=3,
+    )
+    options: dict[str, Any] = {}
+    if "dpi" in like:
+        options["dpi"] = tuple(round(float(value)) for value in like["dpi"])
+    if "icc_profile" in like:
+        options["icc_profile"] = np.asarray(like["icc_profile"], dtype=np.uint8).tobytes()
+    picture = Image.fromarray(np.ascontiguousarray(stored.T))
+    picture.save(file, format="JPEG", quality=_QUALITY, subsampling=0, **options)
