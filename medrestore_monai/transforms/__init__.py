@@ -1,5 +1,16 @@
 """Degradations as MONAI transforms, in physical units, and the physics behind them as functions."""
 
+from medrestore_monai.transforms.blur import (
+    GaussianBlur,
+    LinearMotionBlur,
+    MotionBlur,
+    RandGaussianBlurd,
+    RandLinearMotionBlurd,
+    RandMotionBlurd,
+    gaussian_blur,
+    linear_motion_blur,
+    motion_blur,
+)
 from medrestore_monai.transforms.ct_low_dose import (
     CTLowDose,
     CTNoiseMapd,
@@ -8,16 +19,70 @@ from medrestore_monai.transforms.ct_low_dose import (
 )
 from medrestore_monai.transforms.ct_noise import CTNoise, ct_noise_map, estimate_ct_noise
 from medrestore_monai.transforms.ct_scan import CTScan, scan_ct, simulate_ct_low_dose
+from medrestore_monai.transforms.gamma import Gamma, RandGammad, apply_gamma
+from medrestore_monai.transforms.jpeg import JPEG, RandJPEGd, compress_jpeg
+from medrestore_monai.transforms.mri_kspace import (
+    KSpaceConsistencyd,
+    KSpaceTruncationd,
+    RandKSpaceTruncationd,
+    keep_measured_kspace,
+    truncate_kspace,
+)
+from medrestore_monai.transforms.pet_activity import KeepTotalActivityd, ToSUVd, keep_total_activity
+from medrestore_monai.transforms.pet_fixed import PETLowCountd
+from medrestore_monai.transforms.pet_low_count import PETLowCount, PETNoiseMapd, RandPETLowCountd, insert_pet_noise
+from medrestore_monai.transforms.pet_noise import pet_noise_map
+from medrestore_monai.transforms.pet_scan import PETScan, scan_pet, simulate_pet_low_count
+from medrestore_monai.transforms.resolution import DownSampling, RandDownSamplingd, down_sample
+from medrestore_monai.transforms.sensor_noise import RandSensorNoised, SensorNoise, add_sensor_noise
 
 __all__ = [
     "CTLowDose",
     "CTNoise",
     "CTNoiseMapd",
     "CTScan",
+    "DownSampling",
+    "Gamma",
+    "GaussianBlur",
+    "JPEG",
+    "KSpaceConsistencyd",
+    "KSpaceTruncationd",
+    "KeepTotalActivityd",
+    "LinearMotionBlur",
+    "MotionBlur",
+    "PETLowCount",
+    "PETLowCountd",
+    "PETNoiseMapd",
+    "PETScan",
     "RandCTLowDosed",
+    "RandDownSamplingd",
+    "RandGammad",
+    "RandGaussianBlurd",
+    "RandJPEGd",
+    "RandKSpaceTruncationd",
+    "RandLinearMotionBlurd",
+    "RandMotionBlurd",
+    "RandPETLowCountd",
+    "RandSensorNoised",
+    "SensorNoise",
+    "ToSUVd",
+    "add_sensor_noise",
+    "apply_gamma",
+    "compress_jpeg",
     "ct_noise_map",
+    "down_sample",
     "estimate_ct_noise",
+    "gaussian_blur",
     "insert_ct_noise",
+    "insert_pet_noise",
+    "keep_measured_kspace",
+    "keep_total_activity",
+    "linear_motion_blur",
+    "motion_blur",
+    "pet_noise_map",
     "scan_ct",
+    "scan_pet",
     "simulate_ct_low_dose",
+    "simulate_pet_low_count",
+    "truncate_kspace",
 ]

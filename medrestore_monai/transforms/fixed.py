@@ -1,7 +1,8 @@
 """Degradations that do not change from run to run or machine to machine, for validation and tests."""
 
+import copy
 import zlib
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -9,13 +10,45 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform
+from monai.transforms import MapTransform, Randomizable, Transform
 
 from medrestore_monai.transforms.ct_low_dose import CTLowDose, CTNoiseMapd, insert_ct_noise
 from medrestore_monai.transforms.ct_noise import CTNoise
 from medrestore_monai.transforms.ct_scan import matched_scan, simulate_ct_low_dose
 
 LEAST = -1024.0  # HU
+_NAME_KEYS = ("name", "series_uid", "slice")
+
+
+class FixedDegradationd(Transform):
+    """Let a random degradation draw the same for an item in every run: the draw comes from the item's name.
+
+    It is not random to MONAI, whose data sets may therefore cache what it makes.
+
+    Args:
+        transform: any ``Rand...d`` of this package, or a ``Compose`` of them; it stays as it is.
+        seed: of all items; another one gives other draws.
+        name_keys: keys of the item that, together, tell it from all others. Without ``slice``, all slices of a volume
+            get the same draw.
+
+    Raises:
+        TypeError: the transform draws nothing.
+        ValueError: on a call, if the item has none of ``name_keys``.
+    """
+
+    def __init__(self, transform: Randomizable, seed: int = 0, name_keys: Sequence[str] = _NAME_KEYS) -> None:
+        if not isinstance(transform, Randomizable):
+            raise TypeError(f"transform must draw at random, as a Rand...d does, got {type(transform).__name__}.")
+        self.transform, self.seed, self.name_keys = transform, seed, tuple(name_keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of ``data`` with the images degraded."""
+        if not any(key in data for key in self.name_keys):
+            raise ValueError(f"the item needs a name to draw from: none of {', '.join(self.name_keys)} is there.")
+        transform = copy.deepcopy(self.transform)  # threads that fill a cache share ``self``
+        transform.set_random_state(_seed_of(data, self.name_keys, self.seed))
+        degraded: dict[Hashable, Any] = transform(data)
+        return degraded
 
 
 class CTLowDosed(MapTransform):
@@ -42,7 +75,7 @@ class CTLowDosed(MapTransform):
         dose: float = 0.25,
         level: float = 1.1,
         seed: int = 0,
-        name_keys: KeysCollection = ("name", "series_uid", "slice"),
+        name_keys: KeysCollection = _NAME_KEYS,
         exact: bool = False,
         fallback: CTNoise | None = None,
         allow_missing_keys: bool = False,
@@ -55,8 +88,7 @@ class CTLowDosed(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data`` with the images at low dose."""
         out = dict(data)
-        name = "/".join(str(out.get(key, "")) for key in self.name_keys)
-        scan = CTLowDose(dose=self.dose, level=self.level, seed=zlib.crc32(f"{self.seed}/{name}".encode()))
+        scan = CTLowDose(dose=self.dose, level=self.level, seed=_seed_of(out, self.name_keys, self.seed))
         for key in self.key_iterator(out):
             image = out[key]
             noise_map = CTNoiseMapd(key, fallback=self.fallback)({key: image})["noise_map"]
@@ -73,3 +105,9 @@ class CTLowDosed(MapTransform):
             out[key] = MetaTensor(low_dose).copy_meta_from(image)
         out["ct_low_dose"] = asdict(scan)
         return out
+
+
+def _seed_of(data: Mapping[Hashable, Any], name_keys: Sequence[Hashable], seed: int) -> int:
+    """A seed of 32 bits from the item's name: the same on every machine."""
+    name = "/".join(str(data.get(key, "")) for key in name_keys)
+    return zlib.crc32(f"{seed}/{name}".encode())

@@ -1,0 +1,105 @@
+"""What all degradations share: parameters that can be replayed, drawn anew for every item.
+
+A degradation is a frozen dataclass of numbers, called with an image. The numbers of a draw are kept in the item, so
+``MotionBlur(**item["motion_blur"])(item["label"])`` gives its image again. All random numbers come from NumPy's
+``RandomState``: a seed gives the same picture on every machine, to float rounding, whatever the count of threads.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, RandomizableTransform
+from torch import Tensor
+
+__all__ = ["Degradation", "RandDegradationd"]
+
+
+@dataclass(frozen=True)
+class Degradation(ABC):
+    """The drawn values of one degradation: with the same values, the same picture."""
+
+    @abstractmethod
+    def __call__(self, image: Tensor) -> Tensor:
+        """Return the degraded image of shape ``(C, X, Y[, Z])``; ``image`` itself stays as it is."""
+
+
+class RandDegradationd(RandomizableTransform, MapTransform, ABC):
+    """Degrade images with values drawn for each item; they go to ``data[record]``, with the names of the dataclass.
+
+    All keys of an item get the same values, the same noise included. Geometry and meta data stay.
+
+    Args:
+        keys: images in their physical unit, shape ``(C, X, Y)`` or ``(C, X, Y, Z)``; of a volume, every slice.
+        prob: probability to degrade at all; else the values under ``record`` are those of :attr:`unchanged`.
+        allow_missing_keys: as in MONAI.
+    """
+
+    record: ClassVar[str]
+    """Key of the item for the drawn values."""
+    unchanged: ClassVar[Degradation]
+    """The values that change nothing."""
+
+    def __init__(self, keys: KeysCollection, prob: float = 1.0, allow_missing_keys: bool = False) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        RandomizableTransform.__init__(self, prob)
+        self.degradation: Degradation = self.unchanged
+
+    @abstractmethod
+    def draw(self) -> Degradation:
+        """Draw the values from ``self.R``, always the same count of random numbers."""
+
+    def randomize(self, data: Any = None) -> None:
+        """Draw whether to degrade, and the values."""
+        super().randomize(None)
+        drawn = self.draw()
+        self.degradation = drawn if self._do_transform else self.unchanged
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of ``data`` with the images degraded and the drawn values under ``record``."""
+        out = dict(data)
+        self.randomize(None)
+        for key in self.key_iterator(out):
+            if self._do_transform:
+                out[key] = _like(self.degradation(plain_slices(out[key])), out[key])
+        out[self.record] = asdict(self.degradation)
+        return out
+
+
+def plain_slices(image: Tensor) -> Tensor:
+    """The values as a plain floating tensor, float32 unless float64.
+
+    Raises:
+        ValueError: it is no image ``(C, X, Y)`` or volume ``(C, X, Y, Z)``, or an empty one.
+    """
+    values = image.as_tensor() if isinstance(image, MetaTensor) else torch.as_tensor(image)
+    if values.ndim not in (3, 4) or 0 in values.shape:
+        raise ValueError(f"expected an image (C, X, Y) or a volume (C, X, Y, Z), got the shape {tuple(values.shape)}.")
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def range_of(
+    name: str, value: float | Sequence[float], least: float = -math.inf, most: float = math.inf
+) -> tuple[float, float]:
+    """Return the two ends of a range given as such or as one number.
+
+    Raises:
+        ValueError: it is no range, or it leaves ``least..most``; the message has ``name`` in it.
+    """
+    ends = (value, value) if isinstance(value, (int, float)) else tuple(value)
+    if len(ends) != 2 or not least <= ends[0] <= ends[1] <= most or not math.isfinite(ends[1]):
+        within = f"numbers in [{least:g}, {most:g}]" if math.isfinite(most) else f"numbers of at least {least:g}"
+        raise ValueError(f"{name} must be one number or a range (low, high) of {within}, got {value}.")
+    return float(ends[0]), float(ends[1])
+
+
+def _like(values: Tensor, image: Tensor) -> Tensor:
+    """``values`` with a copy of the meta data of ``image``."""
+    return MetaTensor(values).copy_meta_from(image) if isinstance(image, MetaTensor) else values
