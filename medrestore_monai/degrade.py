@@ -1,102 +1,281 @@
 """Degrade clean images as a scanner would: for demonstrations, tests and data sets with a known truth."""
 
 import os
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.data import MetaTensor
+from monai.transforms import Compose, Lambdad
 from rich.console import Console
 from rich.progress import track
 
 from medrestore_monai.dicom import Derivation
 from medrestore_monai.loading import LoadImageOrSeriesd
 from medrestore_monai.saving import SaveLikeSourced, plan_outputs
+from medrestore_monai.transforms.blur import RandGaussianBlurd, RandLinearMotionBlurd, RandMotionBlurd
 from medrestore_monai.transforms.ct_noise import CTNoise, NoFlatTissueError, estimate_ct_noise
-from medrestore_monai.transforms.fixed import CTLowDosed
+from medrestore_monai.transforms.degradation import RandDegradationd
+from medrestore_monai.transforms.fixed import CTLowDosed, FixedDegradationd
+from medrestore_monai.transforms.jpeg import RandJPEGd
+from medrestore_monai.transforms.mri_kspace import KSpaceTruncationd
+from medrestore_monai.transforms.pet_low_count import PETLowCount, RandPETLowCountd
+from medrestore_monai.transforms.resolution import RandDownSamplingd
+from medrestore_monai.transforms.sensor_noise import RandSensorNoised
 
-TASKS = {"ct_low_dose": "CT"}
+Transformation = Callable[[Mapping[Any, Any]], Mapping[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One degradation that can be simulated.
+
+    Attributes:
+        words: what a DICOM header tells of it.
+        options: what it takes, and the defaults; a pair is a range to draw from, once for each image.
+        make: builds what degrades one slice ``image`` of an item, from a seed and all options.
+        modality: DICOM's word for the only modality it is for, or ``None``.
+    """
+
+    words: str
+    options: Mapping[str, Any]
+    make: Callable[..., Transformation]
+    modality: str | None = None
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """One degraded image.
+
+    Attributes:
+        output: where it was written.
+        parameters: the options with their drawn values: with them the same image can be had again.
+    """
+
+    output: Path
+    parameters: Mapping[str, Any]
+
+
+def _ct_low_dose(seed: int, dose: float, exact: bool) -> Transformation:
+    if not 0 < dose <= 1:
+        raise ValueError(f"dose must be a fraction in (0, 1], got {dose}.")
+    return CTLowDosed("image", dose=dose, seed=seed, exact=exact)
+
+
+def _mri_kspace(seed: int, fraction: float) -> Transformation:
+    return KSpaceTruncationd("image", fraction)
+
+
+def _pet_low_count(seed: int, drf: float, suv_factor: float) -> Transformation:
+    if not suv_factor > 0:
+        raise ValueError(f"suv_factor must be above 0, got {suv_factor}.")
+    usual = PETLowCount(drf)
+    scan = RandPETLowCountd(
+        "image",
+        drf=(drf, drf),
+        counts=(usual.counts, usual.counts),
+        width=(usual.width, usual.width),
+        updates=(usual.updates, usual.updates),
+        spacing_factor=(1.0, 1.0),
+        smoothing_prob=0.0,
+    )
+    to_suv = Lambdad("image", lambda image: image * suv_factor)
+    back = Lambdad("image", lambda image: image / suv_factor)
+    return Compose([to_suv, FixedDegradationd(scan, seed, ("name", "slice")), back])
+
+
+def _motion_blur(seed: int, length: Any, angle: Any, noise_std: float) -> Transformation:
+    return _blurred_and_noisy(RandMotionBlurd("image", length, angle), seed, noise_std)
+
+
+def _linear_motion_blur(seed: int, length: Any, angle: Any, noise_std: float) -> Transformation:
+    return _blurred_and_noisy(RandLinearMotionBlurd("image", length, angle), seed, noise_std)
+
+
+def _gaussian_blur(seed: int, sigma: Any, noise_std: float) -> Transformation:
+    return _blurred_and_noisy(RandGaussianBlurd("image", sigma), seed, noise_std)
+
+
+def _sensor_noise(seed: int, noise_std: float | None) -> Transformation:
+    if noise_std is None:
+        raise ValueError("task sensor_noise needs noise_std, the standard deviation in the unit of the image.")
+    return _noise(seed, noise_std)
+
+
+def _down_sampling(seed: int, factor: Any) -> Transformation:
+    return _same_for_all_slices(RandDownSamplingd("image", factor), seed)
+
+
+def _jpeg(seed: int, quality: Any, lower: float | None, upper: float | None) -> Transformation:
+    if lower is None or upper is None:
+        raise ValueError("task jpeg needs lower and upper together.")
+    return _same_for_all_slices(RandJPEGd("image", quality, lower, upper), seed)
+
+
+def _blurred_and_noisy(blur: RandDegradationd, seed: int, noise_std: float) -> Transformation:
+    """Equation 1 of MedDeblur: the blurred image plus the noise of the sensor."""
+    return Compose([_same_for_all_slices(blur, seed), _noise(seed, noise_std)])
+
+
+def _noise(seed: int, std: float) -> FixedDegradationd:
+    return FixedDegradationd(RandSensorNoised("image", std), seed, ("name", "slice"))
+
+
+def _same_for_all_slices(transform: RandDegradationd, seed: int) -> FixedDegradationd:
+    return FixedDegradationd(transform, seed, ("name",))
+
+
+TASKS = {
+    "ct_low_dose": Task("simulated low dose", {"dose": 0.25, "exact": False}, _ct_low_dose, "CT"),
+    "mri_kspace": Task("simulated coarse k-space", {"fraction": 0.25}, _mri_kspace, "MR"),
+    "pet_low_count": Task("simulated low count", {"drf": 12.0, "suv_factor": None}, _pet_low_count, "PT"),
+    "motion_blur": Task(
+        "simulated motion blur", {"length": (20, 45), "angle": (-45.0, 45.0), "noise_std": 0.0}, _motion_blur
+    ),
+    "linear_motion_blur": Task(
+        "simulated straight motion",
+        {"length": (3.0, 9.0), "angle": (0.0, 180.0), "noise_std": 0.0},
+        _linear_motion_blur,
+    ),
+    "gaussian_blur": Task("simulated Gaussian blur", {"sigma": (0.5, 1.5), "noise_std": 0.0}, _gaussian_blur),
+    "sensor_noise": Task("simulated sensor noise", {"noise_std": None}, _sensor_noise),
+    "down_sampling": Task("simulated down-sampling", {"factor": (2, 4)}, _down_sampling),
+    "jpeg": Task("simulated JPEG", {"quality": (20, 80), "lower": None, "upper": None}, _jpeg),
+}
 
 
 def degrade(
     source: str | os.PathLike[str],
     output: str | os.PathLike[str],
     task: str = "ct_low_dose",
-    dose: float = 0.25,
     seed: int = 0,
-    exact: bool = False,
     series_uid: str = "",
     allow_gaps: bool = False,
     overwrite: bool = False,
     progress: bool = False,
-) -> list[Path]:
+    **options: Any,
+) -> list[Simulation]:
     """Simulate a degraded scan of every image of a source, slice by slice, and write the same kind.
 
     Args:
         source: a file, a DICOM series (file, folder, zip) or a folder of any of them.
         output: a file or folder; see :func:`medrestore_monai.saving.plan_outputs`.
         task: one of :data:`TASKS`.
-        dose: fraction of the source's dose, in (0, 1].
-        seed: of the noise; the same seed and file names give the same images.
-        exact: simulate ray by ray instead of by the fast method, see
-            :class:`~medrestore_monai.transforms.fixed.CTLowDosed`.
+        seed: of what is drawn; the same seed and file names give the same images.
         series_uid: the series to take, where the source holds several.
         allow_gaps: take a series with missing slices, as single images.
         overwrite: replace outputs that exist.
         progress: show a progress bar over slices on the standard error stream.
+        options: those of the task; ranges and other defaults are in :data:`TASKS`. ``dose``: fraction of the source's
+            dose; ``exact``: ray by ray, see :class:`~medrestore_monai.transforms.fixed.CTLowDosed`; ``fraction``: of
+            the lines of k-space that are kept; ``drf``: dose reduction factor; ``suv_factor``: SUV per unit of the
+            image, by default the header's, and 1 for files without a unit; ``length`` and ``sigma``: pixels;
+            ``angle``: degrees, from the first spatial axis towards the second; ``noise_std``: in the unit of the image;
+            ``factor``: pixels that become one, along each axis; ``quality``: of JPEG, whose 0 and 255 are ``lower`` and
+            ``upper``, in the unit of the image (by default the range of the integers of a picture, else the image's
+            own extremes).
 
     Returns:
-        What was written.
+        What was written, and the drawn values.
 
     Raises:
-        ValueError: the task or the dose is unknown or out of range, or the input cannot be used.
+        ValueError: the task or an option is unknown or out of range, or the input cannot be used.
         FileExistsError: an output exists.
     """
-    check_task(task)
-    if not 0 < dose <= 1:
-        raise ValueError(f"dose must be a fraction in (0, 1], got {dose}.")
-    load = LoadImageOrSeriesd("image", modality=TASKS[task], allow_gaps=allow_gaps)
-    parameters = {"task": task, "dose": dose, "seed": seed, "exact": exact, "simulated": True}
-    save = SaveLikeSourced(Derivation("simulated low dose", parameters=parameters), overwrite=overwrite)
-    low_dose = CTLowDosed("image", dose=dose, seed=seed, exact=exact)
+    check_task(task, options)
+    chosen = TASKS[task]
+    load = LoadImageOrSeriesd("image", modality=chosen.modality, allow_gaps=allow_gaps)
     written = []
     for item in plan_outputs(source, output, series_uid, overwrite):
         image = load(item)["image"]
+        settings = _filled(task, options, image)
         # not the name alone: the folders of all patients may have the same
         name = os.path.relpath(item["image"], Path(source).parent)
-        save({"image": image, "pred": _each_slice(low_dose, image, name, progress), "output": item["output"]})
-        written.append(Path(item["output"]))
+        degraded, drawn = _each_slice(chosen.make(seed=seed, **settings), image, name, progress)
+        settings = {key: drawn[key] if isinstance(value, tuple) else value for key, value in settings.items()}
+        parameters = {"task": task, "seed": seed, "simulated": True, **settings}
+        save = SaveLikeSourced(Derivation(chosen.words, parameters=parameters), overwrite=overwrite)
+        save({"image": image, "pred": degraded, "output": item["output"]})
+        written.append(Simulation(Path(item["output"]), settings))
     return written
 
 
-def check_task(task: str) -> None:
-    """Refuse a task that cannot be simulated.
+def check_task(task: str, options: Mapping[str, Any] | None = None) -> None:
+    """Refuse a task that cannot be simulated, and options that it does not have or cannot use.
 
     Raises:
-        ValueError: it is none of :data:`TASKS`.
+        ValueError: with one sentence that says what was expected.
     """
     if task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r}.")
+    for name in options or {}:
+        if name not in TASKS[task].options:
+            known = ", ".join(TASKS[task].options)
+            raise ValueError(f"task {task} has no option {name}; it takes {known}.")
+    TASKS[task].make(seed=0, **_filled(task, options or {}, MetaTensor(torch.zeros(1, 1, 1))))
 
 
-def _each_slice(degradation: CTLowDosed, image: MetaTensor, name: str, progress: bool) -> torch.Tensor:
-    """Degrade an image or the slices of a volume, shape ``(C, X, Y[, Z])``; ``name`` decides the noise."""
+def _filled(task: str, options: Mapping[str, Any], image: MetaTensor) -> dict[str, Any]:
+    """Return all options of a task: those given, and the defaults."""
+    settings = {**TASKS[task].options, **options}
+    if task == "jpeg" and settings["lower"] is None and settings["upper"] is None:
+        settings["lower"], settings["upper"] = _full_range(image)
+    if task == "pet_low_count" and settings["suv_factor"] is None:
+        settings["suv_factor"] = _suv_factor(image)
+    return settings
+
+
+def _suv_factor(image: MetaTensor) -> float:
+    """Return the SUV per unit of an image that has been told nothing else."""
+    if image.meta.get("unit") == "Bq/ml" and "suv_factor" not in image.meta:
+        raise ValueError(f"{image.meta['source']} does not tell its SUV per Bq/ml: give the suv_factor.")
+    return float(image.meta.get("suv_factor", 1.0))
+
+
+def _full_range(image: MetaTensor) -> tuple[float, float]:
+    """Return the values that the integers of a picture can have, else the extremes of the image."""
+    dtype = np.dtype(str(image.meta.get("original_dtype", "float32")))
+    if image.meta.get("kind") in ("png", "jpeg", "tiff") and dtype.kind == "u":
+        return 0.0, float(np.iinfo(dtype).max)
+    lower, upper = float(image.min()), float(image.max())
+    return lower, upper if upper > lower else lower + 1.0
+
+
+def _each_slice(
+    degradation: Transformation, image: MetaTensor, name: str, progress: bool
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Degrade an image or the slices of a volume, shape ``(C, X, Y[, Z])``; ``name`` decides what is drawn.
+
+    Returns:
+        The degraded image, and the drawn values of the last slice.
+    """
     slices = [MetaTensor(one, meta=image.meta) for one in (image.unbind(-1) if image.ndim == 4 else [image])]
-    degradation.fallback = None
-    results = []
+    results, drawn = [], {}
     shown = track(slices, "Simulating slices", console=Console(stderr=True), disable=not progress)
     for number, one in enumerate(shown):
-        item: dict[Any, Any] = {"image": one, "name": name, "series_uid": "", "slice": number}
+        item = {"image": one, "name": name, "series_uid": "", "slice": number}
         try:
-            try:
-                results.append(degradation(item)["image"])
-            except NoFlatTissueError:
-                degradation.fallback = _usual_noise(slices)
-                results.append(degradation(item)["image"])
+            degraded = _one_slice(degradation, item, slices)
         except ValueError as error:
             raise ValueError(f"{image.meta['source']}, slice {number}: {error}") from error
-    return torch.stack(results, dim=-1) if image.ndim == 4 else results[0]
+        results.append(degraded["image"])
+        drawn = {key: value for kept in degraded.values() if isinstance(kept, dict) for key, value in kept.items()}
+    return (torch.stack(results, dim=-1) if image.ndim == 4 else results[0]), drawn
+
+
+def _one_slice(degradation: Transformation, item: dict[Any, Any], slices: list[MetaTensor]) -> Mapping[Any, Any]:
+    """Degrade one slice; where a CT slice shows too little tissue, its noise is taken from the others."""
+    if not isinstance(degradation, CTLowDosed):
+        return degradation(item)
+    try:
+        return degradation(item)
+    except NoFlatTissueError:
+        degradation.fallback = _usual_noise(slices)
+        return degradation(item)
 
 
 def _usual_noise(slices: list[MetaTensor]) -> CTNoise | None:

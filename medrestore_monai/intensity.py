@@ -30,6 +30,7 @@ __all__ = [
 Image = TypeVar("Image", np.ndarray, torch.Tensor)
 
 _MR_PERCENTILE = 99.9
+_MOST_SUV = 1000.0  # no tissue has more: such values are in Bq/ml
 _RECORD = "intensity_range"
 
 
@@ -86,31 +87,58 @@ def scale_from_unit(image: Image, intensity: IntensityRange) -> Image:
     return _floating(image) * (intensity.upper - intensity.lower) + intensity.lower
 
 
-def choose_range(image: Image, modality: str, dtype: str | None = None, unit: str | None = None) -> IntensityRange:
+def choose_range(
+    image: Image,
+    modality: str,
+    dtype: str | None = None,
+    unit: str | None = None,
+    suv_factor: float | None = None,
+) -> IntensityRange:
     """Choose the range of one whole image or volume.
 
-    CT and PT have one range each. MR has no unit: where a volume exceeds 4095 or stays below a quarter of it, its own
-    99.9th percentile takes the place of 4095. RGB and GRAY use the range of the integers in the file, 0..1 for floats.
+    CT and PT have one range each; that of PT in Bq/ml is the SUV range divided by ``suv_factor``. MR has no unit: where
+    a volume exceeds 4095 or stays below a quarter of it, its own 99.9th percentile takes the place of 4095. RGB and
+    GRAY use the range of the integers in the file, 0..1 for floats.
 
     Args:
         image: any shape, finite, before scaling.
         modality: a key of :data:`INTENSITY_RANGES`.
         dtype: NumPy's name of the type the file holds; ``None``: unknown, taken as 8 bit.
-        unit: unit of ``image`` if known, compared with that of the range.
+        unit: unit of ``image`` if known, compared with that of the range; PET of no unit is taken as SUV.
+        suv_factor: SUV per Bq/ml, for PET in Bq/ml.
 
     Raises:
-        ValueError: for an unknown modality, another unit than the modality's (PET in Bq/ml must become SUV first), or
-            values over 255 in a picture of unknown type.
+        ValueError: for an unknown modality, another unit than the modality's, PET in Bq/ml without ``suv_factor``, PET
+            of no unit with values over 1000, or values over 255 in a picture of unknown type.
     """
     if modality not in INTENSITY_RANGES:
         raise ValueError(f"modality must be one of {', '.join(INTENSITY_RANGES)}, got {modality!r}.")
     intensity = INTENSITY_RANGES[modality]
-    if unit is not None and modality in ("CT", "PT") and unit != intensity.unit:
+    if modality == "PT":
+        return _pet_range(image, intensity, unit, suv_factor)
+    if unit is not None and modality == "CT" and unit != intensity.unit:
         raise ValueError(f"{modality} values must be in {intensity.unit}, got {unit}.")
     if modality == "MR":
         return _mr_range(image, intensity)
     if modality in ("RGB", "GRAY"):
         return _picture_range(image, intensity, dtype)
+    return intensity
+
+
+def _pet_range(
+    image: np.ndarray | torch.Tensor, intensity: IntensityRange, unit: str | None, suv_factor: float | None
+) -> IntensityRange:
+    if unit == "Bq/ml":
+        if suv_factor is None or not suv_factor > 0:
+            raise ValueError(f"PT values in Bq/ml need their SUV per Bq/ml, suv_factor, got {suv_factor}.")
+        upper = intensity.upper / suv_factor
+        return replace(intensity, unit=unit, upper=upper, window=(0.0, upper))
+    if unit not in (None, intensity.unit):
+        raise ValueError(f"PT values must be in SUV or Bq/ml, got {unit}.")
+    if unit is None and float(image.max()) > _MOST_SUV:
+        raise ValueError(
+            f"PET values up to {float(image.max()):g} are no SUV: give the SUV per unit of the image, --suv-factor."
+        )
     return intensity
 
 
@@ -137,7 +165,8 @@ class ToUnitRanged(MapTransform):
 
     The range comes from the first key and serves all, so that pairs stay comparable. Where that image's meta data has
     an ``intensity_range`` already (a caller that reads a volume in slabs knows that of the whole), it is used.
-    ``unit`` and ``original_dtype`` are read from the meta data where a reader has put them.
+    ``unit``, ``suv_factor`` and ``original_dtype`` are read from the meta data where a reader has put them, and
+    ``suv_missing``, which says why a PET series in Bq/ml has no ``suv_factor``.
 
     Args:
         keys: keys of the images, such as ``["image", "label"]``.
@@ -172,7 +201,12 @@ class ToUnitRanged(MapTransform):
         if _RECORD in image.meta:
             lower, upper = (float(v) for v in image.meta[_RECORD])
             return replace(INTENSITY_RANGES[self.modality], lower=lower, upper=upper)
-        return choose_range(image.as_tensor(), self.modality, image.meta.get("original_dtype"), image.meta.get("unit"))
+        meta = image.meta
+        if self.modality == "PT" and meta.get("unit") == "Bq/ml" and "suv_factor" not in meta and "suv_missing" in meta:
+            raise ValueError(str(meta["suv_missing"]))
+        return choose_range(
+            image.as_tensor(), self.modality, meta.get("original_dtype"), meta.get("unit"), meta.get("suv_factor")
+        )
 
 
 class FromUnitRanged(MapTransform):

@@ -4,17 +4,21 @@ from medrestore_monai.dicom.checks import DicomError
 from medrestore_monai.dicom.derivation import Derivation
 from medrestore_monai.dicom.files import SeriesInfo, SourceFile, find_series
 from medrestore_monai.dicom.read import DicomSeriesReader, Series, read_series
+from medrestore_monai.dicom.suv import SUVError, SUVOptions, suv_factor
 from medrestore_monai.dicom.write import check_output, write_derived_series
 
 __all__ = [
     "Derivation",
     "DicomError",
     "DicomSeriesReader",
+    "SUVError",
+    "SUVOptions",
     "Series",
     "SeriesInfo",
     "SourceFile",
     "check_output",
     "find_series",
     "read_series",
+    "suv_factor",
     "write_derived_series",
 ]

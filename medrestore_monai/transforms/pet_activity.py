@@ -1,0 +1,99 @@
+"""Activity of PET images: to SUV for what is defined in SUV, and kept in total by a restoration."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from monai.utils import convert_to_dst_type, convert_to_tensor
+from torch import Tensor
+
+__all__ = ["KeepTotalActivityd", "ToSUVd", "keep_total_activity"]
+
+
+def keep_total_activity(image: Tensor, restored: Tensor) -> Tensor:
+    """Scale every restored slice so that its sum is that of the input slice.
+
+    Args:
+        image: input, shape ``(1, X, Y)`` or ``(1, X, Y, Z)``, in any unit in which 0 is no activity.
+        restored: of the same shape, in the same unit.
+
+    Returns:
+        ``restored``, slice by slice times one number; a slice whose sum is not positive before or after stays as it is.
+
+    Raises:
+        ValueError: if the shapes differ, or are none of the two.
+    """
+    if image.shape != restored.shape or image.ndim not in (3, 4) or image.shape[0] != 1:
+        raise ValueError(
+            f"expected two images of one shape (1, X, Y[, Z]), got {tuple(image.shape)} and {tuple(restored.shape)}."
+        )
+    before = image.sum(dim=(0, 1, 2), dtype=torch.float64)
+    after = restored.sum(dim=(0, 1, 2), dtype=torch.float64)
+    factor = torch.where((before > 0) & (after > 0), before / after, 1.0)
+    return restored * factor.to(restored.dtype)
+
+
+class KeepTotalActivityd(MapTransform):
+    """Scale every restored slice so that its total activity is that of the input slice.
+
+    For the postprocessing of an ``inference.json``, before ``FromUnitRanged``: input and result must have one unit.
+
+    Args:
+        keys: the restored images, shape ``(1, X, Y[, Z])``.
+        like: the input.
+        enabled: False to change nothing.
+        allow_missing_keys: as in MONAI.
+    """
+
+    def __init__(
+        self, keys: KeysCollection = "pred", like: str = "image", enabled: bool = True, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.like, self.enabled = like, enabled
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of ``data`` with the images scaled."""
+        out = dict(data)
+        if not self.enabled:
+            return out
+        image = convert_to_tensor(out[self.like], track_meta=False)
+        for key in self.key_iterator(out):
+            restored = convert_to_tensor(out[key], track_meta=False)
+            out[key] = convert_to_dst_type(keep_total_activity(image.to(restored), restored), out[key])[0]
+        return out
+
+
+class ToSUVd(MapTransform):
+    """Turn PET images in Bq/ml into SUV, by the ``suv_factor`` that a loader has put in the meta data.
+
+    Before a simulation in training, which is defined in SUV. Images that have no ``unit``, or SUV, stay as they are.
+
+    Args:
+        keys: the images.
+        allow_missing_keys: as in MONAI.
+
+    Raises:
+        ValueError: on a call, if an image is in Bq/ml and its SUV is not known; the message says why.
+    """
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of ``data`` with the images in SUV; ``suv_factor`` stays in their meta data, as a note."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            image = out[key]
+            meta = getattr(image, "meta", {})
+            if meta.get("unit", "SUV") == "SUV":
+                continue
+            if "suv_factor" not in meta:
+                raise ValueError(str(meta.get("suv_missing", f"{key!r} is in {meta['unit']} and has no suv_factor.")))
+            suv = convert_to_tensor(image, track_meta=False) * float(meta["suv_factor"])
+            out[key] = MetaTensor(suv, meta={**meta, "unit": "SUV"})
+        return out

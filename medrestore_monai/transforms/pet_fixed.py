@@ -1,0 +1,81 @@
+"""Low-count PET that does not change from run to run or machine to machine, for validation and tests."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Hashable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+from monai.utils import convert_to_dst_type, convert_to_tensor
+
+from medrestore_monai.transforms.pet_low_count import PETLowCount, insert_pet_noise, pixel_spacing
+from medrestore_monai.transforms.pet_noise import COUNTS
+from medrestore_monai.transforms.pet_scan import PETScan, simulate_pet_low_count
+
+__all__ = ["PETLowCountd"]
+
+
+class PETLowCountd(MapTransform):
+    """Turn full-count PET slices into low-count ones; the noise is drawn from the item's name and slice number.
+
+    The values used go to ``data["pet_low_count"]``, as in :class:`~medrestore_monai.transforms.RandPETLowCountd`.
+
+    Args:
+        keys: whole full-count slices in SUV, shape ``(1, X, Y)``.
+        drf: dose reduction factor, at least 1.
+        counts: coincidences per SUV and mm^2 at full count.
+        width: full width at half maximum of the post filter in mm.
+        seed: of all items; another one gives other noise.
+        name_keys: keys of the item that, together, tell it from all others.
+        exact: draw counts and reconstruct by OSEM, in some seconds a slice, instead of by the fast method.
+        spacing: pixel size in mm; from the slice's affine by default.
+        allow_missing_keys: as in MONAI.
+
+    Raises:
+        ValueError: for values out of range.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        drf: float = 12.0,
+        counts: float = COUNTS,
+        width: float = 5.0,
+        seed: int = 0,
+        name_keys: KeysCollection = ("name", "series_uid", "slice"),
+        exact: bool = False,
+        spacing: float | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.usual = PETLowCount(drf, counts, width)
+        self.seed, self.name_keys, self.exact, self.spacing = seed, tuple(name_keys), exact, spacing
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of ``data`` with the images at low count.
+
+        Raises:
+            ValueError: the item has none of ``name_keys``.
+        """
+        out = dict(data)
+        if not any(key in out for key in self.name_keys):
+            raise ValueError(f"the item needs a name to draw from: none of {', '.join(map(str, self.name_keys))}.")
+        name = "/".join(str(out.get(key, "")) for key in self.name_keys)
+        values = {**asdict(self.usual), "seed": zlib.crc32(f"{self.seed}/{name}".encode())}
+        scan = PETLowCount(**values)
+        for key in self.key_iterator(out):
+            spacing = pixel_spacing(out[key]) if self.spacing is None else self.spacing
+            suv = convert_to_tensor(out[key], dtype=torch.float32, track_meta=False)
+            if self.exact:
+                geometry = PETScan(spacing, scan.counts, scan.width)
+                low_count = simulate_pet_low_count(suv, scan.drf, geometry, np.random.RandomState(scan.seed))
+            else:
+                low_count, _ = insert_pet_noise(suv, None, spacing, scan)
+            out[key] = convert_to_dst_type(low_count, out[key], dtype=torch.float32)[0]
+        out["pet_low_count"] = values
+        return out

@@ -1,0 +1,260 @@
+"""Degrading from file to file: the physics is tested in tests/transforms; here it is which image gets what, and why."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+import torch
+from phantoms import ct_series, ct_volume, mr_series, pet_series
+from PIL import Image
+from scipy import ndimage
+from skimage import data
+from typer.testing import CliRunner
+
+from medrestore_monai import cli
+from medrestore_monai.degrade import TASKS, check_task, degrade
+from medrestore_monai.dicom import read_series
+from medrestore_monai.transforms import MotionBlur, truncate_kspace
+from medrestore_monai.transforms.blur_kernels import motion_kernel
+
+
+def test_degrade_is_the_same_again_and_different_by_seed_and_patient(tmp_path):
+    for patient in "pq":
+        ct_series(tmp_path / "in" / patient / "scan", slices=2, size=96)
+    for name, seed in {"one": 1, "two": 1, "three": 2}.items():
+        written = degrade(tmp_path / "in", tmp_path / name, seed=seed)
+        assert [one.output for one in written] == [tmp_path / name / patient / "scan" for patient in "pq"]
+        assert all(one.parameters == {"dose": 0.25, "exact": False} for one in written)
+    source = read_series(tmp_path / "in" / "p" / "scan").array
+    one, two, three, other = (
+        read_series(tmp_path / name / "scan").array - source for name in ("one/p", "two/p", "three/p", "one/q")
+    )
+    np.testing.assert_array_equal(one, two)
+    for noise in (three, other, one[..., ::-1]):
+        assert abs(np.corrcoef(one.ravel(), noise.ravel())[0, 1]) < 0.1
+    tissue = (source > 0) & (source < 150)
+    assert 15 < one[tissue].std() < 60  # the phantom has 15 HU; a quarter of the dose adds sqrt(3) times as much
+
+
+def test_degrade_takes_the_noise_of_other_slices_where_one_shows_no_tissue(tmp_path):
+    volume = ct_volume(3, (128, 128))
+    volume[..., 1] = -1000
+    ct_series(tmp_path / "ct", volume=volume)
+    degrade(tmp_path / "ct", tmp_path / "low", dose=0.25)
+    noise = read_series(tmp_path / "low").array - read_series(tmp_path / "ct").array
+    assert noise[..., 0].std() > 1
+    assert noise[..., 1].std() > 0.1
+
+
+def test_degrade_exact_and_fast_have_the_same_level(tmp_path):
+    ct_series(tmp_path / "ct", volume=ct_volume(1, (128, 128)))
+    noise = {}
+    for exact in (False, True):
+        degrade(tmp_path / "ct", tmp_path / f"low{exact}", dose=0.25, exact=exact)
+        difference = read_series(tmp_path / f"low{exact}").array - read_series(tmp_path / "ct").array
+        noise[exact] = difference[48:80, 48:80].std()
+    assert noise[True] == pytest.approx(noise[False] / 1.1, rel=0.15)  # the fast one draws 1.1 times the level
+
+
+def test_degrade_refuses_what_it_cannot_simulate(tmp_path):
+    ct_series(tmp_path / "ct", slices=2, size=32)  # too small to measure its noise
+    pet_series(tmp_path / "pet", slices=2)
+    np.save(tmp_path / "a.npy", np.full((96, 96), np.nan))
+    for options, message in (
+        ({"task": "mri"}, "task must be one of ct_low_dose"),
+        ({"dose": 0}, "dose must be a fraction"),
+        ({"source": tmp_path / "ct"}, r"ct, slice 0: too little flat soft tissue"),
+        ({"source": tmp_path / "pet"}, "modality PT, where CT is expected"),
+        ({"source": tmp_path / "a.npy"}, r"a\.npy has 9216 NaN or infinite values"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            degrade(**{"source": tmp_path / "ct", "output": tmp_path / "out", **options})
+        assert not (tmp_path / "out").exists()
+
+
+def test_every_task_is_named_by_the_command():
+    assert cli.DEGRADATIONS.split(", ") == list(TASKS)
+
+
+def test_a_series_is_blurred_by_one_kernel_and_its_header_tells_which(tmp_path):
+    ct_series(tmp_path / "ct", slices=3, size=(64, 48))
+    (done,) = degrade(tmp_path / "ct", tmp_path / "out", "motion_blur", seed=4)
+    source, blurred = read_series(tmp_path / "ct").array, read_series(tmp_path / "out").array
+    kernel = motion_kernel(done.parameters["length"], done.parameters["angle"])
+    expected = np.stack([ndimage.convolve(one, kernel, mode="mirror") for one in np.moveaxis(source, -1, 0)], axis=-1)
+    np.testing.assert_allclose(blurred, expected, atol=0.51)  # stored as whole HU
+    header = pydicom.dcmread(next((tmp_path / "out").iterdir()))
+    told = json.loads(header.DerivationDescription[header.DerivationDescription.index("{") :])
+    assert told == {"task": "motion_blur", "seed": 4, "simulated": True, **done.parameters}
+    assert header.ImageType[0] == "DERIVED"
+    assert "simulated motion blur" in header.SeriesDescription
+
+
+def test_given_values_are_used_and_the_others_drawn_by_name_and_seed(tmp_path):
+    for name in "ab":
+        np.save(tmp_path / f"{name}.npy", ct_volume(1, (40, 30))[..., 0])
+    parameters = {}
+    for name, seed in (("a", 0), ("a", 1), ("b", 0)):
+        out = tmp_path / f"{name}{seed}.npy"
+        (done,) = degrade(tmp_path / f"{name}.npy", out, "motion_blur", seed=seed, length=21.0)
+        parameters[name, seed] = dict(done.parameters)
+        expected = MotionBlur(21, done.parameters["angle"])(torch.from_numpy(np.load(tmp_path / f"{name}.npy"))[None])
+        np.testing.assert_array_equal(np.load(out), expected[0].numpy())
+    assert all(values["length"] == 21 and values["noise_std"] == 0 for values in parameters.values())
+    assert len({values["angle"] for values in parameters.values()}) == 3
+    (again,) = degrade(tmp_path / "a.npy", tmp_path / "again.npy", "motion_blur", seed=0, **parameters["a", 0])
+    assert again.parameters == parameters["a", 0]
+    assert (tmp_path / "again.npy").read_bytes() == (tmp_path / "a0.npy").read_bytes()
+
+
+def test_a_magnetic_resonance_series_loses_the_periphery_of_k_space(tmp_path):
+    mr_series(tmp_path / "mr", slices=2, size=(33, 24))
+    degrade(tmp_path / "mr", tmp_path / "out", "mri_kspace", fraction=0.5)
+    source = torch.from_numpy(read_series(tmp_path / "mr").array)[None]
+    error = np.abs(read_series(tmp_path / "out").array - truncate_kspace(source, 0.5)[0].numpy()).max()
+    assert error < 0.51  # stored as whole numbers
+    assert not np.array_equal(read_series(tmp_path / "out").array, source[0].numpy())
+
+
+def test_positron_emission_is_simulated_in_suv(tmp_path):
+    pet_series(tmp_path / "pet", slices=2, size=(40, 36))
+    source = read_series(tmp_path / "pet").array
+    degrade(tmp_path / "pet", tmp_path / "out", "pet_low_count", suv_factor=5 / float(source.max()))
+    body = source > source.max() / 10
+    noise = read_series(tmp_path / "out").array[body] / source[body] - 1
+    # four times the activity counts more, and scatters more: 0.5 to 0.8 of the noise, drawn from the same seed
+    degrade(tmp_path / "pet", tmp_path / "hot", "pet_low_count", suv_factor=20 / float(source.max()))
+    less = read_series(tmp_path / "hot").array[body] / source[body] - 1
+    assert 0.01 < 0.5 * noise.std() < less.std() < 0.8 * noise.std()
+    assert np.corrcoef(noise, less)[0, 1] > 0.95
+
+
+def test_the_header_tells_the_suv_or_the_user_has_to(tmp_path):
+    paths = pet_series(tmp_path / "pet", slices=2, size=(40, 36))
+    (done,) = degrade(tmp_path / "pet", tmp_path / "told", "pet_low_count")
+    # 70 kg and 370 MBq, which have decayed for some time
+    assert done.parameters["suv_factor"] > 70_000 / 370e6
+    for path in paths:
+        header = pydicom.dcmread(path)
+        del header.PatientWeight
+        header.save_as(path)
+    with pytest.raises(ValueError, match=r"pet does not tell its SUV per Bq/ml: give the suv_factor"):
+        degrade(tmp_path / "pet", tmp_path / "out", "pet_low_count")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_volume_without_unit_is_taken_as_suv(tmp_path):
+    suv = ct_volume(2, (40, 36)).clip(0) / 100
+    nib.save(nib.Nifti1Image(suv, np.diag([4.0, 4.0, 3.0, 1.0])), tmp_path / "a.nii")
+    (done,) = degrade(tmp_path / "a.nii", tmp_path / "b.nii", "pet_low_count", drf=4)
+    assert done.parameters == {"drf": 4, "suv_factor": 1.0}
+    written = nib.load(tmp_path / "b.nii").get_fdata()
+    assert written.min() == 0
+    assert not np.array_equal(written, suv)
+
+
+def test_a_nifti_volume_gets_new_noise_in_every_slice(tmp_path):
+    affine = np.diag([2.0, 2.0, 3.0, 1.0])
+    nib.save(nib.Nifti1Image(np.full((40, 50, 3), 100, np.float32), affine), tmp_path / "a.nii.gz")
+    degrade(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", "sensor_noise", noise_std=5.0, seed=1)
+    written = nib.load(tmp_path / "b.nii.gz")
+    np.testing.assert_array_equal(written.affine, affine)
+    noise = written.get_fdata() - 100
+    assert noise.std() == pytest.approx(5, rel=0.05)
+    assert abs(np.corrcoef(noise[..., 0].ravel(), noise[..., 1].ravel())[0, 1]) < 0.08
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+@pytest.mark.parametrize(
+    ("task", "options"),
+    [
+        ("motion_blur", {"noise_std": 2.0}),
+        ("linear_motion_blur", {"length": 5, "angle": 30}),
+        ("gaussian_blur", {"sigma": 1}),
+        ("sensor_noise", {"noise_std": 3}),
+        ("down_sampling", {"factor": 3}),
+        ("jpeg", {"quality": 20}),
+    ],
+)
+def test_color_pictures_stay_what_they_are(tmp_path, task, options, ending):
+    rows = data.astronaut()[100:161, 100:150]
+    Image.fromarray(rows).save(tmp_path / f"a.{ending}")
+    degrade(tmp_path / f"a.{ending}", tmp_path / f"b.{ending}", task, **options)
+    written = np.asarray(Image.open(tmp_path / f"b.{ending}"))
+    assert (written.shape, written.dtype) == (rows.shape, rows.dtype)
+    assert 0.5 < np.abs(written.astype(float) - rows).mean() < 60
+
+
+@pytest.mark.parametrize(("dtype", "upper"), [(np.uint8, 255), (np.uint16, 65535)])
+def test_jpeg_spans_the_range_of_the_integers(tmp_path, dtype, upper):
+    Image.fromarray(np.tile(np.arange(64, dtype=dtype), (64, 1))).save(tmp_path / "a.png")
+    (done,) = degrade(tmp_path / "a.png", tmp_path / "b.png", "jpeg", quality=90)
+    assert (done.parameters["lower"], done.parameters["upper"]) == (0, upper)
+
+
+def test_jpeg_spans_the_extremes_of_other_images(tmp_path):
+    ct_series(tmp_path / "ct", slices=2, size=32)
+    (done,) = degrade(tmp_path / "ct", tmp_path / "out", "jpeg", quality=90)
+    array = read_series(tmp_path / "ct").array
+    assert (done.parameters["lower"], done.parameters["upper"]) == (array.min(), array.max())
+    (done,) = degrade(tmp_path / "ct", tmp_path / "window", "jpeg", quality=90, lower=-160, upper=240)
+    assert (done.parameters["lower"], done.parameters["upper"]) == (-160, 240)
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "message"),
+    [
+        ("gaussian_blur", {"angle": 3.0}, "task gaussian_blur has no option angle; it takes sigma, noise_std"),
+        ("ct_low_dose", {"quality": 3}, "task ct_low_dose has no option quality"),
+        ("sensor_noise", {}, "needs noise_std"),
+        ("jpeg", {"lower": 3.0}, "lower and upper together"),
+        ("jpeg", {"quality": 0}, "quality must be"),
+        ("mri_kspace", {"fraction": 1.5}, "fraction must lie in"),
+        ("pet_low_count", {"drf": 0.5}, "must be at least 1"),
+        ("pet_low_count", {"suv_factor": 0}, "suv_factor must be above 0"),
+        ("motion_blur", {"length": 20.5}, "whole pixels"),
+        ("motion_blur", {"noise_std": -1}, "std must be"),
+        ("linear_motion_blur", {"length": 0.5}, "length must be"),
+        ("gaussian_blur", {"sigma": float("inf")}, "sigma must be"),
+        ("down_sampling", {"factor": 0}, "factor must be"),
+    ],
+)
+def test_an_option_of_another_task_or_out_of_range_is_a_usage_error(tmp_path, task, options, message):
+    with pytest.raises(ValueError, match=message):
+        check_task(task, options)
+    np.save(tmp_path / "a.npy", np.zeros((16, 16), np.float32))
+    args = [part for name, value in options.items() for part in ("--" + name.replace("_", "-"), str(value))]
+    result = CliRunner().invoke(
+        cli.app, ["degrade", str(tmp_path / "a.npy"), "-o", str(tmp_path / "b.npy"), "--task", task, *args]
+    )
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert not (tmp_path / "b.npy").exists()
+
+
+def test_the_command_prints_the_drawn_values(tmp_path):
+    np.save(tmp_path / "a.npy", ct_volume(1, (40, 30))[..., 0])
+    args = [
+        "degrade",
+        str(tmp_path / "a.npy"),
+        "-o",
+        str(tmp_path / "b.npy"),
+        "--task",
+        "motion_blur",
+        "--angle",
+        "-20",
+    ]
+    result = CliRunner().invoke(cli.app, args)
+    assert result.exit_code == 0, result.output
+    assert "(motion_blur: length " in result.stdout
+    assert "angle -20.0, noise_std 0.0)" in result.stdout
+    assert len(result.stdout.splitlines()) == 1
+
+
+def test_what_a_slice_is_too_small_for_names_the_slice(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((5, 5), np.float32))
+    with pytest.raises(ValueError, match=r"a\.npy, slice 0: factor must be a whole number in 1\.\.2"):
+        degrade(tmp_path / "a.npy", tmp_path / "b.npy", "down_sampling", factor=3)
+    assert not (tmp_path / "b.npy").exists()
