@@ -14,10 +14,10 @@ NAME = "ct_denoise_restore_rwkv"
 TINY = {"dim": 8, "num_blocks": [1, 1, 1, 1], "num_refinement_blocks": 1}
 
 
-def write_tiny_weights(path: Path, seed: int = 0) -> Path:
+def write_tiny_weights(path: Path, seed: int = 0, **shape: int) -> Path:
     """Save the state of a tiny network that changes images by some percent."""
     torch.manual_seed(seed)
-    network = RestoreRWKV(**TINY)
+    network = RestoreRWKV(**TINY, **shape)
     torch.nn.init.normal_(network.output.weight, std=0.02)
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(network.state_dict(), path)

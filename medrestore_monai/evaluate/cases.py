@@ -1,0 +1,115 @@
+"""The images of an evaluation: pairs as they are, or clean images that a bundle's own description degrades."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import Compose
+from scipy.signal import convolve2d
+
+from medrestore_monai.evaluate.models import Model
+from medrestore_monai.layouts import Item, gopro, ixi, low_dose_ct, medmnist, paired_folders, realblur
+from medrestore_monai.loading import LoadImageOrSeriesd, forget
+from medrestore_monai.restore import unwrapped
+from medrestore_monai.transforms.blur_kernels import gaussian_kernel, linear_motion_kernel, motion_kernel
+
+_Layout = Callable[..., list[Item]]
+_PAIRED: dict[str, _Layout] = {
+    "paired": paired_folders,
+    "gopro": gopro,
+    "realblur": realblur,
+    "low-dose-ct": low_dose_ct,
+}
+_CLEAN: dict[str, _Layout] = {"ixi": ixi, "medmnist": medmnist}
+_WITH_GAPS = ("paired", "low-dose-ct")
+LAYOUTS = ("clean", *_CLEAN, *_PAIRED)
+
+_KERNELS: dict[str, Callable[..., np.ndarray]] = {
+    "motion_blur": motion_kernel,
+    "linear_motion_blur": linear_motion_kernel,
+    "gaussian_blur": lambda sigma: np.outer(gaussian_kernel(sigma), gaussian_kernel(sigma)),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """The images to evaluate on.
+
+    Args:
+        items: one per image or slice.
+        load: from an item to ``image`` and ``label`` in physical units, shape ``(C, X, Y[, Z])``.
+        modality: a key of :data:`~medrestore_monai.intensity.INTENSITY_RANGES`.
+    """
+
+    items: Sequence[Item]
+    load: Compose
+    modality: str
+
+    def __call__(self, item: Item) -> dict[Any, Any]:
+        """Read and degrade one item.
+
+        Raises:
+            ValueError: it cannot be used; the message names it.
+        """
+        try:
+            with unwrapped():
+                loaded: dict[Any, Any] = self.load(item)
+        except (ValueError, OSError) as error:
+            text = " ".join(str(error).split())
+            raise ValueError(text if item["name"] in text else f"{item['name']}: {text}") from error
+        if loaded["image"].shape != loaded["label"].shape:
+            shapes = [tuple(loaded[key].shape) for key in ("image", "label")]
+            raise ValueError(f"{item['name']}: image {shapes[0]} and label {shapes[1]} differ in shape.")
+        return {**item, **loaded}
+
+
+def open_source(
+    model: Model, data: str | os.PathLike[str], layout: str, part: str, allow_gaps: bool, limit: int | None
+) -> Source:
+    """List the images of a data set.
+
+    Args:
+        model: its data list and degradation serve for clean images.
+        data: the data set.
+        layout: one of :data:`LAYOUTS`.
+        part: ``all``, ``train``, ``validation`` or ``test``.
+        allow_gaps: take DICOM series with missing slices, of pairs.
+        limit: take this many slices, evenly spread; ``None`` for all.
+
+    Raises:
+        ValueError: the data set cannot be used.
+    """
+    forget()  # files may have changed since
+    modality = model.bundle.modality
+    load = model.degrading
+    if layout == "clean":
+        items = model.items()
+    elif layout in _CLEAN:
+        items = _CLEAN[layout](data, part)
+    else:
+        gaps = {"allow_gaps": allow_gaps} if layout in _WITH_GAPS else {}
+        items = _PAIRED[layout](data, part, **gaps)
+        of_series = modality if modality in ("CT", "PT", "MR") else None
+        load = Compose([LoadImageOrSeriesd(["image", "label"], modality=of_series, allow_gaps=allow_gaps)])
+    if limit is not None and limit < len(items):
+        items = [items[index * len(items) // limit] for index in range(limit)]
+    return Source(items, load, modality)
+
+
+def slices_of(image: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Give the slices ``(C, X, Y)`` of an image, or of a volume ``(C, X, Y, Z)``."""
+    plain = image.as_subclass(torch.Tensor)
+    return iter([plain] if plain.ndim == 3 else plain.unbind(-1))
+
+
+def known_psf(item: Mapping[Any, Any]) -> np.ndarray | None:
+    """Return the kernel that blurred an item, from the values that the degradations noted; ``None`` where none did."""
+    psf: np.ndarray | None = None
+    for record, kernel_of in _KERNELS.items():
+        if isinstance(item.get(record), Mapping):
+            kernel = kernel_of(**item[record])
+            psf = kernel if psf is None else convolve2d(psf, kernel)
+    return psf

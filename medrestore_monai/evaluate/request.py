@@ -1,0 +1,123 @@
+"""What a user asks to evaluate, and whether that can work at all."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from medrestore_monai.bundles import find_bundle
+from medrestore_monai.classical import BASELINES, Classical
+from medrestore_monai.evaluate.cases import LAYOUTS
+from medrestore_monai.evaluate.models import check_settings, task_of
+from medrestore_monai.protocols import PROTOCOLS
+from medrestore_monai.report import check_folder
+from medrestore_monai.restore import check_options
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to evaluate.
+
+    Args:
+        bundles: names or folders; the first one of a modality degrades clean images.
+        data: the data set; for bundles of several modalities, with a folder ``CT``, ``MR``, ... for each.
+        output: the folder for the report.
+        layout: one of :data:`~medrestore_monai.evaluate.LAYOUTS`.
+        part: ``all``, ``train``, ``validation`` or ``test``.
+        protocol: a key of :data:`~medrestore_monai.protocols.PROTOCOLS`.
+        baselines: ``auto`` for those of the task, ``none``, or names of classical methods separated by commas.
+        tuned: a file of ``scripts/tune_classical.py``.
+        against: the method that p-values compare with.
+        seed: of the fixed degradation and the intervals.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        limit: take this many slices, evenly spread.
+        settings: values to change in the bundles' ``evaluate.json``.
+        allow_gaps: take DICOM series with missing slices, of pairs.
+        skip_bad: leave out images that cannot be used, and list them; else the first one is an error.
+        overwrite: replace a report that exists.
+        worst: how many slices of each bundle to draw.
+    """
+
+    bundles: Sequence[str | Path]
+    data: Path
+    output: Path
+    layout: str = "clean"
+    part: str = "all"
+    protocol: str = "standard"
+    baselines: str = "auto"
+    tuned: Path | None = None
+    against: str = "input"
+    seed: int = 0
+    device: str = "auto"
+    limit: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    allow_gaps: bool = False
+    skip_bad: bool = False
+    overwrite: bool = False
+    worst: int = 3
+
+    def check(self) -> None:
+        """Refuse what cannot work whatever the images are.
+
+        Raises:
+            ValueError: something is unknown or out of its range.
+            FileExistsError: there is something at ``output`` already.
+            RuntimeError: a device or a package is not there.
+        """
+        for what, value, known in (
+            ("layout", self.layout, LAYOUTS),
+            ("protocol", self.protocol, tuple(PROTOCOLS)),
+            ("part", self.part, ("all", "train", "validation", "test")),
+        ):
+            if value not in known:
+                raise ValueError(f"{what} must be one of {', '.join(known)}, got {value!r}.")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1, got {self.limit}.")
+        found = [find_bundle(name) for name in self.bundles]
+        names = [bundle.name for bundle in found]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"name each bundle once, got {', '.join(names) or 'none'}.")
+        for bundle in found:
+            check_settings(bundle.root, self.settings)
+            check_options(bundle.config("evaluate"), self.device)
+            methods = ["input", *choose_baselines(self.baselines, self.tuned, partial(task_of, bundle)), *names]
+            if self.against not in methods:
+                raise ValueError(f"p-values are against one of {', '.join(methods)}, got {self.against!r}.")
+        check_folder(self.output, self.overwrite)
+
+
+def choose_baselines(spec: str, tuned: Path | None, task: Callable[[], str]) -> dict[str, Classical]:
+    """Choose the classical methods to compare with.
+
+    Args:
+        spec: see :class:`Request`.
+        tuned: a JSON file with ``{"baselines": {method: {parameter: value}}}``, in place of the defaults.
+        task: gives the task, asked for only where it decides.
+
+    Raises:
+        ValueError: a method is unknown, or the file is no such file.
+        RuntimeError: a method needs a package that is not there.
+    """
+    better = _read_tuned(tuned) if tuned is not None else {}
+    if spec == "none":
+        return {}
+    if spec == "auto":
+        parameters = {**BASELINES[task()], **better}
+    else:
+        known = {name: values for defaults in BASELINES.values() for name, values in defaults.items()}
+        known["bm3d"] = {"noise": 0.01}
+        names = [name.strip() for name in spec.split(",")]
+        parameters = {name: better.get(name, known.get(name, {})) for name in names}
+    return {name: Classical(name, values) for name, values in parameters.items()}
+
+
+def _read_tuned(path: Path) -> dict[str, dict[str, float]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))["baselines"]
+        for name, values in content.items():
+            Classical(name, values)
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} is no file of tuned baselines: {error}.") from error
+    return dict(content)

@@ -1,0 +1,18 @@
+"""Scores of slices as tables and pictures: ``summary`` reduces them, ``tables`` and ``pictures`` write them."""
+
+from medrestore_monai.report.pictures import draw_panels
+from medrestore_monai.report.summary import SliceScore, SummaryRow, findings, summarize
+from medrestore_monai.report.tables import check_folder, markdown, new_folder, write_tables, write_times
+
+__all__ = [
+    "SliceScore",
+    "SummaryRow",
+    "check_folder",
+    "draw_panels",
+    "findings",
+    "markdown",
+    "new_folder",
+    "summarize",
+    "write_tables",
+    "write_times",
+]

@@ -1,0 +1,182 @@
+"""From the scores of slices to means with intervals and p-values, and what they say in words."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+
+from medrestore_monai.protocols import HIGHER_IS_BETTER
+from medrestore_monai.significance import bootstrap_interval, paired_p_value
+
+INPUT = "input"
+LEVEL = 0.05
+_UNITS = ("patients", "volumes", "slices")
+
+
+@dataclass(frozen=True)
+class SliceScore:
+    """The scores of one slice after one method.
+
+    Args:
+        modality: a key of ``INTENSITY_RANGES``.
+        patient: who it is of.
+        volume: the image it is of.
+        slice: its number there.
+        method: ``input``, a classical baseline or a bundle.
+        region: where it was scored.
+        values: by name of the score.
+    """
+
+    modality: str
+    patient: str
+    volume: str
+    slice: int
+    method: str
+    region: str
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean, its 95 % interval, and the p-value of a paired test against the method named in the report."""
+
+    mean: float
+    lower: float
+    upper: float
+    p: float
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """One line of the table.
+
+    Args:
+        modality: see :class:`SliceScore`.
+        region: see :class:`SliceScore`.
+        method: see :class:`SliceScore`.
+        average: what counts once: each ``slice``, or each ``volume`` with the mean of its slices.
+        count: how many slices or volumes.
+        patients: how many patients.
+        unit: what was drawn for the intervals and tested: ``patients`` if there are two, else ``volumes``, else
+            ``slices``, which of one volume are not independent.
+        scores: by name of the score.
+    """
+
+    modality: str
+    region: str
+    method: str
+    average: str
+    count: int
+    patients: int
+    unit: str
+    scores: dict[str, Estimate]
+
+
+def summarize(scores: Sequence[SliceScore], against: str = INPUT, seed: int = 0) -> list[SummaryRow]:
+    """Reduce scores to one row for each modality, region, kind of average and method, in the order they came in.
+
+    Args:
+        scores: every method on the same slices in the same order.
+        against: the method to test against.
+        seed: of the intervals.
+
+    Returns:
+        Rows; without an interval or p-value (NaN) where there is only one slice.
+
+    Raises:
+        ValueError: there is no method ``against``.
+    """
+    if against not in {score.method for score in scores}:
+        raise ValueError(f"there is no method {against!r} to compare with.")
+    rows = []
+    for modality, region in dict.fromkeys((score.modality, score.region) for score in scores):
+        here = [score for score in scores if (score.modality, score.region) == (modality, region)]
+        methods = list(dict.fromkeys(score.method for score in here))
+        for average in ("slice", "volume"):
+            lists = {m: [s for s in here if s.method == m] for m in methods}
+            if average == "volume":
+                lists = {method: _per_volume(found) for method, found in lists.items()}
+            rows += [_row(lists[method], lists[against], average, seed) for method in methods]
+    return rows
+
+
+def _row(scores: Sequence[SliceScore], baseline: Sequence[SliceScore], average: str, seed: int) -> SummaryRow:
+    unit, groups = _groups(scores)
+    estimates = {}
+    for name in (name for name in scores[0].values if all(name in score.values for score in scores)):
+        values = [score.values[name] for score in scores]
+        interval = bootstrap_interval(values, groups, seed)
+        same = scores[0].method == baseline[0].method
+        p = float("nan") if same else paired_p_value(values, [one.values[name] for one in baseline], groups)
+        estimates[name] = Estimate(fmean(values), *interval, p)
+    first = scores[0]
+    patients = len({score.patient for score in scores})
+    return SummaryRow(first.modality, first.region, first.method, average, len(scores), patients, unit, estimates)
+
+
+def _groups(scores: Sequence[SliceScore]) -> tuple[str, list[tuple[str, ...]]]:
+    """Return the largest unit of which there are two or more, and that of each score."""
+    groups: list[tuple[str, ...]] = []
+    for keys in (1, 2, 3):
+        groups = [(score.patient, score.volume, str(score.slice))[:keys] for score in scores]
+        if len(set(groups)) > 1:
+            break
+    return _UNITS[keys - 1], groups
+
+
+def _per_volume(scores: Sequence[SliceScore]) -> list[SliceScore]:
+    """Mean scores of each volume."""
+    volumes: dict[tuple[str, str], list[SliceScore]] = {}
+    for score in scores:
+        volumes.setdefault((score.patient, score.volume), []).append(score)
+    return [
+        SliceScore(
+            *(first.modality, first.patient, first.volume, 0, first.method, first.region),
+            values={
+                name: fmean(one.values[name] for one in found)
+                for name in first.values
+                if all(name in one.values for one in found)
+            },
+        )
+        for found in volumes.values()
+        for first in found[:1]
+    ]
+
+
+def findings(rows: Sequence[SummaryRow], models: Sequence[str]) -> list[str]:
+    """Say of each model, modality and score whether it beats its input, and which baseline beats it.
+
+    Args:
+        rows: from :func:`summarize`, tested against the input.
+        models: names of the methods that are models.
+
+    Returns:
+        Sentences.
+    """
+    said = []
+    for row in rows:
+        if row.method not in models or row.average != "slice":
+            continue
+        others = [other for other in rows if _same_place(other, row) and other.method not in models]
+        for name, own in row.scores.items():
+            sign = 1 if HIGHER_IS_BETTER[name] else -1
+            place = f"{row.modality}, {row.region}, {name}"
+            means = {other.method: other.scores[name].mean for other in others}
+            better = [method for method, mean in means.items() if sign * (mean - own.mean) >= 0]
+            if INPUT in better:
+                said.append(f"{row.method} does not beat its input ({place}).")
+            elif not own.p < LEVEL:
+                said.append(f"{row.method} is better than its input, but not significantly so ({place}).")
+            said += [f"{row.method} is not better than {method} ({place})." for method in better if method != INPUT]
+    return said
+
+
+def _same_place(a: SummaryRow, b: SummaryRow) -> bool:
+    return (a.modality, a.region, a.average) == (b.modality, b.region, b.average)
+
+
+def improvement(after: float, before: float, name: str) -> float:
+    """Return how much better a score is than another one, above 0 for better; NaN between two infinite ones."""
+    with np.errstate(invalid="ignore"):
+        return float((1 if HIGHER_IS_BETTER[name] else -1) * np.subtract(after, before))

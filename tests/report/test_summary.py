@@ -1,0 +1,91 @@
+import math
+
+import pytest
+from scipy import stats
+
+from medrestore_monai.report import SliceScore, findings, markdown, summarize
+from medrestore_monai.report.tables import rounded
+
+MODEL = "model"
+# psnr of (input, model) for the slices of two patients; the second one has two volumes
+VALUES = {
+    ("a", "a/1"): [(20.0, 23.0), (22.0, 24.0), (24.0, 29.0)],
+    ("b", "b/1"): [(30.0, 31.0)],
+    ("b", "b/2"): [(28.0, 29.5)],
+}
+
+
+def scores(values=VALUES):
+    result = []
+    for (patient, volume), pairs in values.items():
+        for number, pair in enumerate(pairs):
+            for method, psnr in zip(("input", MODEL), pair, strict=True):
+                at = ("CT", patient, volume, number, method, "whole slice")
+                result.append(SliceScore(*at, values={"psnr": psnr, "rmse": 100 - psnr}))
+    return result
+
+
+def rows(values=VALUES, **options):
+    return {(row.average, row.method): row for row in summarize(scores(values), **options)}
+
+
+def test_means_by_hand():
+    found = rows()
+    assert found["slice", "input"].scores["psnr"].mean == pytest.approx((20 + 22 + 24 + 30 + 28) / 5)
+    assert found["volume", "input"].scores["psnr"].mean == pytest.approx((22 + 30 + 28) / 3)
+    assert (found["slice", MODEL].count, found["volume", MODEL].count) == (5, 3)
+    assert {(row.patients, row.unit) for row in found.values()} == {(2, "patients")}
+
+
+def test_p_values_are_over_patients_and_against_the_method_named():
+    found = rows()
+    means = [[22.0, 29.0], [(23 + 24 + 29) / 3, 30.25]]
+    expected = stats.ttest_rel(*means).pvalue
+    assert found["slice", MODEL].scores["psnr"].p == pytest.approx(expected)
+    assert math.isnan(found["slice", "input"].scores["psnr"].p)
+    turned = rows(against=MODEL)
+    assert turned["slice", "input"].scores["psnr"].p == pytest.approx(expected)
+    with pytest.raises(ValueError, match="no method 'other'"):
+        rows(against="other")
+
+
+def test_units_of_few_images_are_said():
+    assert rows({("b", "b/1"): [(1.0, 2.0)], ("b", "b/2"): [(2.0, 3.0)]})["slice", MODEL].unit == "volumes"
+    single = rows({("a", "a"): [(1.0, 2.0), (2.0, 4.0)]})
+    assert single["slice", MODEL].unit == "slices"
+    assert "Slices of one volume are not independent" in markdown({}, list(single.values()), [])
+    assert "Of 2 patients only" in markdown({}, list(rows().values()), [])
+    alone = rows({("a", "a"): [(1.0, 2.0)]})["slice", MODEL].scores["psnr"]
+    assert math.isnan(alone.lower)
+    assert math.isnan(alone.p)
+
+
+def test_what_does_not_beat_its_input_is_said():
+    better = findings(summarize(scores()), [MODEL])
+    assert better == [
+        f"{MODEL} is better than its input, but not significantly so (CT, whole slice, {name})."
+        for name in ("psnr", "rmse")
+    ]
+    worse = findings(summarize(scores({("a", "a"): [(20.0, 19.0)], ("b", "b"): [(20.0, 20.5)]})), [MODEL])
+    assert worse[0] == f"{MODEL} does not beat its input (CT, whole slice, psnr)."
+    sure = {(patient, patient): [(20.0, 25.0 + 0.1 * number)] for number, patient in enumerate("abcd")}
+    assert findings(summarize(scores(sure)), [MODEL]) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "name", "text"),
+    [
+        (33.456, "psnr", "33.46"),
+        (0.98765, "ssim", "0.9877"),
+        (-0.00001, "ssim", "0.0000"),
+        (0.098765, "rmse", "0.09877"),
+        (123.456, "rmse", "123.5"),
+        (2.5926, "delta_e", "2.593"),
+        (0.0312, "p", "0.031"),
+        (0.00003, "p", "<0.0001"),
+        (float("inf"), "psnr", "inf"),
+        (float("nan"), "p", ""),
+    ],
+)
+def test_digits(value, name, text):
+    assert rounded(value, name) == text

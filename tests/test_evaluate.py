@@ -1,0 +1,356 @@
+"""Evaluation from the command line: the same table in every run, scores as scikit-image has them, clear refusals."""
+
+import csv
+import hashlib
+import json
+import re
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from phantoms import ct_series, ct_volume
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+from skimage.metrics import structural_similarity
+from tiny_bundle import NAME, edit_json, make_tiny_bundle, write_tiny_weights
+from typer.testing import CliRunner
+
+from medrestore_monai.cli import app
+from medrestore_monai.evaluate import known_psf
+from medrestore_monai.layouts import paired_folders
+from medrestore_monai.transforms.blur_kernels import motion_kernel
+
+TABLES = ("table.csv", "table.json", "table.md", "slices.csv")
+SIZE = (40, 32)
+OTHER = "other_denoise"
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
+    """Two tiny bundles with different weights."""
+    folder = tmp_path_factory.mktemp("bundles")
+    root = make_tiny_bundle(folder)
+    other = folder / OTHER
+    shutil.copytree(root, other)
+    digest = hashlib.sha256(write_tiny_weights(other / "models" / "model.pt", seed=1).read_bytes()).hexdigest()
+    edit_json(other / "configs" / "metadata.json", lambda metadata: metadata.update(weights_sha256=digest))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _found(bundles, monkeypatch):
+    monkeypatch.setenv("MEDRESTORE_BUNDLES", str(bundles))
+
+
+def run(*args, code=0):
+    result = CliRunner().invoke(app, ["evaluate", *(str(arg) for arg in args)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result
+
+
+def table(folder):
+    """Rows of the table by region, kind of average and method."""
+    with (folder / "table.csv").open(newline="") as file:
+        return {(row["region"], row["average"], row["method"]): row for row in csv.DictReader(file)}
+
+
+def whole(folder, method, score="psnr"):
+    return float(table(folder)["whole slice", "slice", method][score])
+
+
+def write_pairs(folder, patients=3, noise=40.0):
+    """NumPy volumes in HU below LQ and HQ."""
+    rng = np.random.default_rng(0)
+    pairs = []
+    for number in range(patients):
+        clean = ct_volume(2, SIZE, noise=0) + 10 * number
+        noisy = (clean + noise * rng.standard_normal(clean.shape)).astype(np.float32)
+        for name, volume in (("LQ", noisy), ("HQ", clean)):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            np.save(folder / name / f"p{number}.npy", volume)
+        pairs.append((noisy, clean))
+    return pairs
+
+
+def expected_scores(pairs):
+    """Mean PSNR, SSIM and RMSE over slices in [-160, 240] HU, with NumPy and scikit-image."""
+    scores = []
+    for noisy, clean in pairs:
+        for z in range(clean.shape[2]):
+            a, b = (np.clip(image[..., z].astype(np.float64), -160, 240) for image in (noisy, clean))
+            options = {"data_range": 400, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+            mse = ((a - b) ** 2).mean()
+            scores.append((10 * np.log10(400**2 / mse), structural_similarity(a, b, **options), mse**0.5))
+    return np.mean(scores, axis=0)
+
+
+def assert_scores(folder, method, expected):
+    """Equal to the digits of the table: 0.01 dB, 0.0001, and four digits of RMSE."""
+    steps = (0.0051, 0.000051, 0.00051 * expected[2])
+    for name, value, step in zip(("psnr", "ssim", "rmse"), expected, steps, strict=True):
+        assert whole(folder, method, name) == pytest.approx(value, abs=step), name
+
+
+def test_two_runs_write_the_same_tables(tmp_path):
+    for patient in ("p1", "p2"):
+        ct_series(tmp_path / "data" / patient, slices=2, size=SIZE, series=patient)
+    for name in ("first", "second"):
+        run("--data", tmp_path / "data", "-o", tmp_path / name)
+    for name in TABLES:
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
+    rows = table(tmp_path / "first")
+    methods = ["input", "gaussian", "total_variation", "non_local_means", NAME]
+    assert [method for region, average, method in rows if (region, average) == ("whole slice", "slice")] == methods
+    assert {region for region, _, _ in rows} == {"whole slice", "body"}
+    row = rows["whole slice", "slice", NAME]
+    assert (row["count"], row["patients"], row["interval_over"]) == ("4", "2", "patients")
+    assert float(row["psnr_low"]) <= float(row["psnr"]) <= float(row["psnr_high"])
+    assert 0 <= float(row["psnr_p"]) <= 1
+    text = (tmp_path / "first" / "table.md").read_text()
+    assert "For research, not a medical device." in text
+    assert str(tmp_path) not in text
+    # a network of random weights must not look good
+    assert f"{NAME} does not beat its input (CT, whole slice, psnr)." in text
+    times = (tmp_path / "first" / "times.csv").read_text().splitlines()
+    assert len(times) == 1 + len(methods)
+    pictures = sorted(path.name for path in (tmp_path / "first" / "worst").iterdir())
+    assert pictures == [f"{NAME}_{number}.png" for number in (1, 2, 3)]
+    with Image.open(tmp_path / "first" / "worst" / pictures[0]) as picture:
+        assert picture.size == (4 * (SIZE[0] + 4) - 4, SIZE[1] + 16)
+
+
+def test_seed_and_settings_change_the_degradation(tmp_path):
+    ct_series(tmp_path / "data", slices=2, size=SIZE)
+    base = ["--data", tmp_path / "data", "--baselines", "none", "-o"]
+    run(*base, tmp_path / "a")
+    run(*base, tmp_path / "seed", "--seed", 1)
+    run(*base, tmp_path / "dose", "--set", "dose=0.9")
+    run(*base, tmp_path / "public", "--set", "dose=0.9", "--protocol", "restore-rwkv")
+    assert whole(tmp_path / "a", "input") != whole(tmp_path / "seed", "input")
+    assert whole(tmp_path / "a", "input") < whole(tmp_path / "dose", "input") - 3
+    settings = json.loads((tmp_path / "public" / "table.json").read_text())["about"]["bundles"][NAME]["settings"]
+    assert settings["dose"] == 0.9  # what the user says goes over the protocol
+    assert set(table(tmp_path / "a")) > set(table(tmp_path / "public"))  # no body there
+
+
+def test_pairs_score_as_in_scikit_image(tmp_path):
+    pairs = write_pairs(tmp_path / "data")
+    base = ["--data", tmp_path / "data", "--layout", "paired", "--baselines", "gaussian"]
+    run(*base, "-o", tmp_path / "out", "--against", "gaussian")
+    assert_scores(tmp_path / "out", "input", expected_scores(pairs))
+    rows = table(tmp_path / "out")
+    assert rows["whole slice", "slice", "gaussian"]["psnr_p"] == ""
+    assert rows["whole slice", "slice", "input"]["psnr_p"] != ""
+    assert rows["whole slice", "volume", "input"]["count"] == "3"
+    with (tmp_path / "out" / "slices.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert {(one["patient"], one["slice"]) for one in lines} == {(f"p{n}", str(z)) for n in range(3) for z in (0, 1)}
+
+
+def test_a_bundle_scores_as_what_restore_writes(tmp_path):
+    pairs = write_pairs(tmp_path / "data", patients=2)
+    run("--data", tmp_path / "data", "--layout", "paired", "--baselines", "none", "-o", tmp_path / "out")
+    command = ["restore", tmp_path / "data" / "LQ", "-o", tmp_path / "restored", "--device", "cpu"]
+    assert CliRunner().invoke(app, [str(arg) for arg in command]).exit_code == 0
+    restored = [np.load(path) for path in sorted((tmp_path / "restored").iterdir())]
+    expected = expected_scores([(image, clean) for image, (_, clean) in zip(restored, pairs, strict=True)])
+    assert_scores(tmp_path / "out", NAME, expected)
+
+
+def test_bundles_side_by_side_get_the_same_images(tmp_path):
+    ct_series(tmp_path / "data", slices=2, size=SIZE)
+    edited = ["--data", tmp_path / "data", "--baselines", "none", "-o"]
+    run("--bundle", NAME, "--bundle", OTHER, *edited, tmp_path / "both")
+    run("--bundle", OTHER, *edited, tmp_path / "one")
+    assert whole(tmp_path / "both", OTHER) == whole(tmp_path / "one", OTHER)
+    assert whole(tmp_path / "both", "input") == whole(tmp_path / "one", "input")
+    assert whole(tmp_path / "both", NAME) != whole(tmp_path / "both", OTHER)
+    assert len(list((tmp_path / "both" / "worst").iterdir())) == 4
+
+
+def test_color_pairs(tmp_path, monkeypatch):
+    root = make_tiny_bundle(tmp_path / "bundles").rename(tmp_path / "bundles" / "rgb_deblur_tiny")
+    channels = {"in_channels": 3, "out_channels": 3}
+    edit_json(root / "configs" / "evaluate.json", lambda config: config["network_def"].update(channels))
+    edit_json(
+        root / "configs" / "evaluate.json",
+        lambda config: config["preprocessing"]["transforms"][3].update(modality="RGB"),
+    )
+    edit_json(
+        root / "configs" / "metadata.json",
+        lambda metadata: metadata["network_data_format"]["inputs"]["image"].update(modality="RGB"),
+    )
+    weights = write_tiny_weights(root / "models" / "model.pt", **channels)
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    edit_json(root / "configs" / "metadata.json", lambda metadata: metadata.update(weights_sha256=digest))
+    monkeypatch.setenv("MEDRESTORE_BUNDLES", str(root.parent))
+    rng = np.random.default_rng(0)
+    for scene in ("s1", "s2"):
+        sharp = rng.integers(0, 255, (24, 28, 3)).astype(np.uint8)
+        for name, picture in (("sharp", sharp), ("blur", sharp // 2)):
+            (tmp_path / "data" / "test" / scene / name).mkdir(parents=True)
+            Image.fromarray(picture).save(tmp_path / "data" / "test" / scene / name / "0.png")
+    base = ["--bundle", root.name, "--data", tmp_path / "data", "--layout", "gopro", "-o"]
+    run(*base, tmp_path / "out")
+    assert {"psnr", "ssim", "rmse", "delta_e"} <= set(next(iter(table(tmp_path / "out").values())))
+    assert ("whole slice", "slice", "richardson_lucy") in table(tmp_path / "out")
+    run(*base, tmp_path / "mlff", "--protocol", "mlff", "--baselines", "none")
+    assert whole(tmp_path / "mlff", "input") == whole(tmp_path / "out", "input")
+    assert not {"rmse", "delta_e"} & set(next(iter(table(tmp_path / "mlff").values())))
+
+
+def test_perfect_images_give_valid_json(tmp_path):
+    write_pairs(tmp_path / "data", noise=0)
+    run("--data", tmp_path / "data", "--layout", "paired", "--baselines", "none", "-o", tmp_path / "out")
+    rows = json.loads((tmp_path / "out" / "table.json").read_text(), parse_constant=pytest.fail)["table"]
+    assert rows[0]["method"] == "input"
+    assert (rows[0]["psnr"], rows[0]["psnr_low"], rows[0]["ssim"]) == ("inf", None, 1.0)
+
+
+def test_tuned_parameters_are_used_and_reported(tmp_path):
+    write_pairs(tmp_path / "data", patients=2)
+    tuned = tmp_path / "tuned.json"
+    tuned.write_text(json.dumps({"baselines": {"gaussian": {"sigma": 0.6}}}))
+    base = ["--data", tmp_path / "data", "--layout", "paired", "--baselines", "gaussian", "-o"]
+    run(*base, tmp_path / "plain")
+    run(*base, tmp_path / "out", "--tuned", tuned)
+    assert whole(tmp_path / "plain", "gaussian") != whole(tmp_path / "out", "gaussian")
+    about = json.loads((tmp_path / "out" / "table.json").read_text())["about"]
+    assert about["classical baselines"] == {"CT": {"gaussian": {"sigma": 0.6}}}
+
+
+def test_limit_takes_slices_from_all_over(tmp_path):
+    write_pairs(tmp_path / "data", patients=3)
+    base = ["--data", tmp_path / "data", "--layout", "paired", "--baselines", "none", "-o", tmp_path / "out"]
+    run(*base, "--limit", 3)
+    assert {"p0", "p1", "p2"} == {line.split(",")[2] for line in (tmp_path / "out" / "slices.csv").open()} - {"patient"}
+
+
+def test_a_bad_image_is_named_and_can_be_left_out(tmp_path):
+    write_pairs(tmp_path / "data", patients=3)
+    volume = np.load(tmp_path / "data" / "LQ" / "p1.npy")
+    volume[3, 3, 1] = np.nan
+    np.save(tmp_path / "data" / "LQ" / "p1.npy", volume)
+    base = ["--data", tmp_path / "data", "--layout", "paired", "--baselines", "none", "-o", tmp_path / "out"]
+    result = run(*base, code=3)
+    assert re.search(r"Error: .*p1.* NaN", result.stderr)
+    assert {path.name for path in tmp_path.iterdir()} == {"data"}
+    run(*base, "--skip-bad")
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert re.search(r"left out: .*p1.* NaN", text)
+    assert table(tmp_path / "out")["whole slice", "slice", "input"]["count"] == "4"
+    assert str(tmp_path) not in text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--layout", "heap"], "layout must be one of clean, .*, got 'heap'"),
+        (["--part", "half"], "part must be one of all"),
+        (["--protocol", "mine"], "protocol must be one of standard, .*, got 'mine'"),
+        (["--baselines", "gauss"], "baseline is one of gaussian, .*, got 'gauss'"),
+        (["--against", "gauss"], "p-values are against one of input, gaussian"),
+        (["--bundle", "none_such"], "no bundle 'none_such'"),
+        (["--bundle", NAME, "--bundle", NAME], "name each bundle once"),
+        (["--set", "doses=1"], "has no setting 'doses'"),
+        (["--set", "dose"], "a setting is NAME=VALUE"),
+        (["--set", "dose=$__import__('os').getpid()"], "must be a number or a plain text"),
+        (["--device", "tpu"], "device must be auto, cpu"),
+        (["--tuned", "none.json"], "none.json is no file of tuned baselines"),
+    ],
+)
+def test_mistakes_are_refused_before_an_image_is_read(tmp_path, options, message):
+    (tmp_path / "data").mkdir()
+    result = run("--data", tmp_path / "data", "-o", tmp_path / "out", *options, code=2)
+    assert re.search(message, result.stderr)
+    assert {path.name for path in tmp_path.iterdir()} == {"data"}
+
+
+def test_reports_are_replaced_on_request_only_and_nothing_else(tmp_path):
+    write_pairs(tmp_path / "data", patients=1)
+    base = ["--data", tmp_path / "data", "--layout", "paired", "--baselines", "none", "-o", tmp_path / "out"]
+    run(*base)
+    assert "exists" in run(*base, code=2).stderr
+    run(*base, "--overwrite", "--seed", 1)
+    assert json.loads((tmp_path / "out" / "table.json").read_text())["about"]["seed"] == 1
+    assert "no report" in run(*base[:-1], tmp_path / "data", "--overwrite", code=2).stderr
+    assert "no file or folder" in run("--data", tmp_path / "nowhere", "-o", tmp_path / "x", code=2).stderr
+
+
+def test_bad_data_is_refused(tmp_path):
+    (tmp_path / "data").mkdir()
+    assert "holds no image" in run("--data", tmp_path / "data", "-o", tmp_path / "out", code=3).stderr
+    write_pairs(tmp_path / "data", patients=2)
+    (tmp_path / "data" / "LQ" / "p0.npy").unlink()
+    args = ["--data", tmp_path / "data", "--layout", "paired", "-o", tmp_path / "out"]
+    assert "p0.npy has no partner" in run(*args, code=3).stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_kernel_is_known_from_what_the_degradation_noted():
+    assert known_psf({"image": 1}) is None
+    noted = {"motion_blur": {"length": 9, "angle": 20.0}}
+    np.testing.assert_array_equal(known_psf(noted), motion_kernel(9, 20.0))
+    both = known_psf({**noted, "gaussian_blur": {"sigma": 1.0}})
+    assert both.sum() == pytest.approx(1)
+    assert both.shape > motion_kernel(9, 20.0).shape
+
+
+def test_bundles_of_two_modalities_have_a_folder_and_a_table_each(tmp_path, bundles, monkeypatch):
+    shutil.copytree(bundles, tmp_path / "bundles")
+    configs = tmp_path / "bundles" / OTHER / "configs"
+    edit_json(configs / "evaluate.json", lambda config: config["preprocessing"]["transforms"][3].update(modality="MR"))
+    edit_json(
+        configs / "metadata.json",
+        lambda metadata: metadata["network_data_format"]["inputs"]["image"].update(modality="MR"),
+    )
+    monkeypatch.setenv("MEDRESTORE_BUNDLES", str(tmp_path / "bundles"))
+    for modality in ("CT", "MR"):
+        write_pairs(tmp_path / "data" / modality, patients=2)
+    base = ["--data", tmp_path / "data", "--layout", "paired", "--baselines", "none", "-o", tmp_path / "out"]
+    run("--bundle", NAME, "--bundle", OTHER, *base)
+    with (tmp_path / "out" / "table.csv").open(newline="") as file:
+        found = {(row["modality"], row["method"]) for row in csv.DictReader(file) if row["region"] == "whole slice"}
+    assert found == {("CT", "input"), ("CT", NAME), ("MR", "input"), ("MR", OTHER)}
+
+
+def test_tuning_finds_the_best_of_a_grid(tmp_path, monkeypatch):
+    """The volumes have white noise; the best Gaussian is that of an exhaustive search with SciPy."""
+    pairs = write_pairs(tmp_path / "data", patients=3)
+    script = Path(__file__).parents[1] / "scripts" / "tune_classical.py"
+    output = tmp_path / "tuned.json"
+    options = [
+        "--bundle",
+        NAME,
+        "--data",
+        tmp_path / "data",
+        "--layout",
+        "paired",
+        "--methods",
+        "gaussian",
+        "-o",
+        output,
+    ]
+    monkeypatch.setattr(sys, "argv", [str(part) for part in (script, *options)])
+    runpy.run_path(str(script), run_name="__main__")
+    content = json.loads(output.read_text())
+    assert (content["modality"], content["task"], content["slices"]) == ("CT", "denoising", 4)  # two patients train
+    used = [pair for number, pair in enumerate(pairs) if number not in held_back(tmp_path / "data")]
+    best = content["baselines"]["gaussian"]["sigma"]
+    assert best == pytest.approx(max(np.arange(0.3, 3, 0.01), key=lambda s: gaussian_psnr(used, s)), rel=0.2)
+
+
+def held_back(data):
+    names = {item["name"] for item in paired_folders(data, "train")}
+    return [number for number in range(3) if f"p{number}.npy" not in {Path(name).name for name in names}]
+
+
+def gaussian_psnr(pairs, sigma):
+    """Mean PSNR of slices that were smoothed, as the networks see them: from -1024 HU."""
+    smooth = [(gaussian_filter(noisy.clip(-1024, 3072), (sigma, sigma, 0), mode="nearest"), c) for noisy, c in pairs]
+    return expected_scores(smooth)[0]
