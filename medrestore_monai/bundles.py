@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 DEFAULT_BUNDLE = "ct_denoise_restore_rwkv"
 WEIGHTS = Path("models") / "model.pt"
 PRECISIONS = ("float32", "bfloat16")
+BACKENDS = ("torch", "onnx")
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,9 @@ def find_bundle(name: str | os.PathLike[str]) -> Bundle:
 
 def bundle_root(name: str) -> str:
     """Return the folder of bundle ``name``, for its configurations: they run from any working folder."""
+    carrier = Path(__file__).resolve().parents[1]
+    if (carrier / "configs" / "metadata.json").is_file():  # the zoo form carries this package, whatever its folder's name
+        return str(carrier)
     return str(find_bundle(name).root)
 
 
@@ -166,6 +170,7 @@ def load_network(
     bundle: str | None = None,
     device: Any = "cpu",
     precision: str = "float32",
+    backend: str = "torch",
 ) -> "nn.Module":
     """Return a network ready for inference: weights loaded, convolutions merged where it can, on ``device``.
 
@@ -175,19 +180,78 @@ def load_network(
         bundle: see :func:`load_weights`.
         device: a PyTorch device.
         precision: ``float32`` or ``bfloat16``: of the weights and of what is computed with them.
+        backend: ``torch``, or ``onnx``: onnxruntime on the CPU runs the network from an ONNX file, which is exported
+            once and kept (:func:`~medrestore_monai.onnx_network.cached_onnx`).
 
     Returns:
         The network; it takes and gives float32 images in both precisions.
 
     Raises:
-        ValueError: as :func:`load_weights`; an unknown precision, or one that the network does not offer.
+        ValueError: as :func:`load_weights`; an unknown precision or backend, or one that the network does not offer.
+        RuntimeError: the backend's packages are missing.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
+    check_backend(backend, device, precision)
     network = load_weights(network, path, bundle)
     ready: nn.Module = network.merged() if hasattr(network, "merged") else network
+    if backend == "onnx":
+        from medrestore_monai.onnx_network import OnnxNetwork, cached_onnx
+
+        return OnnxNetwork(cached_onnx(ready, sha256(path)))
     if precision == "bfloat16":
         if not hasattr(ready, "in_bfloat16"):
             raise ValueError(f"{type(network).__name__} does not offer the precision bfloat16.")
         ready = ready.in_bfloat16()
     return ready.to(device)
+
+
+def check_backend(backend: str, device: Any = "cpu", precision: str = "float32") -> None:
+    """Refuse a backend that is unknown, not installed, or that cannot do what goes with it.
+
+    Args:
+        backend: see :func:`load_network`.
+        device: see :func:`load_network`.
+        precision: see :func:`load_network`.
+
+    Raises:
+        ValueError: there is no such backend, or it does not offer that device or precision.
+        RuntimeError: its packages are missing.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}.")
+    if backend == "onnx":
+        if str(device) != "cpu" or precision != "float32":
+            raise ValueError(f"the backend onnx runs on the device cpu in float32, not on {device} in {precision}.")
+        from medrestore_monai.onnx_network import require_packages
+
+        require_packages()
+
+
+def export_bundle(
+    bundle: Bundle, output: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None
+) -> None:
+    """Write the network of a bundle, with its weights, as an ONNX file.
+
+    Args:
+        bundle: its ``inference.json`` tells the network.
+        output: the file to write.
+        weights: other weights than the bundle's.
+
+    Raises:
+        ValueError: the weights are missing or do not fit, or the network cannot be exported.
+        RuntimeError: a package is missing.
+        OSError: the file cannot be written.
+    """
+    from monai.bundle import ConfigParser
+
+    from medrestore_monai.onnx_network import TO_WRITE, export_onnx, require_packages
+
+    require_packages(TO_WRITE)
+    parser = ConfigParser()
+    parser.read_config(str(bundle.config("inference")))
+    path = Path(weights or bundle.weights)
+    network = load_network(parser.get_parsed_content("network_def"), path, str(bundle.root))
+    notes = {"bundle": bundle.name, "version": str(bundle.metadata["version"]), "weights_sha256": sha256(path)}
+    notes["intended_use"] = str(bundle.metadata.get("intended_use", ""))
+    export_onnx(network, output, notes)

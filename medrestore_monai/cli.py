@@ -16,6 +16,10 @@ from medrestore_monai import __version__
 
 USAGE, BAD_DATA = 2, 3
 RESEARCH = "For research, not a medical device."
+DEGRADATIONS = (
+    "ct_low_dose, mri_kspace, pet_low_count, motion_blur, linear_motion_blur, gaussian_blur, sensor_noise, "
+    "down_sampling, jpeg"
+)
 
 app = typer.Typer(
     help="Restore medical images: DICOM, NIfTI, PNG or TIFF in, the same kind out, same units and geometry. "
@@ -82,10 +86,20 @@ def restore(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     strength: Annotated[float, typer.Option(min=0, max=1, help="0 keeps the input, 1 restores in full.")] = 1.0,
     precision: Annotated[str, typer.Option(help="float32, or bfloat16: faster, see the bundle's card.")] = "float32",
+    backend: Annotated[
+        str, typer.Option(help="What runs the network: torch, or onnx (onnxruntime, on the CPU).")
+    ] = "torch",
     tile: Annotated[
         int | None, typer.Option(help="Side of tiles in pixels, a multiple of 8; by default whole slices.")
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights of your own instead of the bundle's.")] = None,
+    suv_factor: Annotated[
+        float | None, typer.Option(help="PET: SUV per unit of INPUT, instead of the header's; for NIfTI in Bq/ml.")
+    ] = None,
+    patient_weight: Annotated[float | None, typer.Option(help="PET: kg, where the header has none.")] = None,
+    injected_dose: Annotated[float | None, typer.Option(help="PET: Bq, such as 370e6.")] = None,
+    injection_time: Annotated[str | None, typer.Option(help="PET: HHMMSS or YYYYMMDDHHMMSS.")] = None,
+    half_life: Annotated[float | None, typer.Option(help="PET: seconds, 6586.2 for F-18.")] = None,
     series: SeriesOption = None,
     allow_gaps: GapsOption = False,
     overwrite: OverwriteOption = False,
@@ -100,12 +114,14 @@ def restore(
       medrestore restore volume.nii.gz -o restored.nii.gz --strength 0.7
 
       medrestore restore cohort/ -o restored/ --device cuda
+
+      medrestore restore scan.zip -o restored --backend onnx
     """
     _check_source(source)
     # PyTorch then asks Linux for large pages: a seventh less time for volumes, a tenth more memory
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     with reported(USAGE):
-        from medrestore_monai.bundles import PRECISIONS, find_bundle
+        from medrestore_monai.bundles import PRECISIONS, check_backend, find_bundle
         from medrestore_monai.restore import check_options
         from medrestore_monai.restore import restore as run
 
@@ -113,10 +129,21 @@ def restore(
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
         options = {"strength": strength, "series_uid": series or "", "allow_gaps": allow_gaps, "progress": True}
         options["precision"] = precision
+        if backend != "torch":
+            device = "cpu" if device == "auto" else device
+            check_backend(backend, device, precision)
+            options["backend"] = backend
         if tile is not None:
             options["tile"] = tile
         if weights is not None:
             options["weights"] = str(weights)
+        known = {"factor": suv_factor, "weight": patient_weight, "dose": injected_dose, "half_life": half_life}
+        suv = {name: value for name, value in (known | {"injection_time": injection_time}).items() if value is not None}
+        if suv:
+            from medrestore_monai.dicom import SUVOptions
+
+            SUVOptions.of(suv)  # bad values are refused before a bundle is read
+            options["suv"] = suv
         found = find_bundle(bundle)
         config = found.config("inference")
         check_options(config, device=device, **options)
@@ -132,30 +159,178 @@ def restore(
 def degrade(
     source: InputArgument,
     output: OutputOption,
-    task: Annotated[str, typer.Option(help="What to simulate: ct_low_dose.")] = "ct_low_dose",
-    dose: Annotated[float, typer.Option(min=0.01, max=1, help="Fraction of the source's dose.")] = 0.25,
+    task: Annotated[str, typer.Option(help=f"What to simulate: {DEGRADATIONS}.")] = "ct_low_dose",
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same images.")] = 0,
+    dose: Annotated[
+        float | None, typer.Option(help="ct_low_dose: fraction of the source's dose, in (0, 1]; 0.25 if not given.")
+    ] = None,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Ray by ray, about 10 s a slice, not the fast method.")
+        bool, typer.Option("--exact", help="ct_low_dose: ray by ray, about 10 s a slice, not the fast method.")
     ] = False,
+    fraction: Annotated[
+        float | None, typer.Option(help="mri_kspace: part of the lines kept along each axis; 0.25 if not given.")
+    ] = None,
+    drf: Annotated[
+        float | None, typer.Option(help="pet_low_count: dose reduction factor, at least 1; 12 if not given.")
+    ] = None,
+    suv_factor: Annotated[
+        float | None, typer.Option(help="pet_low_count: SUV per unit of INPUT, instead of the header's; 1 for files.")
+    ] = None,
+    length: Annotated[
+        float | None,
+        typer.Option(
+            help="motion_blur: side of the kernel in pixels, else drawn from 20..45. linear_motion_blur: 3..9."
+        ),
+    ] = None,
+    angle: Annotated[
+        float | None,
+        typer.Option(help="motion_blur: degrees, else drawn from -45..45. linear_motion_blur: 0..180, 0 is along X."),
+    ] = None,
+    sigma: Annotated[
+        float | None, typer.Option(help="gaussian_blur: standard deviation in pixels, else drawn from 0.5..1.5.")
+    ] = None,
+    noise_std: Annotated[
+        float | None,
+        typer.Option(
+            help="sensor_noise, and behind a blur: standard deviation in the unit of INPUT (HU, gray levels)."
+        ),
+    ] = None,
+    factor: Annotated[
+        int | None, typer.Option(help="down_sampling: pixels along each axis that become one, else drawn from 2..4.")
+    ] = None,
+    quality: Annotated[int | None, typer.Option(help="jpeg: 1..100, else drawn from 20..80.")] = None,
+    lower: Annotated[
+        float | None, typer.Option(help="jpeg: value of INPUT that becomes 0; by default the least there can be.")
+    ] = None,
+    upper: Annotated[
+        float | None, typer.Option(help="jpeg: value of INPUT that becomes 255; by default the greatest.")
+    ] = None,
     series: SeriesOption = None,
     allow_gaps: GapsOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Simulate a degraded scan of clean images, to test a restoration against a known truth.
 
-    Example:
+    What is not given is drawn for each image, from its name and the seed, and printed; a DICOM header tells it too.
+
+    Examples:
       medrestore degrade scans/abdomen -o quarter_dose --task ct_low_dose --dose 0.25 --seed 1
+
+      medrestore degrade brain.nii.gz -o coarse.nii.gz --task mri_kspace --fraction 0.25
+
+      medrestore degrade chest.png -o moved.png --task motion_blur --length 30 --angle -20 --noise-std 2
     """
     _check_source(source)
+    settings = {"dose": dose, "exact": exact or None, "fraction": fraction, "length": length, "angle": angle}
+    settings |= {"drf": drf, "suv_factor": suv_factor, "sigma": sigma, "noise_std": noise_std, "factor": factor}
+    settings |= {"quality": quality, "lower": lower, "upper": upper}
+    options = {name: value for name, value in settings.items() if value is not None}
     with reported(USAGE):
         from medrestore_monai.degrade import check_task
         from medrestore_monai.degrade import degrade as run
 
-        check_task(task)
+        check_task(task, options)
     with reported():
-        for path in run(source, output, task, dose, seed, exact, series or "", allow_gaps, overwrite, True):
-            console.print(f"simulated: {path}", soft_wrap=True, markup=False)
+        for done in run(source, output, task, seed, series or "", allow_gaps, overwrite, True, **options):
+            values = ", ".join(f"{name} {value}" for name, value in done.parameters.items())
+            console.print(f"simulated: {done.output} ({task}: {values})", soft_wrap=True, markup=False)
+
+
+@app.command()
+def evaluate(
+    data: Annotated[Path, typer.Option("--data", help="Folder of images; see --layout.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="New folder for the report.")],
+    bundle: Annotated[
+        list[str] | None, typer.Option(help="Name or folder of a bundle; several side by side.", show_default=False)
+    ] = None,
+    layout: Annotated[
+        str, typer.Option(help="clean, ixi, medmnist (degraded on the fly); paired, gopro, realblur, low-dose-ct.")
+    ] = "clean",
+    part: Annotated[str, typer.Option(help="all, train, validation or test.")] = "all",
+    protocol: Annotated[str, typer.Option(help="standard, restore-rwkv, meddeblur, aff or mlff.")] = "standard",
+    baselines: Annotated[
+        str, typer.Option(help="Classical methods to compare with: auto, none, or names separated by commas.")
+    ] = "auto",
+    tuned: Annotated[Path | None, typer.Option(help="Their parameters, from scripts/tune_classical.py.")] = None,
+    against: Annotated[str, typer.Option(help="The method that p-values compare with.")] = "input",
+    seed: Annotated[int, typer.Option(min=0, help="Of the fixed degradation and the intervals.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    limit: Annotated[int | None, typer.Option(min=1, help="Take this many slices, evenly spread.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a value of evaluate.json, such as dose=0.1.", show_default=False),
+    ] = None,
+    allow_gaps: GapsOption = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out bad images, and list them.")] = False,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Score bundles, classical baselines and the input side by side: tables, worst cases, times.
+
+    Clean images are degraded as the (first) bundle's evaluate.json says, the same way in every run.
+
+    Examples:
+      medrestore evaluate --bundle ct_denoise_restore_rwkv --data scans/ -o report
+
+      medrestore evaluate --bundle mine --data GOPRO_Large --layout gopro --part test --protocol mlff -o report
+    """
+    _check_source(data)
+    with reported(USAGE):
+        from medrestore_monai.bundles import DEFAULT_BUNDLE
+        from medrestore_monai.evaluate import Request, parse_settings
+        from medrestore_monai.evaluate import evaluate as run
+
+        request = Request(
+            bundles=bundle or [DEFAULT_BUNDLE],
+            data=data,
+            output=output,
+            layout=layout,
+            part=part,
+            protocol=protocol,
+            baselines=baselines,
+            tuned=tuned,
+            against=against,
+            seed=seed,
+            device=device,
+            limit=limit,
+            settings=parse_settings(settings or []),
+            allow_gaps=allow_gaps,
+            skip_bad=skip_bad,
+            overwrite=overwrite,
+        )
+        request.check()
+    with reported():
+        run(request, progress=True)
+        console.print((output / "table.md").read_text(encoding="utf-8"), soft_wrap=True, markup=False, highlight=False)
+        console.print(f"Report: {output}. {RESEARCH}", soft_wrap=True, markup=False)
+
+
+@app.command()
+def export(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write, such as model.onnx.")],
+    bundle: Annotated[str, typer.Option(help="Name or folder of the bundle.")] = "ct_denoise_restore_rwkv",
+    weights: Annotated[Path | None, typer.Option(help="Weights of your own instead of the bundle's.")] = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Write a bundle's network as an ONNX file, for other programs; about a minute.
+
+    Its input "image" and output "pred" have the shape (batch, channels, height, width), of any size, scaled as the
+    bundle's card tells. To restore with onnxruntime here, "medrestore restore --backend onnx" needs no such file.
+
+    Examples:
+      medrestore export -o ct_denoise.onnx
+
+      medrestore export --bundle my_bundle --weights runs/model.pt -o mine.onnx --overwrite
+    """
+    with reported(USAGE):
+        from medrestore_monai.bundles import export_bundle, find_bundle
+
+        if output.exists() and not overwrite:
+            raise FileExistsError(f"{output} exists; --overwrite replaces it.")
+        if not output.absolute().parent.is_dir() or output.is_dir():
+            raise ValueError(f"{output} is no file in an existing folder.")
+        found = find_bundle(bundle)
+        export_bundle(found, output, weights)
+    console.print(f"{found.name} -> {output}. {RESEARCH}", soft_wrap=True, markup=False)
 
 
 @app.command()

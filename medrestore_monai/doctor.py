@@ -19,6 +19,7 @@ def examine() -> list[tuple[str, str]]:
     import torch
 
     from medrestore_monai.bundles import list_bundles
+    from medrestore_monai.onnx_network import missing_packages
     from medrestore_monai.ops import biwkv_cpu
 
     lines = [("Python", f"{platform.python_version()} on {platform.platform(terse=True)}")]
@@ -30,6 +31,9 @@ def examine() -> list[tuple[str, str]]:
     lines.append(("CUDA", ", ".join(devices) or "no device; everything runs on the CPU"))
     kernel = "compiled C kernel" if biwkv_cpu.is_available() else f"pure PyTorch: {biwkv_cpu.unavailable_reason()}"
     lines.append(("Bi-WKV on the CPU", kernel))
+    missing = missing_packages()
+    onnx = f"missing {', '.join(missing)}" if missing else f"onnxruntime {_version('onnxruntime')}"
+    lines.append(("ONNX backend", onnx))
     for name, modules in DECODERS.items():
         there = all(importlib.util.find_spec(module) for module in modules)
         lines.append((f"DICOM {name}", "decoder installed" if there else "no decoder; such files are refused"))

@@ -16,6 +16,7 @@ from monai.transforms import MapTransform
 
 from medrestore_monai.dicom import Series, SUVError, SUVOptions, read_series, suv_factor
 from medrestore_monai.images import read_image, read_picture_set
+from medrestore_monai.intensity import choose_range
 from medrestore_monai.layouts import (
     IMAGE_SUFFIXES,
     Item,
@@ -50,6 +51,24 @@ _open_image = functools.lru_cache(maxsize=2)(read_image)
 _open_pictures = functools.lru_cache(maxsize=2)(read_picture_set)
 
 
+@functools.lru_cache(maxsize=8)
+def _series_range(path: Path, uid: str, allow_gaps: bool) -> list[float]:
+    series = _open_series(path, uid, "MR", allow_gaps)
+    return _mr_range(series.slab(0, series.shape[2]))
+
+
+@functools.lru_cache(maxsize=8)
+def _file_range(path: Path) -> list[float]:
+    return _mr_range(_open_image(path)[0])
+
+
+def _mr_range(volume: np.ndarray) -> list[float]:
+    """MR has no unit: slices and slabs are scaled by the range of their whole volume."""
+    finite = volume[np.isfinite(volume)]  # a slice with other values is refused where it is scaled
+    intensity = choose_range(finite if finite.size else np.zeros(1), "MR")
+    return [intensity.lower, intensity.upper]
+
+
 class LoadImageOrSeriesd(MapTransform):
     """Read an image file or a checked DICOM series into a tensor in physical units, channel first.
 
@@ -60,7 +79,8 @@ class LoadImageOrSeriesd(MapTransform):
         keys: paths; replaced by ``MetaTensor`` s of shape ``(C, X, Y[, Z])``, float32. An item may name one ``slice``,
             which comes as ``(C, X, Y)``; the slices from ``start`` to before ``stop``, if that is above 0; a
             ``series_uid``, if it is not empty; and an ``array`` of pictures in a NumPy archive.
-        modality: DICOM modality that a series must have; ``None`` for any. Color pictures have none.
+        modality: DICOM modality that a series must have; ``None`` for any. Color pictures have none. Slices and slabs
+            of an ``MR`` volume carry the ``intensity_range`` of the whole, which ToUnitRanged then uses.
         allow_gaps: take a series with missing slices, as single images.
         suv: fields of :class:`~medrestore_monai.dicom.SUVOptions`, for PET. The meta data of a PET series hold
             ``suv_factor``, the SUV per Bq/ml, or ``suv_missing``, the reason why there is none. A file that is not
@@ -121,6 +141,8 @@ class LoadImageOrSeriesd(MapTransform):
             raise ValueError(f"{path} is a color picture, where {self.modality} is expected.")
         if not _is_color(meta):
             array = (array if part is None or array.ndim == 2 else array[..., part])[None]
+        if self.modality == "MR" and part is not None:
+            meta = {**meta, "intensity_range": _file_range(path)}
         return _tensor(array, meta["affine"], {**meta, **self._unit_of_file(path), "source": str(path)})
 
     def _unit_of_file(self, path: Path) -> dict[str, Any]:
@@ -144,6 +166,8 @@ class LoadImageOrSeriesd(MapTransform):
             "unit": series.unit,
             "allow_gaps": self.allow_gaps,
         }
+        if self.modality == "MR" and part is not None:
+            meta["intensity_range"] = _series_range(path, series_uid, self.allow_gaps)
         return _tensor(array, series.affine, {**meta, **self._suv_of_series(series)})
 
     def _suv_of_series(self, series: Series) -> dict[str, Any]:
@@ -168,6 +192,8 @@ def forget() -> None:
     _open_series.cache_clear()
     _open_image.cache_clear()
     _open_pictures.cache_clear()
+    _series_range.cache_clear()
+    _file_range.cache_clear()
 
 
 def _tensor(array: np.ndarray, affine: np.ndarray, meta: dict[str, Any]) -> MetaTensor:

@@ -63,7 +63,7 @@ def restore(
     overrides.setdefault("bundle_root", str(Path(config).resolve().parents[1]))
     if device != "auto":
         overrides["device"] = f"$torch.device({device!r})"
-    with _unwrapped():
+    with unwrapped():
         workflow = ConfigWorkflow(
             config_file=str(config),
             meta_file=str(Path(config).parent / "metadata.json"),
@@ -102,7 +102,7 @@ def check_options(config: str | os.PathLike[str], device: str = "auto", **overri
     # MONAI would run a text that starts with "$" as code, and a UID may come from a file
     if not re.fullmatch(r"[0-9.]*", overrides.get("series_uid", "")):
         raise ValueError(f"a SeriesInstanceUID has digits and dots only, got {overrides['series_uid']!r}.")
-    with _unwrapped():
+    with unwrapped():
         parser = ConfigParser()
         parser.read_config(str(config))
         unknown = sorted(name for name in overrides if re.split("#|::", name)[0] not in parser.config)
@@ -119,15 +119,8 @@ def root_cause(error: BaseException) -> BaseException:
     return error
 
 
-def _check_device(device: str) -> None:
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {device!r}.")
-    if device != "cpu" and (torch.device(device).index or 0) >= torch.cuda.device_count():
-        raise RuntimeError(f"there is no device {device} here: PyTorch finds {torch.cuda.device_count()} CUDA devices.")
-
-
 @contextmanager
-def _unwrapped() -> Iterator[None]:
+def unwrapped() -> Iterator[None]:
     """Raise what MONAI has wrapped, and keep the logs and notes of the engines to themselves."""
     loggers = [logging.getLogger(name) for name in ("ignite", "monai", "monai.bundle.workflows")]
     levels = [logger.level for logger in loggers]
@@ -144,3 +137,10 @@ def _unwrapped() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _check_device(device: str) -> None:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {device!r}.")
+    if device != "cpu" and (torch.device(device).index or 0) >= torch.cuda.device_count():
+        raise RuntimeError(f"there is no device {device} here: PyTorch finds {torch.cuda.device_count()} CUDA devices.")

@@ -5,7 +5,7 @@ import zipfile
 import nibabel as nib
 import numpy as np
 import pytest
-from phantoms import ct_series, ct_volume, pet_series
+from phantoms import ct_series, ct_volume, mr_series, pet_series
 from PIL import Image
 
 from medrestore_monai.dicom import DicomError, read_series
@@ -168,3 +168,23 @@ def test_a_volume_three_voxels_wide_is_no_color_picture(tmp_path):
     assert load({"image": str(tmp_path / "thin.npy")})["image"].shape == (1, 3, 12, 5)
     assert load({"image": str(tmp_path / "color.png")})["image"].shape == (3, 9, 8)
     assert len(training_slices(tmp_path, "all")) == 1 + 5
+
+
+@pytest.mark.parametrize("kind", ["file", "series"])
+def test_parts_of_an_mr_volume_carry_the_range_of_the_whole(tmp_path, kind):
+    if kind == "file":
+        path = tmp_path / "brain.nii.gz"
+        values = np.random.default_rng(0).uniform(0, 50, (16, 17, 6)).astype(np.float32)
+        values[..., 4] *= 4  # the brightest slice decides
+        nib.save(nib.Nifti1Image(values, np.eye(4)), path)
+    else:
+        path = tmp_path / "series"
+        mr_series(path, slices=6)
+        series = read_series(path)
+        values = series.slab(0, 6)
+    expected = 4095 if 1024 <= values.max() <= 4095 else np.percentile(values, 99.9)
+    load = LoadImageOrSeriesd("image", modality="MR")
+    for part in ({"slice": 1}, {"start": 2, "stop": 4}):
+        lower, upper = load({"image": str(path), **part})["image"].meta["intensity_range"]
+        assert (lower, upper) == (0, pytest.approx(expected))
+    assert "intensity_range" not in load({"image": str(path)})["image"].meta

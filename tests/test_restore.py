@@ -13,7 +13,6 @@ from phantoms import ct_series, ct_volume, pet_series
 from PIL import Image
 from tiny_bundle import TINY, edit_json, make_tiny_bundle, write_tiny_weights
 
-from medrestore_monai.degrade import degrade
 from medrestore_monai.dicom import read_series
 from medrestore_monai.images import read_image
 from medrestore_monai.networks import RestoreRWKV
@@ -271,56 +270,3 @@ def test_root_cause_unwraps_down_to_what_a_user_can_mend():
     assert root_cause(wrapped(full)) is full
     plain = RuntimeError("out of memory")
     assert root_cause(wrapped(plain)) is plain
-
-
-def test_degrade_is_the_same_again_and_different_by_seed_and_patient(tmp_path):
-    for patient in "pq":
-        ct_series(tmp_path / "in" / patient / "scan", slices=2, size=96)
-    for name, seed in {"one": 1, "two": 1, "three": 2}.items():
-        written = degrade(tmp_path / "in", tmp_path / name, seed=seed)
-        assert written == [tmp_path / name / patient / "scan" for patient in "pq"]
-    source = read_series(tmp_path / "in" / "p" / "scan").array
-    one, two, three, other = (
-        read_series(tmp_path / name / "scan").array - source for name in ("one/p", "two/p", "three/p", "one/q")
-    )
-    np.testing.assert_array_equal(one, two)
-    for noise in (three, other, one[..., ::-1]):
-        assert abs(np.corrcoef(one.ravel(), noise.ravel())[0, 1]) < 0.1
-    tissue = (source > 0) & (source < 150)
-    assert 15 < one[tissue].std() < 60  # the phantom has 15 HU; a quarter of the dose adds sqrt(3) times as much
-
-
-def test_degrade_takes_the_noise_of_other_slices_where_one_shows_no_tissue(tmp_path):
-    volume = ct_volume(3, (128, 128))
-    volume[..., 1] = -1000
-    ct_series(tmp_path / "ct", volume=volume)
-    degrade(tmp_path / "ct", tmp_path / "low", dose=0.25)
-    noise = read_series(tmp_path / "low").array - read_series(tmp_path / "ct").array
-    assert noise[..., 0].std() > 1
-    assert noise[..., 1].std() > 0.1
-
-
-def test_degrade_exact_and_fast_have_the_same_level(tmp_path):
-    ct_series(tmp_path / "ct", volume=ct_volume(1, (128, 128)))
-    noise = {}
-    for exact in (False, True):
-        degrade(tmp_path / "ct", tmp_path / f"low{exact}", dose=0.25, exact=exact)
-        difference = read_series(tmp_path / f"low{exact}").array - read_series(tmp_path / "ct").array
-        noise[exact] = difference[48:80, 48:80].std()
-    assert noise[True] == pytest.approx(noise[False] / 1.1, rel=0.15)  # the fast one draws 1.1 times the level
-
-
-def test_degrade_refuses_what_it_cannot_simulate(tmp_path):
-    ct_series(tmp_path / "ct", slices=2, size=32)  # too small to measure its noise
-    pet_series(tmp_path / "pet", slices=2)
-    np.save(tmp_path / "a.npy", np.full((96, 96), np.nan))
-    for options, message in (
-        ({"task": "mri"}, "task must be one of ct_low_dose"),
-        ({"dose": 0}, "dose must be a fraction"),
-        ({"source": tmp_path / "ct"}, r"ct, slice 0: too little flat soft tissue"),
-        ({"source": tmp_path / "pet"}, "modality PT, where CT is expected"),
-        ({"source": tmp_path / "a.npy"}, r"a\.npy has 9216 NaN or infinite values"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            degrade(**{"source": tmp_path / "ct", "output": tmp_path / "out", **options})
-        assert not (tmp_path / "out").exists()

@@ -1,0 +1,131 @@
+"""Networks as ONNX files: written by PyTorch's exporter, run by onnxruntime on the CPU.
+
+Needs the optional packages onnx, onnxscript (to write) and onnxruntime (to run): ``pip install
+"medrestore-monai[onnx]"``.
+"""
+
+import os
+import sys
+import tempfile
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from medrestore_monai import __version__
+
+OPSET = 20
+INPUT, OUTPUT = "image", "pred"
+TO_WRITE, TO_RUN = ("onnx", "onnxscript"), ("onnxruntime",)
+
+
+def missing_packages(packages: tuple[str, ...] = TO_WRITE + TO_RUN) -> list[str]:
+    """Return those of ``packages`` that are not installed."""
+    return [name for name in packages if find_spec(name) is None]
+
+
+def export_onnx(network: nn.Module, path: str | os.PathLike[str], notes: dict[str, str] | None = None) -> None:
+    """Write a network as one ONNX file for images of any size and number.
+
+    Args:
+        network: offers ``exportable()``; merged, it gives the smaller file.
+        path: the file to write; it appears when it is complete.
+        notes: what the file tells of itself, by name.
+
+    Raises:
+        ValueError: the network cannot be exported.
+        RuntimeError: a package is missing.
+        OSError: the file cannot be written.
+    """
+    require_packages(TO_WRITE)
+    if not hasattr(network, "exportable"):
+        raise ValueError(f"{type(network).__name__} does not offer an exportable form.")
+    from medrestore_monai.ops.re_wkv_onnx import translations
+
+    example = torch.zeros(2, network.in_channels, 41, 70)  # sizes that no layer has by chance
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter's own making
+        program = torch.onnx.export(
+            network.exportable(),
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: "batch", 2: "height", 3: "width"},),
+            custom_translation_table=translations(),
+            optimize=False,  # onnxruntime does it when it loads the file, and far sooner
+            verbose=False,
+        )
+    for node in program.model.graph:
+        node.metadata_props.clear()  # traces through this machine's files
+    program.model.metadata_props.update({"medrestore_monai": __version__, **(notes or {})})
+    path = Path(path)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        program.save(Path(folder) / path.name, external_data=False)
+        os.replace(Path(folder) / path.name, path)
+
+
+class OnnxNetwork(nn.Module):
+    """An ONNX file in the place of a network, run by onnxruntime on the CPU with PyTorch's number of threads.
+
+    Args:
+        path: a file as :func:`export_onnx` writes it.
+
+    Raises:
+        RuntimeError: onnxruntime is missing, or does not take the file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__()
+        require_packages(TO_RUN)
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3  # errors
+        try:
+            self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its errors have no common class
+            raise RuntimeError(f"onnxruntime cannot load {path}: {' '.join(str(error).split())[:200]}") from error
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Restore a batch of images scaled to [0, 1], shape ``(B, C, H, W)``, on the CPU."""
+        return torch.from_numpy(self.session.run([OUTPUT], {INPUT: x.float().contiguous().numpy()})[0])
+
+
+def cached_onnx(network: nn.Module, weights_sha256: str) -> Path:
+    """Return the ONNX file of a network, exported once for these weights and versions.
+
+    Args:
+        network: see :func:`export_onnx`.
+        weights_sha256: SHA-256 of its weight file.
+
+    Raises:
+        ValueError, RuntimeError, OSError: see :func:`export_onnx`.
+    """
+    folder = cache_folder()
+    kind = type(network).__name__
+    path = folder / f"{kind}-{weights_sha256[:32]}-{__version__}-torch{torch.__version__}.onnx"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        export_onnx(network, path, {"weights_sha256": weights_sha256})
+    return path
+
+
+def cache_folder() -> Path:
+    """Return where exported files are kept: ``MEDRESTORE_CACHE`` in the environment, or the user's cache folder."""
+    if named := os.environ.get("MEDRESTORE_CACHE"):
+        return Path(named)
+    home = {"win32": "AppData/Local", "darwin": "Library/Caches"}.get(sys.platform, ".cache")
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / home) / "medrestore"
+
+
+def require_packages(packages: tuple[str, ...] = TO_WRITE + TO_RUN) -> None:
+    """Raise :class:`RuntimeError` where one of ``packages`` is not installed."""
+    if missing := missing_packages(packages):
+        raise RuntimeError(
+            f'the ONNX backend needs {" and ".join(missing)}, not installed here: pip install "medrestore-monai[onnx]".'
+        )
