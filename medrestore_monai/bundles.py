@@ -88,7 +88,8 @@ def find_bundle(name: str | os.PathLike[str]) -> Bundle:
 def bundle_root(name: str) -> str:
     """Return the folder of bundle ``name``, for its configurations: they run from any working folder."""
     carrier = Path(__file__).resolve().parents[1]
-    if (carrier / "configs" / "metadata.json").is_file():  # the zoo form carries this package, whatever its folder's name
+    # the zoo form carries this package, whatever its folder's name
+    if (carrier / "configs" / "metadata.json").is_file():
         return str(carrier)
     return str(find_bundle(name).root)
 

@@ -1,21 +1,16 @@
 """The ``medrestore`` command: parse, call, print. Nothing heavy is imported before a command runs."""
 
 import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from medrestore_monai import __version__
+from medrestore_monai.cli_bundles import bundles_app
+from medrestore_monai.cli_output import RESEARCH, USAGE, console, fail, reported
 
-USAGE, BAD_DATA = 2, 3
-RESEARCH = "For research, not a medical device."
 DEGRADATIONS = (
     "ct_low_dose, mri_kspace, pet_low_count, motion_blur, linear_motion_blur, gaussian_blur, sensor_noise, "
     "down_sampling, jpeg"
@@ -29,10 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-bundles_app = typer.Typer(help="List and show the bundles: one trained model each.", no_args_is_help=True)
 app.add_typer(bundles_app, name="bundles")
-console = Console()
-errors = Console(stderr=True, highlight=False)
 
 InputArgument = Annotated[Path, typer.Argument(help="DICOM file, folder or zip; NIfTI, PNG, TIFF, NumPy; or a folder.")]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Where to write; the kind stays that of INPUT.")]
@@ -41,36 +33,6 @@ SeriesOption = Annotated[str | None, typer.Option("--series", help="SeriesInstan
 GapsOption = Annotated[
     bool, typer.Option("--allow-gaps", help="Treat the slices of a series as single images: no check of spacing.")
 ]
-
-
-def fail(message: str, code: int = BAD_DATA) -> typer.Exit:
-    """Print one sentence to the error stream and return the exit to raise."""
-    errors.print(f"[red]Error:[/red] {escape(message)}", soft_wrap=True)
-    return typer.Exit(code)
-
-
-@contextmanager
-def reported(code: int = BAD_DATA) -> Iterator[None]:
-    """Turn what a user can mend into one sentence and an exit code; let our own mistakes through."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"(monai|ignite|torch|pydicom)\b")
-        warnings.showwarning = lambda message, *_: errors.print(
-            f"[yellow]Note:[/yellow] {escape(str(message))}", soft_wrap=True
-        )
-        try:
-            yield
-        except FileExistsError as error:
-            raise fail(_sentence(error), USAGE) from error
-        except (ValueError, OSError, RuntimeError, MemoryError) as error:
-            raise fail(_sentence(error), code) from error
-
-
-def _sentence(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}." if error.filename else f"{error.strerror}."
-    if isinstance(error, MemoryError):
-        return "there is too little memory for this image."
-    return " ".join(str(error).split())
 
 
 def _check_source(source: Path) -> None:
@@ -347,40 +309,3 @@ def doctor() -> None:
         for name, state in examine():
             table.add_row(name, state)
         console.print(table)
-
-
-@bundles_app.command("list")
-def list_bundles() -> None:
-    """List the bundles found.
-
-    Example:
-      medrestore bundles list
-    """
-    with reported():
-        from medrestore_monai.bundles import list_bundles as found
-
-        table = Table("bundle", "version", "task", "weights")
-        for bundle in found():
-            size = f"{bundle.weights.stat().st_size / 2**20:.1f} MiB" if bundle.weights.is_file() else "missing"
-            table.add_row(bundle.name, bundle.metadata["version"], bundle.metadata["task"], size)
-        console.print(table)
-
-
-@bundles_app.command("show")
-def show_bundle(name: Annotated[str, typer.Argument(help="Name or folder of the bundle.")]) -> None:
-    """Show the card of one bundle, and whether its weights are those of the card.
-
-    Example:
-      medrestore bundles show ct_denoise_restore_rwkv
-    """
-    with reported(USAGE):
-        from rich.markdown import Markdown
-
-        from medrestore_monai.bundles import find_bundle, verify_weights
-
-        bundle = find_bundle(name)
-    with reported():
-        card = bundle.root / "docs" / "README.md"
-        console.print(Markdown(card.read_text(encoding="utf-8")))
-        console.print(f"folder: {bundle.root}", soft_wrap=True, markup=False)
-        console.print(f"weights: verified, SHA-256 {verify_weights(bundle.weights, bundle.root)}", soft_wrap=True)

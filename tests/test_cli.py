@@ -22,7 +22,11 @@ from typer.testing import CliRunner
 from medrestore_monai.cli import app
 
 SIZE = (24, 16)
-COMMANDS = [["restore"], ["degrade"], ["evaluate"], ["export"], ["doctor"], ["bundles", "list"], ["bundles", "show"]]
+COMMANDS = [
+    *(["restore"], ["degrade"], ["evaluate"], ["export"], ["doctor"]),
+    *(["bundles", name] for name in ("list", "show", "check", "package")),
+    *(["bundles", "weights", name] for name in ("get", "verify")),
+]
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from medrestore_monai.networks.rwkv_blocks import OmniShift, RRWKVBlock, SpatialMix
+from medrestore_monai.networks.rwkv_strips import apply_layer, run_block_
 
 LEVELS = 4
 MULTIPLE = 2 ** (LEVELS - 1)
@@ -89,7 +90,7 @@ class RestoreRWKV(nn.Module):
         for level in reversed(range(3)):
             features = torch.cat([_upsample(self.up[level], features), skips.pop()], dim=-1)
             if level > 0:
-                features = self.fuse[level - 1](features)
+                features = apply_layer(self.fuse[level - 1], features)
             features = self._run(self.decoder[level], features)
         features = self._run(self.refinement, features)
         change = _convolve(self.output, features).permute(0, 3, 1, 2)
@@ -97,8 +98,11 @@ class RestoreRWKV(nn.Module):
         return x + change[:, :, : x.shape[2], : x.shape[3]].to(x.dtype)
 
     def _run(self, blocks: nn.Module, features: Tensor) -> Tensor:
+        """Apply one block after the other; without gradients, in place."""
         for block in blocks.children():
-            if self.use_checkpoint and self.training:
+            if not torch.is_grad_enabled():
+                run_block_(block, features)
+            elif self.use_checkpoint and self.training:
                 features = checkpoint(block, features, use_reentrant=False)
             else:
                 features = block(features)
@@ -124,21 +128,33 @@ class RestoreRWKV(nn.Module):
                     setattr(module, name, child.merged().requires_grad_(False))
         return twin
 
+    def exportable(self) -> nn.Module:
+        """Return the network in the form for exporters, for inference: the same weights, the same state dict.
+
+        See :class:`~medrestore_monai.networks.restore_rwkv_planes.RestoreRWKVPlanes`; where onnxscript is installed,
+        ``torch.onnx.export`` then knows how to write it.
+        """
+        from medrestore_monai.networks.restore_rwkv_planes import RestoreRWKVPlanes
+        from medrestore_monai.ops import re_wkv_onnx
+
+        re_wkv_onnx.register()
+        return RestoreRWKVPlanes(self).eval()
+
 
 def _convolve(convolution: nn.Module, x: Tensor) -> Tensor:
     """Apply a 2D convolution to channels-last features, which it takes and gives without a copy."""
-    return convolution(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
+    return apply_layer(convolution, x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
 
 
 def _downsample(convolution: nn.Module, x: Tensor) -> Tensor:
     """Halve the size and double the channels: convolution, then pixel-unshuffle."""
-    x = convolution(x.permute(0, 3, 1, 2))
+    x = apply_layer(convolution, x.permute(0, 3, 1, 2))
     return F.pixel_unshuffle(x, 2).permute(0, 2, 3, 1).contiguous()
 
 
 def _upsample(convolution: nn.Module, x: Tensor) -> Tensor:
     """Double the size and halve the channels: convolution, then pixel-shuffle."""
-    x = convolution(x.permute(0, 3, 1, 2))
+    x = apply_layer(convolution, x.permute(0, 3, 1, 2))
     return F.pixel_shuffle(x, 2).permute(0, 2, 3, 1).contiguous()
 
 

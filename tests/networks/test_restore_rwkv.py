@@ -6,10 +6,12 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
+from medrestore_monai.memory import measure_bytes_per_pixel
 from medrestore_monai.networks import RestoreRWKV
 from medrestore_monai.networks.restore_rwkv import _pad_to_multiple
 from medrestore_monai.networks.rwkv_blocks import OmniShift, RRWKVBlock
-from medrestore_monai.ops import biwkv_reference
+from medrestore_monai.networks.rwkv_strips import run_block_
+from medrestore_monai.ops import biwkv_cpu, biwkv_reference
 
 LIGHT = {"dim": 16, "num_blocks": (1, 2, 2, 2), "num_refinement_blocks": 1}
 TINY = {"dim": 8, "num_blocks": (1, 1, 1, 1), "num_refinement_blocks": 1}
@@ -27,10 +29,10 @@ def count(network):
 
 
 def multiply_adds(network):
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, 1, 128, 128))
+    with FlopCounterMode(display=False) as counter:  # with gradients: their form has no products in place
+        network(torch.zeros(1, 1, 64, 64))
     bi_wkv = sum(v for k, v in counter.flop_counts["Global"].items() if "bmm" in str(k))  # its matrix form
-    return (counter.get_total_flops() - bi_wkv) / 2
+    return (counter.get_total_flops() - bi_wkv) / 2 * 4  # of 128x128: all of them are for a pixel
 
 
 @pytest.mark.parametrize(
@@ -104,13 +106,53 @@ def test_block_is_the_papers_formula():
     assert_close(block(x), x1 + block.gamma2 * mixed, rtol=1e-4, atol=1e-5)
 
 
-def test_inference_in_tiles_equals_training(monkeypatch):
-    monkeypatch.setattr("medrestore_monai.networks.rwkv_blocks._TILE", 50)  # several tiles and a rest
-    network, image = tiny().eval(), torch.rand(2, 1, 19, 24)
+@pytest.mark.parametrize("strip", [1, 8 * 24 * 5, 2**18])  # strips of 4 rows, of 5 and a rest, of the whole image
+@pytest.mark.parametrize("size", [(19, 24), (1, 2), (3, 9)])
+def test_inference_in_strips_equals_training(monkeypatch, strip, size):
+    monkeypatch.setattr("medrestore_monai.networks.rwkv_strips._STRIP_CPU", strip)
+    network, image = tiny().eval(), torch.rand(2, 1, *size)
     expected = network(image)
     with torch.inference_mode():
         assert_close(network(image), expected, rtol=0, atol=5e-6)
         assert_close(network.merged()(image), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 6, 9, 10, 13])  # a strip has 4 rows and the kernel sees 2 more
+def test_block_in_place_is_the_block(monkeypatch, rows):
+    monkeypatch.setattr("medrestore_monai.networks.rwkv_strips._STRIP_CPU", 1)
+    torch.manual_seed(0)
+    block, x = RRWKVBlock(4), torch.randn(2, rows, 3, 4)
+    for parameter in (block.gamma1, block.gamma2, block.norm1.bias, block.norm2.bias):
+        torch.nn.init.normal_(parameter)
+    expected = block(x)
+    changed = x.clone()
+    assert run_block_(block, changed) is changed
+    assert_close(changed, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_inference_leaves_the_image_alone():
+    network, image = tiny().eval().merged(), torch.rand(1, 1, 24, 24)
+    before = image.clone()
+    with torch.no_grad():
+        network(image)
+    assert torch.equal(image, before)
+
+
+@pytest.mark.skipif(not biwkv_cpu.is_available(), reason="the compiled Bi-WKV was not built")
+def test_inference_needs_little_memory():
+    network = tiny().eval().merged()
+    live = measure_bytes_per_pixel(network, torch.rand(1, 1, 256, 256)) / 1.25  # less what it adds for the unseen
+    # at full size: features, receptance, key, value and two results of 2 * dim numbers, and the states of a scan
+    assert live < 4 * 2 * TINY["dim"] * 7.5
+
+
+def test_inference_under_autocast_is_close():
+    network, image = tiny().eval(), torch.rand(1, 1, 32, 32)
+    with torch.inference_mode():
+        exact = network(image)
+        with torch.autocast("cpu", torch.bfloat16):
+            low = network(image)
+    assert 0 < (low - exact).abs().max() < 0.03 * (exact - image).abs().max()
 
 
 def test_merged_computes_the_same_and_changes_nothing():

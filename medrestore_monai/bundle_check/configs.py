@@ -1,0 +1,218 @@
+"""Configurations of a bundle: every text of every JSON and YAML file, wherever it stands.
+
+MONAI can take any of them for its configuration: by a ``%`` macro, and ``metadata.json`` as ``_meta_``.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+from medrestore_monai.bundle_check.expressions import parse_import, problems
+from medrestore_monai.bundle_check.names import (
+    LOCATED,
+    reason_against_located,
+    reason_against_target,
+    target_takes_names,
+)
+
+DEFAULT_IMPORTS = {"monai": "monai", "torch": "torch", "np": "numpy", "numpy": "numpy"}  # MONAI's own
+LARGEST = 5_000_000  # bytes
+_MOST_ITEMS = 200_000
+_DEEPEST = 100
+_MODES = ("default", "callable")
+_SAFE: dict[str, tuple[Any, ...]] = {"allow_pickle": (False, "false"), "weights_only": (True, "true")}
+# as MONAI splits a macro into file and id
+_MACRO_FILE = re.compile(r"(.*\.(?:json|yaml|yml))(?=::|$)", re.IGNORECASE)
+_ABSOLUTE = re.compile(r"[/\\~]|[A-Za-z]:[/\\]")
+_UP = re.compile(r"(^|[/\\])\.\.([/\\]|$)")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_CARD = "metadata.json"
+_LARGE_FILES = ("large_files.json", "large_files.yml", "large_files.yaml")
+
+Item = tuple[str, Any]  # the key with ``::`` between its parts, and the value
+Report = Callable[[str, str], None]  # takes a key and a reason
+
+
+class Repeated(dict[str, Any]):
+    """A mapping of which a key stood twice in the file."""
+
+    names: tuple[str, ...] = ()
+
+
+def read(name: str, content: bytes) -> Any:
+    """Parse a configuration; nothing is built but dictionaries, lists, texts and numbers.
+
+    Raises:
+        ValueError: the content is damaged, too large, nested too deeply, or has a YAML tag.
+    """
+    if len(content) > LARGEST:
+        raise ValueError(f"{len(content)} bytes, more than a configuration has")
+    try:
+        text = content.decode("utf-8-sig")
+        if name.lower().endswith(".json"):
+            return json.loads(text, object_pairs_hook=_pairs)
+        return _read_yaml(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(f"cannot be read: {' '.join(str(error).split())[:200]}") from error
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = Repeated(pairs)
+    keys = [key for key, _ in pairs]
+    found.names = tuple(sorted({key for key in keys if keys.count(key) > 1})) if len(found) < len(keys) else ()
+    return found
+
+
+def _read_yaml(text: str) -> Any:
+    import yaml
+
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            tag = getattr(event, "tag", None)
+            if tag is not None:
+                raise ValueError(f"the tag {tag}")
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError(f"the alias *{event.anchor}")
+        return _plain(yaml.compose(text, Loader=yaml.SafeLoader), yaml)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+
+
+def _plain(node: Any, yaml: Any) -> Any:
+    if isinstance(node, yaml.MappingNode):
+        return _pairs([(str(_plain(key, yaml)), _plain(value, yaml)) for key, value in node.value])
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(value, yaml) for value in node.value]
+    if node is None:
+        return None
+    named = {"tag:yaml.org,2002:null": None, "tag:yaml.org,2002:bool": node.value.lower() in ("yes", "true", "on")}
+    return named.get(node.tag, node.value)
+
+
+def items(value: Any, key: str = "", depth: int = 0) -> Iterator[Item]:
+    """Yield a configuration and all that it holds, keys with ``::`` between their parts.
+
+    Raises:
+        ValueError: there is too much, or it is nested too deeply.
+    """
+    if depth > _DEEPEST:
+        raise ValueError("nested too deeply")
+    yield key, value
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, child in pairs:
+        inner = str(name).lstrip("+").replace("#", "::")
+        yield from items(child, f"{key}::{inner}" if key else inner, depth + 1)
+
+
+def all_items(content: Any) -> list[Item]:
+    """Return what :func:`items` yields, if it is not too much.
+
+    Raises:
+        ValueError: it is.
+    """
+    found = []
+    for item in items(content):
+        found.append(item)
+        if len(found) > _MOST_ITEMS:
+            raise ValueError(f"more than {_MOST_ITEMS} entries")
+    return found
+
+
+def collect_imports(found: list[Item], imported: dict[str, str], report: Report) -> None:
+    """Add the names that a configuration imports to ``imported``; report those that are refused."""
+    for key, value in found:
+        parsed = parse_import(value) if isinstance(value, str) and value.startswith("$") else None
+        if isinstance(parsed, str):
+            report(key, parsed)
+        elif parsed is not None:
+            name, target = parsed
+            if imported.setdefault(name, target) != target:
+                report(key, f"imports {target} as {name}, which stands for {imported[name]} elsewhere")
+
+
+def check_items(name: str, found: list[Item], imported: dict[str, str], files: set[str], report: Report) -> None:
+    """Check every entry of one configuration.
+
+    Args:
+        name: the file's path in the bundle.
+        found: its entries.
+        imported: the names that all configurations of the bundle import.
+        files: the paths of all files of the bundle.
+        report: called for each finding.
+    """
+    file = PurePosixPath(name).name.lower()
+    for key, value in found:
+        for repeated in getattr(value, "names", ()):
+            report(f"{key}::{repeated}" if key else repeated, "the key stands there twice")
+        _check_key(key, value, report)
+        if isinstance(value, dict) and value.get("_mode_", "default") != "default":
+            target = value.get("_target_")
+            if isinstance(target, str) and not reason_against_target(target) and target_takes_names(target):
+                report(key, f"{target} looks a name up, and must not be left to be called later")
+        if isinstance(value, str):
+            _check_code(key, value, imported, files, report)
+            if file != _CARD and not value.startswith("$"):  # the card's texts are for readers
+                _check_path(key, value, report, ("https://", "http://") if file in _LARGE_FILES else ("env://",))
+
+
+def _check_key(key: str, value: Any, report: Report) -> None:
+    last = key.rpartition("::")[2]
+    if last == "_target_":
+        if not isinstance(value, str):
+            report(key, f"is {type(value).__name__}, not the name of a class or function")
+        elif value.startswith(("$", "@", "%")):
+            report(key, f"{value[:80]!r} is known only when it runs; write the name itself")
+        else:
+            reason = reason_against_target(value)
+            if reason:
+                report(key, reason)
+    elif last == "_mode_" and value not in _MODES:
+        report(key, f"{value!r} is none of {', '.join(_MODES)}")
+    elif last in LOCATED:
+        for name in value if isinstance(value, list) else [value]:
+            reason = reason_against_located(name)
+            if reason:
+                report(key, reason)
+    elif last == "_debug_":
+        report(key, "starts a debugger")
+    elif last.startswith("pretrained") and value not in (None, False, "", "false"):
+        report(key, "downloads weights; a bundle brings its own")
+    elif last in _SAFE and value not in _SAFE[last]:
+        report(key, "loads pickles")
+
+
+def _check_code(key: str, value: str, imported: dict[str, str], files: set[str], report: Report) -> None:
+    if value.startswith("%"):
+        _check_macro(key, value, files, report)
+    elif value.startswith("$"):
+        if parse_import(value) is None:
+            for reason in problems(value, imported):
+                report(key, f"{reason}: {' '.join(value.split())[:100]}")
+        if _UP.search(value.replace("'", "/").replace('"', "/")):
+            report(key, "a path leaves the bundle by '..'")
+        literal = value[1:].strip()
+        if literal[:1] in ("'", '"') and _ABSOLUTE.match(literal[1:]):
+            report(key, "an absolute path")
+
+
+def _check_path(key: str, value: str, report: Report, schemes: tuple[str, ...]) -> None:
+    if _SCHEME.match(value):
+        if not value.lower().startswith(schemes):
+            report(key, f"an address outside the bundle: {value[:100]}")
+    elif _UP.search(value):
+        report(key, f"the path {value[:100]!r} leaves the bundle by '..'")
+    elif _ABSOLUTE.match(value):
+        report(key, f"the path {value[:100]!r} is absolute")
+
+
+def _check_macro(key: str, value: str, files: set[str], report: Report) -> None:
+    match = _MACRO_FILE.match(value[1:].replace("#", "::"))
+    if match is None:
+        return  # an id of the same configuration
+    path = match.group(1)
+    if _ABSOLUTE.match(path) or _UP.search(path) or path.removeprefix("./") not in files:
+        report(key, f"takes its content from {path!r}, which is no file of the bundle")

@@ -1,0 +1,156 @@
+"""The zoo form of a bundle: a folder that runs with MONAI alone, and a zip that is the same bytes every time.
+
+A zoo installs no package of ours, so the folder carries ``medrestore_monai`` itself: MONAI puts a bundle's root on
+Python's path.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+
+from medrestore_monai.bundle_card import zoo_card
+from medrestore_monai.bundle_check import check_bundle
+from medrestore_monai.bundle_weights import LISTS, large_files
+from medrestore_monai.bundles import WEIGHTS, Bundle, sha256
+
+LARGEST = 25 * 2**20  # bytes; what is larger stands in large_files.yml
+PARTS = ("LICENSE", "configs", "docs", "models", *LISTS)
+# what the carried source needs beside MONAI, PyTorch and NumPy
+REQUIREMENTS = ("pytorch-ignite", "nibabel", "pydicom", "scikit-image", "tifffile", "pillow", "rich")
+_SKIPPED = shutil.ignore_patterns("__pycache__", ".*", "*.part", "runs", "eval")
+_SOURCE = Path(__file__).resolve().parent
+_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can tell
+
+
+def package_bundle(
+    bundle: Bundle, output: str | os.PathLike[str], weights_url: str = "", overwrite: bool = False
+) -> tuple[Path, Path]:
+    """Write the zoo form of a bundle.
+
+    Args:
+        bundle: the bundle.
+        output: the folder to write to; made if it is missing.
+        weights_url: where the weights will be; they are then left out and listed in ``large_files.yml``.
+        overwrite: replace an earlier package.
+
+    Returns:
+        The folder, ``output/NAME``, and the zip, ``output/NAME_vVERSION.zip``.
+
+    Raises:
+        ValueError: the bundle breaks a rule of the zoo or of :func:`~medrestore_monai.bundle_check.check_bundle`, or a
+            file is too large.
+        FileExistsError: an earlier package is there.
+        OSError: a file cannot be read or written.
+    """
+    output = Path(output)
+    folder = output / bundle.name
+    archive = output / f"{bundle.name}_v{bundle.metadata['version']}.zip"
+    for path in (folder, archive):
+        if path.exists() and not overwrite:
+            raise FileExistsError(f"{path} exists; --overwrite replaces it.")
+    if folder.resolve() == bundle.root.resolve() or output.resolve().is_relative_to(bundle.root.resolve()):
+        raise ValueError(f"{output} is the bundle itself or within it; name another folder.")
+    _check_rules(bundle)
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".packaging-", dir=output) as aside:
+        staged = Path(aside) / bundle.name
+        _copy(bundle, staged, weights_url)
+        _check_staged(staged, bundle)
+        zipped = Path(aside) / archive.name
+        write_zip(staged, zipped)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(staged, folder)
+        os.replace(zipped, archive)
+    return folder, archive
+
+
+def _check_rules(bundle: Bundle) -> None:
+    """Refuse what the zoo's checks would refuse."""
+    metadata = bundle.metadata
+    missing = [name for name in ("LICENSE", "configs/inference.json", "docs/README.md") if not _has(bundle, name)]
+    if missing:
+        raise ValueError(f"{bundle.name} lacks {', '.join(missing)}.")
+    if metadata["version"] not in metadata.get("changelog", {}):
+        raise ValueError(f"the changelog of {bundle.name} does not tell of version {metadata['version']}.")
+    required = metadata.get("required_packages_version", {})
+    untold = [name for name in REQUIREMENTS if name not in required]
+    if untold:
+        raise ValueError(f"required_packages_version of {bundle.name} does not tell {', '.join(untold)}.")
+    listed = {entry.path for entry in large_files(bundle)}
+    if not bundle.weights.is_file() and WEIGHTS.as_posix() not in listed:
+        raise ValueError(f"{bundle.weights} is missing and not listed in {LISTS[0]}.")
+
+
+def _has(bundle: Bundle, name: str) -> bool:
+    return (bundle.root / name).is_file()
+
+
+def _copy(bundle: Bundle, staged: Path, weights_url: str) -> None:
+    staged.mkdir()
+    listed = {entry.path for entry in large_files(bundle)}
+    for name in PARTS:
+        source = bundle.root / name
+        if source.is_dir():
+            shutil.copytree(source, staged / name, ignore=_SKIPPED)
+        elif source.is_file():
+            shutil.copyfile(source, staged / name)
+    for name in listed:
+        (staged / name).unlink(missing_ok=True)
+    if weights_url and bundle.weights.is_file():
+        _list_weights(bundle, staged, weights_url)
+    for path in sorted(_SOURCE.rglob("*.py")):
+        inside = path.relative_to(_SOURCE)
+        if inside.parts[0] != "bundled":
+            target = staged / _SOURCE.name / inside
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    (staged / "docs" / "README.md").write_text(zoo_card(bundle), encoding="utf-8")
+
+
+def _list_weights(bundle: Bundle, staged: Path, url: str) -> None:
+    """Move the weights of a staged bundle to its list of large files."""
+    path = WEIGHTS.as_posix()
+    others = [entry for entry in large_files(bundle) if entry.path != path]
+    entries = [{"path": e.path, "url": e.url, "hash_val": e.digest, "hash_type": e.kind} for e in others]
+    entries.append({"path": path, "url": url, "hash_val": sha256(bundle.weights), "hash_type": "sha256"})
+    (staged / path).unlink(missing_ok=True)
+    for name in LISTS:
+        (staged / name).unlink(missing_ok=True)
+    lines = ["large_files:"]
+    for entry in entries:
+        lines += [f"{'- ' if key == 'path' else '  '}{key}: {json.dumps(value)}" for key, value in entry.items()]
+    (staged / LISTS[0]).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _check_staged(staged: Path, bundle: Bundle) -> None:
+    for path in staged.rglob("*"):
+        if path.is_file() and path.stat().st_size > LARGEST:
+            name = path.relative_to(staged).as_posix()
+            hint = "; give the address where it will be, --weights-url" if name == WEIGHTS.as_posix() else ""
+            raise ValueError(f"{name} has more than {LARGEST >> 20} MiB and is not in {LISTS[0]}{hint}.")
+    findings = check_bundle(staged)
+    if findings:
+        more = f" ({len(findings) - 1} more)" if len(findings) > 1 else ""
+        raise ValueError(f"{bundle.name} does not pass its check: {findings[0]}{more}.")
+
+
+def write_zip(folder: Path, path: Path) -> None:
+    """Write a folder as a zip: the same bytes for the same files, whenever, wherever and by whomever.
+
+    Sorted, stored without compression (whose bytes depend on the library), with one time and one permission for all.
+
+    Args:
+        folder: the zip holds it by its name.
+        path: the zip.
+    """
+    files = sorted((file for file in folder.rglob("*") if file.is_file()), key=lambda file: file.as_posix())
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for file in files:
+            entry = zipfile.ZipInfo(f"{folder.name}/{file.relative_to(folder).as_posix()}", date_time=_TIME)
+            entry.create_system = 3  # Unix, for the permission
+            entry.external_attr = 0o100644 << 16
+            archive.writestr(entry, file.read_bytes())

@@ -1,0 +1,144 @@
+"""``medrestore bundles``: list, show, check and package bundles, and fetch their weights."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from medrestore_monai.cli_output import BAD_DATA, RESEARCH, USAGE, console, fail, reported
+
+bundles_app = typer.Typer(
+    help="List, show, check and package bundles, one trained model each; fetch their weights.", no_args_is_help=True
+)
+weights_app = typer.Typer(help="Fetch or verify the weights of a bundle.", no_args_is_help=True)
+bundles_app.add_typer(weights_app, name="weights")
+
+NameArgument = Annotated[str, typer.Argument(help="Name or folder of the bundle.")]
+
+
+@bundles_app.command("list")
+def list_bundles() -> None:
+    """List the bundles found.
+
+    Example:
+      medrestore bundles list
+    """
+    with reported():
+        from medrestore_monai.bundles import list_bundles as found
+
+        table = Table("bundle", "version", "task", "weights")
+        for bundle in found():
+            size = f"{bundle.weights.stat().st_size / 2**20:.1f} MiB" if bundle.weights.is_file() else "missing"
+            table.add_row(bundle.name, bundle.metadata["version"], bundle.metadata["task"], size)
+        console.print(table)
+
+
+@bundles_app.command("show")
+def show_bundle(name: NameArgument) -> None:
+    """Show the card of one bundle, and whether its weights are those of the card.
+
+    Example:
+      medrestore bundles show ct_denoise_restore_rwkv
+    """
+    with reported(USAGE):
+        from rich.markdown import Markdown
+
+        from medrestore_monai.bundles import find_bundle, verify_weights
+
+        bundle = find_bundle(name)
+    with reported():
+        card = bundle.root / "docs" / "README.md"
+        console.print(Markdown(card.read_text(encoding="utf-8")))
+        console.print(f"folder: {bundle.root}", soft_wrap=True, markup=False)
+        console.print(f"weights: verified, SHA-256 {verify_weights(bundle.weights, bundle.root)}", soft_wrap=True)
+
+
+@bundles_app.command("check")
+def check(path: Annotated[Path, typer.Argument(help="A bundle from anywhere: its folder or zip file.")]) -> None:
+    """Tell whether it is safe to run somebody's bundle; nothing of it is run to find out.
+
+    The configurations of a bundle are code to MONAI. Everything in it must be on a list of what is known to be
+    harmless; what is not is printed, one line each, and the exit code is 3. Run this outside of the bundle's folder.
+
+    Example:
+      medrestore bundles check downloads/some_bundle_v1.zip
+    """
+    if not path.exists():
+        raise fail(f"there is no file or folder {path}.", USAGE)
+    with reported():
+        from medrestore_monai.bundle_check import check_bundle
+
+        findings = check_bundle(path)
+    for finding in findings:
+        console.print(str(finding), soft_wrap=True, markup=False, highlight=False, emoji=False)
+    if findings:
+        raise fail(
+            f"{len(findings)} finding(s) in {path}: do not run it unless you know them to be harmless.", BAD_DATA
+        )
+    console.print(f"{path}: nothing found.", soft_wrap=True, markup=False)
+
+
+@bundles_app.command("package")
+def package(
+    name: NameArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")],
+    weights_url: Annotated[
+        str, typer.Option(help="Where the weights will be: they are left out and listed in large_files.yml.")
+    ] = "",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier package.")] = False,
+) -> None:
+    """Write a bundle as model zoos take it: a folder that needs no medrestore-monai installed, and its zip.
+
+    Example:
+      medrestore bundles package ct_denoise_restore_rwkv -o zoo/
+    """
+    with reported(USAGE):
+        from medrestore_monai.bundle_package import package_bundle
+        from medrestore_monai.bundles import find_bundle
+
+        bundle = find_bundle(name)
+    with reported():
+        for path in package_bundle(bundle, output, weights_url, overwrite):
+            console.print(f"{bundle.name} -> {path}", soft_wrap=True, markup=False)
+        console.print(RESEARCH, markup=False)
+
+
+@weights_app.command("get")
+def get(
+    name: NameArgument,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are wrong.")] = False,
+) -> None:
+    """Fetch what large_files.yml lists and is missing; a transfer that was cut off is resumed.
+
+    Example:
+      medrestore bundles weights get ct_denoise_restore_rwkv
+    """
+    with reported(USAGE):
+        from medrestore_monai.bundle_weights import get_weights
+        from medrestore_monai.bundles import find_bundle
+
+        bundle = find_bundle(name)
+    with reported():
+        get_weights(bundle, overwrite, lambda line: console.print(line, soft_wrap=True, markup=False))
+
+
+@weights_app.command("verify")
+def verify(name: NameArgument) -> None:
+    """Tell whether the weights and large files of a bundle are there, with the digests of its card and list.
+
+    Example:
+      medrestore bundles weights verify ct_denoise_restore_rwkv
+    """
+    with reported(USAGE):
+        from medrestore_monai.bundle_weights import verify_files
+        from medrestore_monai.bundles import find_bundle
+
+        bundle = find_bundle(name)
+    with reported():
+        states = verify_files(bundle)
+    for path, state in states:
+        console.print(f"{path}: {state or 'verified'}", soft_wrap=True, markup=False)
+    wrong = [path for path, state in states if state]
+    if wrong:
+        raise fail(f"{', '.join(wrong)} of {bundle.name}: missing or wrong.", BAD_DATA)

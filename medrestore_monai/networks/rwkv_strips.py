@@ -1,0 +1,148 @@
+"""R-RWKV blocks in inference: in place, and strip after strip of rows.
+
+What happens between two scans then stays in the cache, and next to nothing beside the features is in memory. Equal to
+the blocks of :mod:`medrestore_monai.networks.rwkv_blocks`, which read like the paper, within rounding.
+"""
+
+import functools
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from medrestore_monai.networks.rwkv_blocks import ChannelMix, OmniShift, RRWKVBlock, SpatialMix
+
+# numbers in a strip: on a CPU, a strip and the four times wider hidden layer fit into the cache; elsewhere few large
+# operations are faster
+_STRIP_CPU = 2**18
+_STRIP = 2**24
+_HALO = 2  # rows that a 5x5 kernel sees above and below
+
+
+@torch.no_grad()
+def run_block_(block: RRWKVBlock, x: Tensor) -> Tensor:
+    """Apply a block to features in place, without gradients.
+
+    Args:
+        block: its weights are read, never changed.
+        x: features, shape ``(B, H, W, C)``, contiguous; overwritten. Where a CPU is slow in their type, such as in
+            bfloat16, a strip is computed in float32.
+
+    Returns:
+        ``x``.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        _mix_space_(block.spatial, block.norm1, block.gamma1, x)
+        _mix_channels_(block.channel, block.norm2, block.gamma2, x)
+    return x
+
+
+def _mix_space_(mix: SpatialMix, norm: nn.LayerNorm, gamma: Tensor, x: Tensor) -> None:
+    """Add ``gamma * mix(norm(x))`` to ``x``."""
+    kernel = _kernel(mix.shift, x)
+    weights = [layer.weight.to(kernel.dtype).t() for layer in (mix.receptance, mix.key, mix.value)]
+    maps = [torch.empty_like(x) for _ in weights]
+    for image, *targets in zip(x, *maps, strict=True):
+        for rows, tokens in _shifted_strips(image, norm, kernel):
+            for target, weight in zip(targets, weights, strict=True):
+                target[rows].flatten(0, 1).copy_(tokens @ weight)
+    gated = mix.attend(*maps)
+    del maps
+    weight = _scaled(mix.output, gamma, kernel.dtype)
+    for tokens, change in zip(*(t.flatten(0, 2).split(_strip_tokens(x)) for t in (x, gated)), strict=True):
+        if tokens.dtype == weight.dtype:
+            tokens.addmm_(change, weight)
+        else:
+            tokens.add_(change.to(weight.dtype) @ weight)
+
+
+def _mix_channels_(mix: ChannelMix, norm: nn.LayerNorm, gamma: Tensor, x: Tensor) -> None:
+    """Add ``gamma * mix(norm(x))`` to ``x``."""
+    kernel = _kernel(mix.shift, x)
+    key, receptance = (layer.weight.to(kernel.dtype).t() for layer in (mix.key, mix.receptance))
+    value = _scaled(mix.value, gamma, kernel.dtype)
+    for image in x:
+        for rows, tokens in _shifted_strips(image, norm, kernel):
+            hidden = (tokens @ key).relu_().square_()
+            gate = (tokens @ receptance).sigmoid_()
+            image[rows].flatten(0, 1).addcmul_(gate, hidden @ value)
+
+
+def _shifted_strips(image: Tensor, norm: nn.LayerNorm, kernel: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Normalize and convolve strip by strip; a strip of ``image`` may be overwritten once it was yielded.
+
+    Args:
+        image: shape ``(H, W, C)``.
+        norm: layer normalization.
+        kernel: of a depth-wise convolution, shape ``(C, 1, 5, 5)``.
+
+    Yields:
+        The rows of a strip, and its tokens, shape ``(rows * W, C)``, of the kernel's type.
+    """
+    height, width, channels = image.shape
+    weight, bias = norm.weight.to(kernel.dtype), norm.bias.to(kernel.dtype)
+
+    def normalized(rows: Tensor) -> Tensor:
+        return F.layer_norm(rows.to(kernel.dtype), (channels,), weight, bias, norm.eps)
+
+    def zeros(rows: int) -> Tensor:
+        return kernel.new_zeros(rows, width, channels)
+
+    count = max(2 * _HALO, _strip_tokens(image) // width)
+    seen = torch.cat([zeros(_HALO), normalized(image[:_HALO])])
+    for start in range(0, height, count):
+        stop = min(start + count, height)
+        fresh = normalized(image[start + _HALO : stop + _HALO])
+        below = zeros(stop - start + 2 * _HALO - len(seen) - len(fresh))
+        window = torch.cat([seen, fresh, below])
+        seen = window[-2 * _HALO :]  # the next strip begins with them
+        mixed = F.conv2d(window[None].permute(0, 3, 1, 2), kernel, padding=(0, _HALO), groups=channels)
+        yield slice(start, stop), mixed.permute(0, 2, 3, 1).reshape(-1, channels)
+
+
+def apply_layer(layer: nn.Module, x: Tensor) -> Tensor:
+    """Apply a convolution or linear map without bias; without gradients, in the type this device is fast in.
+
+    Args:
+        layer: its weight is read, never changed.
+        x: what it takes.
+
+    Returns:
+        The layer's result, in the type of ``x`` if that is not the fast one.
+    """
+    dtype = _computed_type(x.dtype, x.device.type)
+    if torch.is_grad_enabled() or dtype == x.dtype:
+        return layer(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return functional_call(layer, {"weight": layer.weight.to(dtype)}, x.to(dtype)).to(x.dtype)
+
+
+def _kernel(shift: nn.Module, x: Tensor) -> Tensor:
+    """Return the 5x5 kernel of an Omni-Shift, merged or not, in the type that strips of ``x`` are computed in."""
+    kernel = shift.kernel() if isinstance(shift, OmniShift) else shift.kernel
+    return kernel.to(_computed_type(x.dtype, x.device.type))
+
+
+def _scaled(layer: nn.Linear, gamma: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the matrix that takes rows ``x`` to ``gamma * layer(x)``."""
+    return (layer.weight.float() * gamma.float()[:, None]).to(dtype).t()
+
+
+def _strip_tokens(x: Tensor) -> int:
+    return max(1, (_STRIP_CPU if x.device.type == "cpu" else _STRIP) // x.shape[-1])
+
+
+@functools.cache
+def _computed_type(dtype: torch.dtype, device: str) -> torch.dtype:
+    """Return bfloat16 and float16 only where the processor multiplies them: without, PyTorch is many times slower."""
+    if device != "cpu" or dtype in (torch.float32, torch.float64):
+        return dtype
+    return dtype if dtype == torch.bfloat16 and multiplies_bfloat16() else torch.float32
+
+
+def multiplies_bfloat16() -> bool:
+    """Tell whether this CPU is known to have instructions for products in bfloat16."""
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}  # PyTorch 2.9
+    return bool(known.get("avx512_bf16", False))

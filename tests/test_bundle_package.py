@@ -1,0 +1,271 @@
+"""The zoo form runs where nothing of ours is installed, keeps the zoo's rules, and is the same bytes every time."""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from phantoms import ct_volume
+from tiny_bundle import NAME, edit_json, make_tiny_bundle
+from typer.testing import CliRunner
+
+import medrestore_monai
+from medrestore_monai.bundle_check import check_bundle
+from medrestore_monai.bundle_package import REQUIREMENTS, package_bundle, write_zip
+from medrestore_monai.bundle_weights import get_weights
+from medrestore_monai.bundles import find_bundle
+from medrestore_monai.cli import app
+from medrestore_monai.restore import restore
+
+# runs commands one after another as "python -m monai.bundle" would, in one process: importing takes its time
+DRIVER = """
+import importlib.util, json, runpy, sys, warnings
+warnings.simplefilter("ignore")
+if {hidden}:
+    sys.path.remove("")
+    assert importlib.util.find_spec("medrestore_monai") is None, "medrestore_monai is not hidden"
+    sys.path.insert(0, "")
+for command in json.loads(sys.argv[1]):
+    sys.argv = ["monai.bundle", *command]
+    runpy.run_module("monai.bundle", run_name="__main__")
+import medrestore_monai
+print("source:", medrestore_monai.__file__)
+from medrestore_monai.ops import biwkv_cpu
+print("kernel:", biwkv_cpu.is_available())
+"""
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    root = make_tiny_bundle(tmp_path_factory.mktemp("bundles"))
+    (root / "docs" / "README.md").write_text(
+        "# Tiny bundle\n\nIn short.\n\n## Model\n\nIts shape.\n\n## Use\n\nThe old way.\n\n## Training\n\nThe recipe.\n"
+        "\n## Results\n\n### In dB\n\nMany.\n\n## Limits\n\nSome.\n\n## Further\n\nMore.\n"
+    )
+    return find_bundle(root)
+
+
+@pytest.fixture(scope="module")
+def packaged(bundle, tmp_path_factory):
+    return package_bundle(bundle, tmp_path_factory.mktemp("zoo"))
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    """The installed packages without ours, by links: no path file and no finder of an installation is followed."""
+    folder = tmp_path_factory.mktemp("site")
+    for place in sys.path:
+        if place.endswith(("site-packages", "dist-packages")):
+            for entry in Path(place).iterdir():
+                if "medrestore" not in entry.name and entry.suffix != ".pth" and not (folder / entry.name).exists():
+                    (folder / entry.name).symlink_to(entry)
+    return folder
+
+
+def run_there(site, folder, *commands, path=(), hidden=True):
+    """Run commands of MONAI in ``folder`` with a Python that knows nothing of this installation."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "MEDRESTORE"))}
+    environment["PYTHONPATH"] = os.pathsep.join(str(place) for place in (*path, site))
+    driver = DRIVER.format(hidden=hidden and not path)
+    call = [sys.executable, "-S", "-c", driver, json.dumps([[str(word) for word in command] for command in commands])]
+    result = subprocess.run(call, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout + result.stderr
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "phantom.nii.gz"
+    nib.save(nib.Nifti1Image(ct_volume(2, (33, 26)), np.diag([0.7, 0.7, 3, 1])), path)
+    return path
+
+
+def test_it_runs_from_its_folder_without_our_package(bundle, packaged, elsewhere, phantom, tmp_path):
+    folder, _ = packaged
+    schema = os.environ.get("MEDRESTORE_SHARED")
+    files = ["--config_file", "configs/inference.json", "--meta_file", "configs/metadata.json"]
+    shape = "--_meta_#network_data_format#inputs#image#spatial_shape"
+    commands = [
+        ["run", "inference", *files[:2], "--dataset_dir", phantom, "--output_dir", tmp_path / "out"],
+        ["verify_net_in_out", "network_def", *files],
+        ["verify_net_in_out", "network_def", *files, shape, "[41,70]"],
+    ]
+    if schema:
+        (tmp_path / "eval").mkdir()
+        shutil.copy(next(Path(schema, "schema").glob("meta_schema_*.json")), tmp_path / "eval" / "schema.json")
+        commands.append(["verify_metadata", *files[2:], "--filepath", tmp_path / "eval" / "schema.json"])
+    told = run_there(elsewhere, folder, *commands)
+    assert f"source: {folder}" in told
+    assert "kernel: False" in told  # pure PyTorch
+    assert told.count("data shape of network is verified") == 2
+    assert told.count("metadata is verified") == bool(schema)
+
+    expected = tmp_path / "expected.nii.gz"
+    restore(phantom, expected, bundle.config("inference"), device="cpu")
+    got, want = (nib.load(path).get_fdata() for path in (tmp_path / "out" / "phantom.nii.gz", expected))
+    np.testing.assert_allclose(got, want, atol=0.01)  # HU; the compiled kernel sums in another order
+    assert not np.array_equal(got, nib.load(phantom).get_fdata())
+
+
+def test_it_runs_from_another_folder_under_another_name(packaged, elsewhere, phantom, tmp_path):
+    folder = tmp_path / "renamed"
+    shutil.copytree(packaged[0], folder)
+    config = ["--config_file", folder / "configs" / "inference.json", "--dataset_dir", phantom, "--output_dir"]
+    (tmp_path / "work").mkdir()
+    told = run_there(
+        elsewhere,
+        tmp_path / "work",
+        ["run", "inference", *config, tmp_path / "a"],
+        ["run", "inference", *config, tmp_path / "b", "--bundle_root", folder],
+    )
+    assert f"source: {folder}" in told
+    first, second = (nib.load(tmp_path / name / "phantom.nii.gz").get_fdata() for name in "ab")
+    np.testing.assert_array_equal(first, second)
+
+
+def test_two_packagings_are_the_same_bytes(bundle, packaged, tmp_path, monkeypatch):
+    folder, archive = packaged
+    copy = tmp_path / "bundles" / NAME
+    shutil.copytree(bundle.root, copy)
+    for path in copy.rglob("*"):
+        os.utime(path, (1e9, 1e9))
+    (copy / "docs" / "README.md").chmod(0o600)
+    _, again = package_bundle(find_bundle(copy), tmp_path / "zoo")
+    assert again.name == f"{NAME}_v{bundle.metadata['version']}.zip"
+    assert again.read_bytes() == archive.read_bytes()
+    with zipfile.ZipFile(archive) as zipped:
+        names = zipped.namelist()
+        assert names == sorted(names)
+        assert {name.partition("/")[0] for name in names} == {NAME}
+        files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+        files = {name for name in files if "__pycache__" not in name}
+        assert {name.partition("/")[2] for name in names} >= files - {"eval"}
+        assert {(entry.date_time, entry.external_attr >> 16) for entry in zipped.infolist()} == {
+            ((1980, 1, 1, 0, 0, 0), 0o100644)
+        }
+    assert check_bundle(archive) == []
+
+
+def test_a_changed_file_changes_the_zip(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.txt").write_text("1")
+    write_zip(tmp_path / "a", tmp_path / "1.zip")
+    (tmp_path / "a" / "x.txt").write_text("2")
+    write_zip(tmp_path / "a", tmp_path / "2.zip")
+    assert (tmp_path / "1.zip").read_bytes() != (tmp_path / "2.zip").read_bytes()
+
+
+def test_it_holds_the_source_and_nothing_else(packaged):
+    folder, _ = packaged
+    source = Path(medrestore_monai.__file__).parent
+    for path in source.rglob("*.py"):
+        assert (folder / "medrestore_monai" / path.relative_to(source)).read_bytes() == path.read_bytes()
+    kinds = {path.suffix for path in (folder / "medrestore_monai").rglob("*") if path.is_file()}
+    assert kinds <= {".py", ".pyc"}
+    assert {path.name for path in folder.iterdir()} <= {
+        "LICENSE",
+        "configs",
+        "docs",
+        "models",
+        "medrestore_monai",
+        "eval",
+    }
+
+
+def test_all_that_the_source_imports_is_required():
+    names = {"pytorch-ignite": "ignite", "scikit-image": "skimage", "pillow": "PIL"}
+    known = {names.get(name, name) for name in REQUIREMENTS} | {"torch", "monai", "numpy", "medrestore_monai"}
+    known |= {"scipy"}  # of scikit-image
+    outside = {"cli", "cli_bundles", "cli_output"}  # the command itself
+    for path in Path(medrestore_monai.__file__).parent.rglob("*.py"):
+        if path.stem in outside:
+            continue
+        for node in ast.parse(path.read_text()).body:  # what is imported within functions is optional
+            modules = [node.module] if isinstance(node, ast.ImportFrom) else []
+            modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for module in modules:
+                top = module.partition(".")[0]
+                assert top in known or top in sys.stdlib_module_names or "triton" in path.stem, f"{path}: {top}"
+
+
+def test_the_card_has_the_sections_of_the_zoo(packaged):
+    lines = (packaged[0] / "docs" / "README.md").read_text().splitlines()
+    assert [line for line in lines if line.startswith("## ")] == [
+        "## **Model Description**",
+        "## **Data**",
+        "## **Performance**",
+        "## **Additional Usage Steps**",
+        "## **System Configuration**",
+        "## **Limitations**",
+        "## **References**",
+    ]
+    assert lines[0] == "# Tiny bundle"
+    text = "\n".join(lines)
+    assert "The old way." not in text
+    assert all(part in text for part in ("Its shape.", "The recipe.", "### In dB", "Some.", "More.", "In short."))
+    assert "exclude_verify_torchscript_list" in text
+    assert "pure PyTorch" in text
+    assert "Not a medical device" in text
+
+
+def test_weights_elsewhere_are_listed_and_found_again(bundle, tmp_path):
+    url = bundle.weights.as_uri()
+    with pytest.raises(ValueError, match="an address outside"):  # of one machine only
+        package_bundle(bundle, tmp_path, weights_url=url)
+    folder, _ = package_bundle(bundle, tmp_path, weights_url="https://example.org/model.pt")
+    assert not (folder / "models" / "model.pt").exists()
+    path = folder / "large_files.yml"
+    path.write_text(path.read_text().replace("https://example.org/model.pt", url))
+    (fetched,) = get_weights(find_bundle(folder))
+    assert fetched.read_bytes() == bundle.weights.read_bytes()
+
+
+def broken(tmp_path, change):
+    root = make_tiny_bundle(tmp_path / "bundles")
+    change(root)
+    return root
+
+
+def metadata(change):
+    return lambda root: edit_json(root / "configs" / "metadata.json", change)
+
+
+BROKEN = {
+    "large": (lambda root: (root / "docs" / "big.png").write_bytes(bytes(26 * 2**20)), "big.png has more than 25 MiB"),
+    "license": (lambda root: (root / "LICENSE").unlink(), "lacks LICENSE"),
+    "weights": (lambda root: (root / "models" / "model.pt").unlink(), r"model\.pt is missing and not listed"),
+    "changelog": (metadata(lambda m: m.update(version="9.0.0")), "does not tell of version 9.0.0"),
+    "packages": (metadata(lambda m: m["required_packages_version"].pop("rich")), "does not tell rich"),
+    "hostile": (
+        lambda root: edit_json(root / "configs" / "inference.json", lambda c: c.update(x="$eval('1')")),
+        "does not pass its check: configs/inference.json:x: the name eval",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_breaks_a_rule_is_refused_and_leaves_nothing(tmp_path, name):
+    change, message = BROKEN[name]
+    root = broken(tmp_path, change)
+    with pytest.raises(ValueError, match=message):
+        package_bundle(find_bundle(root), tmp_path / "zoo")
+    assert not (tmp_path / "zoo").exists() or not list((tmp_path / "zoo").iterdir())
+
+
+def test_the_command_packages_and_does_not_replace_unasked(bundle, tmp_path):
+    def run(*args):
+        return CliRunner().invoke(app, ["bundles", "package", str(bundle.root), "-o", str(tmp_path / "zoo"), *args])
+
+    assert run().exit_code == 0
+    assert run().exit_code == 2
+    assert run("--overwrite").exit_code == 0
+    inside = CliRunner().invoke(app, ["bundles", "package", str(bundle.root), "-o", str(bundle.root / "zoo")])
+    assert inside.exit_code == 3
+    assert "is the bundle itself or within it" in inside.stderr

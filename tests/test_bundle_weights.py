@@ -1,0 +1,176 @@
+"""Large files are fetched whole and right or not at all, and a transfer that was cut off goes on."""
+
+import hashlib
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from monai.bundle import download_large_files
+from tiny_bundle import edit_json, make_tiny_bundle
+from typer.testing import CliRunner
+
+from medrestore_monai.bundle_weights import LargeFile, download, get_weights, large_files, verify_files
+from medrestore_monai.bundles import find_bundle
+from medrestore_monai.cli import app
+
+CONTENT = bytes(range(256)) * 40
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return find_bundle(make_tiny_bundle(tmp_path / "bundles"))
+
+
+def listed(bundle, url, path="models/large.pt", **more):
+    lines = {"path": path, "url": url, "hash_val": DIGEST, "hash_type": "sha256", **more}
+    text = "".join(f"  {key}: {value}\n" for key, value in lines.items() if value)
+    (bundle.root / "large_files.yml").write_text(f"large_files:\n-{text[1:]}")
+    return bundle
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "source.pt"
+    path.write_bytes(CONTENT)
+    return path.as_uri()
+
+
+class Server(BaseHTTPRequestHandler):
+    """Serves ``CONTENT``; breaks off in the middle as often as ``breaks`` tells, and may know no ranges."""
+
+    breaks = 0
+    ranges = True
+    asked: list = []  # noqa: RUF012
+
+    def do_GET(self):
+        wanted = self.headers.get("Range")
+        self.asked.append(wanted)
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.ranges else 0
+        if start >= len(CONTENT):
+            self.send_error(416)
+            return
+        body = CONTENT[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(body)))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
+        self.end_headers()
+        if type(self).breaks:
+            type(self).breaks -= 1
+            body = body[: len(body) // 2]
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server():
+    Server.breaks, Server.ranges, Server.asked = 0, True, []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
+        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}/large.pt"
+        running.shutdown()
+
+
+def test_a_file_is_fetched_once_and_verified(bundle, source):
+    listed(bundle, source)
+    assert verify_files(bundle) == [("models/model.pt", ""), ("models/large.pt", "missing")]
+    told = []
+    (path,) = get_weights(bundle, report=told.append)
+    assert path.read_bytes() == CONTENT
+    get_weights(bundle, report=told.append)
+    assert told == ["models/large.pt: fetched, sha256 right", "models/large.pt: there, sha256 right"]
+    assert [state for _, state in verify_files(bundle)] == ["", ""]
+    assert not list(bundle.root.rglob("*.part"))
+
+
+def test_monai_reads_the_same_list(bundle, source):
+    listed(bundle, source)
+    download_large_files(bundle_path=str(bundle.root))
+    assert get_weights(bundle)[0].read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_transfer_that_was_cut_off_goes_on(tmp_path, server, ranges):
+    Server.breaks, Server.ranges = 1, ranges
+    entry, target = LargeFile("large.pt", server, DIGEST), tmp_path / "large.pt"
+    with pytest.raises(RuntimeError, match="5120 of 10240 bytes arrived; the next try resumes it"):
+        download(entry, target)
+    assert not target.exists()
+    download(entry, target)
+    assert target.read_bytes() == CONTENT
+    assert Server.asked == [None, "bytes=5120-"]
+
+
+def test_a_transfer_that_was_cut_off_at_its_very_end_is_taken(tmp_path, server):
+    (tmp_path / "large.pt.part").write_bytes(CONTENT)
+    download(LargeFile("large.pt", server, DIGEST), tmp_path / "large.pt")
+    assert (tmp_path / "large.pt").read_bytes() == CONTENT
+
+
+def test_another_content_is_not_kept(bundle, source, tmp_path):
+    listed(bundle, source)
+    (tmp_path / "source.pt").write_bytes(CONTENT[:-1] + b"x")
+    with pytest.raises(ValueError, match="another sha256 than listed; nothing was kept"):
+        get_weights(bundle)
+    assert sorted(path.name for path in (bundle.root / "models").iterdir()) == ["model.pt"]
+
+
+def test_a_file_that_is_there_is_not_replaced_unasked(bundle, source):
+    listed(bundle, source)
+    path = bundle.root / "models" / "large.pt"
+    path.write_bytes(b"mine")
+    assert verify_files(bundle)[1] == ("models/large.pt", "another sha256 than listed")
+    with pytest.raises(ValueError, match="--overwrite replaces it"):
+        get_weights(bundle)
+    assert path.read_bytes() == b"mine"
+    get_weights(bundle, overwrite=True)
+    assert path.read_bytes() == CONTENT
+
+
+def test_an_address_that_cannot_be_reached_is_told(tmp_path):
+    entry = LargeFile("a.pt", (tmp_path / "nothing").as_uri(), DIGEST)
+    with pytest.raises(RuntimeError, match="could not be fetched in full"):
+        download(entry, tmp_path / "a.pt")
+
+
+BAD = {
+    "no digest": ({"hash_val": ""}, "has no digest"),
+    "unknown digest": ({"hash_type": "crc32"}, "has no digest"),
+    "outside": ({"path": "../../a.pt"}, "is not inside the bundle"),
+    "absolute": ({"path": "/tmp/a.pt"}, "is not inside the bundle"),
+    "scheme": ({"url": "ftp://example.org/a.pt"}, "begins with none of https, http, file"),
+    "no address": ({"url": ""}, "is no list of large files"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_lists_are_refused(bundle, source, name):
+    change, message = BAD[name]
+    listed(bundle, **{"url": source, **change})
+    with pytest.raises(ValueError, match=message):
+        large_files(bundle)
+
+
+def test_the_digest_of_the_weights_may_be_that_of_the_card(bundle, source):
+    listed(bundle, source, path="models/model.pt", hash_val="")
+    assert large_files(bundle)[0].digest == bundle.metadata["weights_sha256"]
+
+
+def test_the_commands_fetch_and_verify(bundle, source):
+    def run(*args):
+        return CliRunner().invoke(app, ["bundles", "weights", *args, str(bundle.root)])
+
+    assert run("verify").stdout == "models/model.pt: verified\n"
+    listed(bundle, source)
+    assert run("verify").exit_code == 3
+    result = run("get")
+    assert (result.exit_code, result.stdout) == (0, "models/large.pt: fetched, sha256 right\n")
+    assert run("verify").exit_code == 0
+    edit_json(bundle.root / "configs" / "metadata.json", lambda metadata: metadata.update(weights_sha256="0" * 64))
+    result = run("verify")
+    assert result.exit_code == 3
+    assert "models/model.pt: another sha256 than listed" in result.stdout
