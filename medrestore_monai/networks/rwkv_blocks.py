@@ -1,6 +1,8 @@
 """Blocks of Restore-RWKV (Yang et al., arXiv 2407.11087). Features are channels-last: ``(B, H, W, C)``.
 
 Linear maps and normalization then act on the last axis, and both scans of Bi-WKV read the memory as it lies.
+What stands here reads like the paper; inference runs the same blocks strip by strip, see
+:mod:`medrestore_monai.networks.rwkv_strips`.
 """
 
 import torch
@@ -8,9 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from medrestore_monai.ops.biwkv import biwkv2d
-
-_TILE = 4096  # tokens at a time in inference, where what they need between two layers stays in the cache
+from medrestore_monai.ops.biwkv import re_wkv
 
 
 class DepthwiseShift(nn.Module):
@@ -92,15 +92,12 @@ class SpatialMix(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Mix ``(B, H, W, C)``."""
         x = self.shift(x)
-        key, value = self.key(x), self.value(x)
-        tokens = x.shape[1] * x.shape[2]
-        for scan, (decay, bonus) in enumerate(zip(self.decay.float(), self.bonus.float(), strict=True)):
-            value = biwkv2d(decay / tokens, bonus / tokens, key, value, columns=scan % 2 == 1)
-        if torch.is_grad_enabled():
-            return self.output(torch.sigmoid(self.receptance(x)) * value)
-        for tokens, mixed in zip(x.flatten(0, 2).split(_TILE), value.flatten(0, 2).split(_TILE), strict=True):
-            tokens.copy_(self.output(self.receptance(tokens).sigmoid_().mul_(mixed)))
-        return x
+        return self.output(self.attend(self.receptance(x), self.key(x), self.value(x)))
+
+    def attend(self, receptance: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Mix the values of all pixels, each ``(B, H, W, C)``, and gate the result."""
+        tokens = key.shape[1] * key.shape[2]
+        return re_wkv(self.decay.float(), self.bonus.float(), key, value, receptance, divisor=tokens)
 
 
 class ChannelMix(nn.Module):
@@ -121,12 +118,7 @@ class ChannelMix(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Mix ``(B, H, W, C)``."""
         x = self.shift(x)
-        if torch.is_grad_enabled():
-            return torch.sigmoid(self.receptance(x)) * self.value(_SquaredReLU.apply(self.key(x)))
-        for tokens in x.flatten(0, 2).split(_TILE):  # the hidden layer stays in the cache
-            hidden = self.key(tokens).relu_().square_()
-            tokens.copy_(self.receptance(tokens).sigmoid_().mul_(self.value(hidden)))
-        return x
+        return torch.sigmoid(self.receptance(x)) * self.value(_SquaredReLU.apply(self.key(x)))
 
 
 class _SquaredReLU(torch.autograd.Function):

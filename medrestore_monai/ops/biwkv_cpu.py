@@ -1,8 +1,12 @@
-"""Bi-WKV on the CPU by the compiled kernel ``csrc/biwkv.c``, an optional part of the installation.
+"""Re-WKV on the CPU by the compiled kernel ``csrc/biwkv.c``, an optional part of the installation.
 
 The kernel is a shared library without Python or PyTorch in it, found beside this file and called through
 :mod:`ctypes`; ctypes releases the interpreter lock, so that several callers run at once. The operators are
-registered as ``torch.ops.medrestore.biwkv2d`` (with gradients) and ``torch.ops.medrestore.biwkv2d_backward``.
+registered as ``torch.ops.medrestore.re_wkv`` (with gradients) and ``torch.ops.medrestore.re_wkv_backward``.
+
+Arithmetic is float32 whatever the storage, carries between chunks of 64 tokens are float64. Where decays or bonuses are
+beyond ``max|w| * T + max|u| = 60``, the kernel goes through the tokens one by one, in log space and float64: some 25
+times slower, and right for any finite decay.
 """
 
 import ctypes
@@ -11,15 +15,11 @@ import importlib.machinery
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import SymInt, Tensor
 
 _NAME = "_biwkv"
 _PADDING = 16  # channels of the saved states are padded to a multiple of this
 _CHUNK = 64  # most tokens in a chunk
-_ERRORS = {
-    1: "The compiled Bi-WKV needs max|w| * T + max|u| <= 60.",
-    2: "The compiled Bi-WKV is out of memory.",
-}
 
 
 @functools.cache
@@ -33,8 +33,8 @@ def _library() -> ctypes.CDLL | None:
             except OSError:
                 return None
             pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-            library.biwkv_forward.argtypes = [pointer] * 6 + [size] * 4 + [number] * 4
-            library.biwkv_backward.argtypes = [pointer] * 10 + [size] * 4 + [number] * 4
+            library.biwkv_forward.argtypes = [pointer] * 8 + [size] * 4 + [number] * 5
+            library.biwkv_backward.argtypes = [pointer] * 13 + [size] * 4 + [number] * 5
             return library
     return None
 
@@ -51,6 +51,13 @@ def is_available() -> bool:
     return _library() is not None
 
 
+def refusal(k: Tensor) -> str:
+    """Say why the kernel cannot take keys like these; empty where it can."""
+    if k.device.type != "cpu" or k.dtype not in (torch.float32, torch.bfloat16):
+        return f"'cpu' takes float32 or bfloat16 on a CPU, got {k.dtype} on {k.device}."
+    return "" if is_available() else unavailable_reason()
+
+
 @functools.cache
 def _widest() -> int:
     """Return the widest instruction set of this machine: 0 generic, 1 AVX2, 2 AVX-512."""
@@ -63,117 +70,119 @@ def instruction_set() -> str:
     return ("generic", "AVX2", "AVX-512")[_widest()]
 
 
-def supports(w: Tensor, u: Tensor, tokens: int) -> bool:
-    """Whether the kernel is exact for these decays and bonuses, ``max|w| * tokens + max|u| <= 60``.
-
-    Args:
-        w: decay per token of distance, shape ``(C,)``.
-        u: bonus of a token to itself, shape ``(C,)``.
-        tokens: number of tokens in the sequence.
-    """
-    return bool(w.detach().abs().max() * tokens + u.detach().abs().max() <= 60)
-
-
-def _call(function: str, tensors: list[Tensor], columns: bool) -> None:
-    """Call the C function with the tensors' addresses; ``tensors[2]`` is k and gives shape and type."""
+def _call(function: str, columns: bool, decay: Tensor, first: Tensor, k: Tensor, *others: Tensor | None) -> None:
+    """Call the C function with the addresses of the tensors, which are contiguous; an empty one counts as none."""
     library = _library()
     if library is None:
         raise RuntimeError(unavailable_reason())
-    k = tensors[2]
-    addresses = [t.data_ptr() for t in tensors]
-    error = getattr(library, function)(
-        *addresses, *k.shape, columns, k.dtype == torch.bfloat16, _widest(), torch.get_num_threads()
-    )
-    if error:
-        raise RuntimeError(_ERRORS[error])
+    addresses = [None if t is None or t.numel() == 0 else t.data_ptr() for t in (decay, first, k, *others)]
+    options = (len(decay), columns, k.dtype == torch.bfloat16, _widest(), torch.get_num_threads())
+    if getattr(library, function)(*addresses, *k.shape, *options):
+        raise MemoryError("The compiled Bi-WKV is out of memory.")
 
 
-def _state_shape(k: Tensor, columns: bool) -> tuple[int, int, int]:
+def _states_size(k: Tensor, scans: int, columns: bool) -> int | SymInt:
+    """Return how many floats the states of a call are: the largest keys, and 4 rows for each chunk of each scan."""
     batch, height, width, channels = k.shape
-    lines, length = (width, height) if columns else (1, height * width)
-    rows = 4 * lines * ((length + _CHUNK - 1) // _CHUNK) + 1
-    return batch, rows, (channels + _PADDING - 1) // _PADDING * _PADDING
+    chunks = height * ((width + _CHUNK - 1) // _CHUNK), width * ((height + _CHUNK - 1) // _CHUNK)
+    of_scans = sum(chunks[(scan % 2 == 1) != columns] for scan in range(scans))
+    return batch * (1 + 4 * of_scans) * ((channels + _PADDING - 1) // _PADDING * _PADDING)
 
 
-@torch.library.custom_op("medrestore::biwkv2d", mutates_args=(), device_types="cpu")
-def _forward(w: Tensor, u: Tensor, k: Tensor, v: Tensor, columns: bool) -> tuple[Tensor, Tensor]:
-    w, u, k, v = w.contiguous(), u.contiguous(), k.contiguous(), v.contiguous()
+def _kept(decay: Tensor, k: Tensor, columns: bool, keep: bool) -> tuple[Tensor, Tensor]:
+    """Make room for what the backward pass needs: results of all scans but the last, and states."""
+    mids = k.new_empty((len(decay) - 1 if keep else 0, *k.shape))
+    # zeros: the kernel leaves the padding alone, and results must not differ from call to call
+    return mids, k.new_zeros(_states_size(k, len(decay), columns), dtype=torch.float32)
+
+
+@torch.library.custom_op("medrestore::re_wkv", mutates_args=(), device_types="cpu")
+def _forward(
+    decay: Tensor, first: Tensor, k: Tensor, v: Tensor, r: Tensor | None, columns: bool, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    k = k.contiguous()
     y = torch.empty_like(k)
-    states = torch.empty(_state_shape(k, columns), dtype=torch.float32)
-    _call("biwkv_forward", [w, u, k, v, y, states], columns)
-    return y, states
+    mids, states = _kept(decay, k, columns, keep)
+    gate = None if r is None else r.contiguous()
+    inputs = (decay.contiguous(), first.contiguous(), k, v.contiguous(), gate)
+    _call("biwkv_forward", columns, *inputs, y, mids, states)
+    return y, mids, states if keep else states.new_empty(0)
 
 
 @_forward.register_fake
-def _(w: Tensor, u: Tensor, k: Tensor, v: Tensor, columns: bool) -> tuple[Tensor, Tensor]:
-    return k.new_empty(k.shape), k.new_empty(_state_shape(k, columns), dtype=torch.float32)
+def _(
+    decay: Tensor, first: Tensor, k: Tensor, v: Tensor, r: Tensor | None, columns: bool, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    mids, states = _kept(decay, k, columns, keep)
+    return k.new_empty(k.shape), mids, states if keep else states.new_empty(0)
 
 
-@torch.library.custom_op("medrestore::biwkv2d_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("medrestore::re_wkv_backward", mutates_args=(), device_types="cpu")
 def _backward(
-    w: Tensor, u: Tensor, k: Tensor, v: Tensor, states: Tensor, gy: Tensor, columns: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    w, u, k, v, gy = w.contiguous(), u.contiguous(), k.contiguous(), v.contiguous(), gy.contiguous()
-    gw, gu, gk, gv = torch.empty_like(w), torch.empty_like(u), torch.empty_like(k), torch.empty_like(v)
-    _call("biwkv_backward", [w, u, k, v, gy, states, gw, gu, gk, gv], columns)
-    return gw, gu, gk, gv
+    decay: Tensor,
+    first: Tensor,
+    k: Tensor,
+    v: Tensor,
+    r: Tensor | None,
+    mids: Tensor,
+    states: Tensor,
+    gy: Tensor,
+    columns: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    decay, first, k, v = (x.contiguous() for x in (decay, first, k, v))
+    gate = None if r is None else r.contiguous()
+    gdecay, gfirst, gk, gv = (x.new_empty(x.shape) for x in (decay, first, k, v))
+    gr = k.new_empty(0 if r is None else k.shape)
+    inputs = (decay, first, k, v, gate, gy.contiguous(), mids, states)
+    _call("biwkv_backward", columns, *inputs, gdecay, gfirst, gk, gv, gr)
+    return gdecay, gfirst, gk, gv, gr
 
 
 @_backward.register_fake
 def _(
-    w: Tensor, u: Tensor, k: Tensor, v: Tensor, states: Tensor, gy: Tensor, columns: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return torch.empty_like(w), torch.empty_like(u), k.new_empty(k.shape), v.new_empty(v.shape)
+    decay: Tensor,
+    first: Tensor,
+    k: Tensor,
+    v: Tensor,
+    r: Tensor | None,
+    mids: Tensor,
+    states: Tensor,
+    gy: Tensor,
+    columns: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    gr = k.new_empty(0 if r is None else k.shape)
+    return decay.new_empty(decay.shape), first.new_empty(first.shape), k.new_empty(k.shape), v.new_empty(v.shape), gr
 
 
 def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    w, u, k, v, columns = inputs
-    ctx.save_for_backward(w, u, k, v, output[1])
-    ctx.mark_non_differentiable(output[1])
-    ctx.columns = columns
+    *tensors, columns, keep = inputs
+    _, mids, states = output
+    ctx.save_for_backward(*tensors, mids, states)
+    ctx.mark_non_differentiable(mids, states)
+    ctx.columns, ctx.keep = columns, keep
 
 
-def _autograd(ctx, gy, _):  # type: ignore[no-untyped-def]
-    w, u, k, v, states = ctx.saved_tensors
-    return *_backward(w, u, k, v, states, gy, ctx.columns), None
+def _autograd(ctx, gy, *_):  # type: ignore[no-untyped-def]
+    if not ctx.keep:
+        raise RuntimeError("re_wkv was called without keep: it has no gradient.")
+    saved = ctx.saved_tensors
+    *gradients, gr = _backward(*saved, gy, ctx.columns)
+    return *gradients, None if saved[4] is None else gr, None, None
 
 
 _forward.register_autograd(_autograd, setup_context=_setup_context)
 
 
-def _check(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> None:
-    if k.ndim != 4 or v.shape != k.shape or 0 in k.shape:
-        raise ValueError(f"k and v must be equal, non-empty (B, H, W, C), got {tuple(k.shape)} and {tuple(v.shape)}.")
-    if w.shape != k.shape[3:] or u.shape != k.shape[3:]:
-        raise ValueError(f"w and u must have shape ({k.shape[3]},), got {tuple(w.shape)} and {tuple(u.shape)}.")
-    if k.dtype not in (torch.float32, torch.bfloat16) or v.dtype != k.dtype:
-        raise TypeError(f"k and v must both be float32 or both bfloat16, got {k.dtype} and {v.dtype}.")
-    if w.dtype != torch.float32 or u.dtype != torch.float32:
-        raise TypeError(f"w and u must be float32, got {w.dtype} and {u.dtype}.")
-    if any(t.device.type != "cpu" for t in (w, u, k, v)):
-        raise ValueError("The compiled Bi-WKV runs on the CPU; all tensors must be there.")
+def re_wkv(decay: Tensor, first: Tensor, k: Tensor, v: Tensor, r: Tensor | None, columns: bool) -> Tensor:
+    """Compute :func:`medrestore_monai.ops.biwkv.re_wkv`; shapes and types are checked there.
 
-
-def biwkv2d(w: Tensor, u: Tensor, k: Tensor, v: Tensor, columns: bool = False) -> Tensor:
-    """Bi-WKV attention over the pixels of an image, as :func:`biwkv_reference` defines it.
-
-    The tokens are the ``T = H * W`` pixels, row after row, or column after column; nothing is transposed.
-    Arithmetic is float32 whatever the storage, carries between chunks of 64 tokens are float64.
-
-    Args:
-        w: decay per token of distance, shape ``(C,)``, float32.
-        u: bonus of a token to itself, shape ``(C,)``, float32.
-        k: keys, shape ``(B, H, W, C)``, float32 or bfloat16.
-        v: values, like ``k``.
-        columns: scan columns (token ``t = x * H + y``) instead of rows (``t = y * W + x``).
-
-    Returns:
-        Mixed values, like ``k``; differentiable in all four inputs.
+    Keys and gate are taken in the type of the values. Nothing is transposed, whichever way the scans go.
 
     Raises:
-        ValueError: shapes do not fit or a tensor is not on the CPU.
-        TypeError: another type of number.
-        RuntimeError: the kernel was not built, or ``max|w| * T + max|u|`` is above 60 (see :func:`supports`).
+        RuntimeError: the kernel was not built.
+        MemoryError: there is no room for the workspace.
     """
-    _check(w, u, k, v)
-    return _forward(w, u, k, v, columns)[0]
+    gate = None if r is None else r.to(v.dtype)
+    inputs = (decay.float(), first.float(), k.to(v.dtype), v, gate)
+    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+    return _forward(*inputs, columns, keep)[0]

@@ -1,12 +1,14 @@
-/* Bi-WKV attention over the pixels of an image, forward and backward, on the CPU. Plain C, called through ctypes.
+/* Re-WKV on the CPU: scans of Bi-WKV attention over the pixels of an image, along rows and columns in turn, and a
+   gate; forward and backward. Plain C, called through ctypes.
 
-   y_t = N_t / D_t, D_t = sum_{s != t} exp(-(|t - s| - 1) w) e^{k_s} + e^u e^{k_t}, N_t the same with e^{k_s} v_s.
-   A prefix sum, a suffix sum and the token itself, each a linear recurrence. The sequence is cut into chunks:
-   sums over each chunk (in parallel), carries between chunks (short, in double), then each chunk once more with
+   One scan: y_t = N_t / D_t, D_t = sum_{s != t} exp(-(|t - s| - 1) w) e^{k_s} + e^u e^{k_t}, N_t the same with
+   e^{k_s} v_s. A prefix sum, a suffix sum and the token itself, each a linear recurrence. The sequence is cut into
+   chunks: sums over each chunk (in parallel), carries between chunks (short, in double), then each chunk once more with
    what enters it from both sides (in parallel). Channels lie along the SIMD lanes. Chunks depend on the shape
    only and every sum has a fixed order, so that results do not depend on the number of threads.
 
-   Columns are scanned where they lie: only the distance between tokens differs. */
+   Columns are scanned where they lie: only the distance between tokens differs. A scan along rows gathers the sums over
+   the chunks of the columns' scan that comes next, from what it has in the cache anyhow. */
 
 #include <math.h>
 #include <pthread.h>
@@ -15,29 +17,29 @@
 #include <stdlib.h>
 
 #define CHUNK 64 /* most tokens in a chunk */
-#define ROWS 4 /* tokens worked on at once, in registers */
-#define WIDTH 96 /* values of one token, or of neighboring tokens, in a tile */
-#define AHEAD 16 /* tokens from what is read to what is prefetched */
-#define PIECE 1024 /* tokens of which one task finds the largest key */
+#define WIDTH 192 /* most values of one token, or of neighboring columns, in a tile */
+#define AHEAD 8 /* tokens from what is read to what is prefetched */
 #define PADDING 16 /* channels in the workspaces are padded to a multiple of this */
 #define LIMIT 60.0 /* largest max|w| T + max|u| of the fast path */
+#define LARGE (16 << 20) /* bytes of a result that no cache keeps: it is written past the caches */
 
-/* Keys more than this below the largest one of their channel count as this far below: a weight of e^-80 against
-   at least e^-60, and no denormal numbers. */
-#define FLOOR -80.0f
+/* Keys more than this (base 2) below the largest one of their channel count as this far below: a weight of e^-80
+   against at least e^-60, and no denormal numbers. */
+#define FLOOR -115.0f
+#define LOG2E 1.44269504f
 
-/* (e^r - 1 - r) / r^2 on |r| <= ln 2 / 2, largest relative error of e^r 3e-9 */
-#define Q0 0.49999994f
-#define Q1 0.16666521f
-#define Q2 0.04166839f
-#define Q3 0.00836871f
-#define Q4 0.00138146f
+/* (2^f - 1) / f on |f| <= 1/2, largest relative error of 2^f 9e-8 */
+#define Q0 0.693146978f
+#define Q1 0.240222421f
+#define Q2 0.0555073374f
+#define Q3 0.00967151269f
+#define Q4 0.00132647272f
 
-#define MAX_THREADS 32
-#define STACK (1 << 20) /* bytes of stack of a thread; some systems give too little for the scratch memory */
+#define MAX_THREADS 64
+#define STACK (2 << 20) /* bytes of stack of a thread; some systems give too little for the scratch memory */
 #define THREAD_WORK (1 << 18) /* values below which another thread costs more than it gives */
 
-enum { OUTSIDE = 1, NO_MEMORY = 2 }; /* errors: decays or bonuses beyond LIMIT; out of memory */
+enum { NO_MEMORY = 1 }; /* errors */
 
 #ifdef _WIN32
 #define EXPORT __declspec(dllexport)
@@ -45,65 +47,74 @@ enum { OUTSIDE = 1, NO_MEMORY = 2 }; /* errors: decays or bonuses beyond LIMIT; 
 #define EXPORT __attribute__((visibility("default")))
 #endif
 
+/* How a sequence lies in memory: `lines` stretches of `line_length` equally spaced tokens, each cut into
+   `line_chunks` chunks. Some channels of a chunk, or of chunks of neighboring columns, are worked on together: a tile. */
 typedef struct {
-    /* arguments, as in biwkv_forward and biwkv_backward */
-    const float *w, *u;
-    const void *k, *v, *gy;
-    void *y, *gk, *gv;
-    float *states, *grad_states;
-    int64_t batch, channels;
-    /* the sequence: `lines` stretches of `line_length` equally spaced tokens, each cut into `line_chunks` chunks */
-    int64_t tokens, lines, line_length, line_stride, token_stride, line_chunks, chunks, short_length;
-    /* chunks of neighboring lines, or some channels of a chunk, are worked on together: a tile */
+    int columns;
+    int64_t lines, line_length, line_stride, token_stride, line_chunks, chunks, short_length;
     int64_t tile_lines, tile_channels, line_tiles, channel_tiles, tiles;
-    int64_t padded, pieces;
-    /* the largest key of each channel, (B, padded), and of pieces of it */
-    float *tops, *partial;
-    /* what `carry` works on: states or grad_states */
-    float *carried;
-    int64_t carried_stride;
+} Grid;
+
+typedef struct Scan {
+    Grid grid;
+    int64_t batch, tokens, channels, padded;
+    const float *w, *u;
+    const void *k, *v, *r, *gy; /* r: only of the last scan */
+    void *y, *gr, *gk, *gv;
+    int add_gk; /* whether gk holds the share of another scan */
+    int past_caches;
+    /* per chunk 4 rows of `padded` floats: its sums, then what enters it; the same of the gradients */
+    float *states, *grad_states;
+    float *tops, *chunk_tops; /* the largest key of each channel, (B, padded), and of each chunk while not known */
+    float *carried; /* what `carry` works on: states or grad_states */
     /* per channel (padded): e^{-w l} for l = 0..CHUNK-1, e^{-w}, e^u, and e^{-w l} of the two lengths of chunks */
     float *power, *high, *bonus;
-    double *decay;
-} Call;
+    double *decay, *shares; /* shares: of the gradients of w and u, (2, B, C), by the robust form */
+    int *failed; /* set by the robust form where memory is short */
+    const struct Scan *next; /* the scan along columns whose sums this one gathers */
+} Scan;
 
 typedef struct {
-    int64_t base, state, grad_state, line_state, top; /* offsets: first token, its states, those of the next line */
+    int64_t base, state, line_state, top; /* offsets: first token, its states, those of the next line, largest keys */
     int64_t channel, channel_end;
     int lines, length;
 } Tile;
 
-typedef void (*Phase)(const Call *c, int64_t begin, int64_t end);
+typedef void (*Phase)(const Scan *c, int64_t begin, int64_t end);
 
 typedef struct {
     int lanes;
-    Phase largest, totals, carry, mix, grad_totals, grad;
+    Phase totals, carry, mix, gather, grad_totals, grad;
 } Phases;
 
-static inline int64_t chunk_start(const Call *c, int64_t part) { return part * c->line_length / c->line_chunks; }
+static inline int64_t chunk_start(const Grid *g, int64_t part) { return part * g->line_length / g->line_chunks; }
 
-static inline int64_t chunk_length(const Call *c, int64_t chunk) {
-    const int64_t part = chunk % c->line_chunks;
-    return chunk_start(c, part + 1) - chunk_start(c, part);
+static inline int64_t chunk_length(const Grid *g, int64_t chunk) {
+    const int64_t part = chunk % g->line_chunks;
+    return chunk_start(g, part + 1) - chunk_start(g, part);
+}
+
+static Tile tile_at(const Scan *c, int64_t image, int64_t line, int64_t part, int64_t channel_tile) {
+    const Grid *g = &c->grid;
+    const int64_t start = chunk_start(g, part), chunk = line * g->line_chunks + part;
+    Tile t;
+    t.base = image * c->tokens * c->channels + line * g->line_stride + start * g->token_stride;
+    t.state = (image * g->chunks + chunk) * 4 * c->padded;
+    t.line_state = 4 * g->line_chunks * c->padded;
+    t.top = image * c->padded;
+    t.channel = channel_tile * g->tile_channels;
+    t.channel_end = t.channel + g->tile_channels < c->channels ? t.channel + g->tile_channels : c->channels;
+    t.lines = (int)(g->lines - line < g->tile_lines ? g->lines - line : g->tile_lines);
+    t.length = (int)(chunk_start(g, part + 1) - start);
+    return t;
 }
 
 /* The i-th tile in the order in which they lie in memory. */
-static inline Tile locate(const Call *c, int64_t i) {
-    const int64_t image = i / c->tiles, channel = i % c->channel_tiles * c->tile_channels;
-    const int64_t line = i / c->channel_tiles % c->line_tiles * c->tile_lines;
-    const int64_t part = i % c->tiles / (c->channel_tiles * c->line_tiles), start = chunk_start(c, part);
-    const int64_t chunk = line * c->line_chunks + part;
-    Tile t;
-    t.base = image * c->tokens * c->channels + line * c->line_stride + start * c->token_stride;
-    t.state = (image * (4 * c->chunks + 1) + 4 * chunk) * c->padded;
-    t.grad_state = (image * c->chunks + chunk) * 4 * c->padded;
-    t.line_state = 4 * c->line_chunks * c->padded;
-    t.top = image * (4 * c->chunks + 1) * c->padded;
-    t.channel = channel;
-    t.channel_end = channel + c->tile_channels < c->channels ? channel + c->tile_channels : c->channels;
-    t.lines = (int)(c->lines - line < c->tile_lines ? c->lines - line : c->tile_lines);
-    t.length = (int)(chunk_start(c, part + 1) - start);
-    return t;
+static Tile locate(const Scan *c, int64_t i) {
+    const Grid *g = &c->grid;
+    const int64_t image = i / g->tiles, channel_tile = i % g->channel_tiles, j = i % g->tiles / g->channel_tiles;
+    if (g->columns) return tile_at(c, image, j % g->line_tiles * g->tile_lines, j / g->line_tiles, channel_tile);
+    return tile_at(c, image, j / g->line_chunks, j % g->line_chunks, channel_tile);
 }
 
 #define JOIN_(a, b) a##b
@@ -118,7 +129,16 @@ static inline Tile locate(const Call *c, int64_t i) {
 #define TARGET_END PRAGMA(GCC pop_options)
 #endif
 
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+
 #define LANES 4
+#ifdef __aarch64__
+#define FUSED 1 /* multiplies and adds in one rounding */
+#else
+#define FUSED 0
+#endif
 #define VARIANT generic
 #define STORE_BF16 0
 #include "biwkv_sweeps.h"
@@ -126,10 +146,10 @@ static inline Tile locate(const Call *c, int64_t i) {
 #define STORE_BF16 1
 #include "biwkv_sweeps.h"
 #undef LANES
+#undef FUSED
+#define FUSED 1
 
 #ifdef __x86_64__
-#include <immintrin.h>
-
 TARGET_BEGIN("avx2,fma")
 #define LANES 8
 #define VARIANT avx2
@@ -178,7 +198,7 @@ static const Phases *phases_of(int isa, int bf16) {
 
 typedef struct {
     Phase phase;
-    const Call *call;
+    const Scan *scan;
     int64_t total, grain, taken;
 } Work;
 
@@ -188,14 +208,14 @@ static void *worker(void *argument) {
         const int64_t begin = __atomic_fetch_add(&work->taken, work->grain, __ATOMIC_RELAXED);
         if (begin >= work->total) return NULL;
         const int64_t end = begin + work->grain < work->total ? begin + work->grain : work->total;
-        work->phase(work->call, begin, end);
+        work->phase(work->scan, begin, end);
     }
 }
 
 /* Run a phase on `threads` threads, made for it and gone after it: nothing is left behind that a fork could break, and no
    second OpenMP runtime beside the one of PyTorch. */
-static void run(Phase phase, const Call *call, int64_t total, int threads) {
-    Work work = {phase, call, total, total / (8 * threads) + 1, 0};
+static void run(Phase phase, const Scan *scan, int64_t total, int threads) {
+    Work work = {phase, scan, total, threads > 1 ? total / (8 * threads) + 1 : total, 0};
     pthread_t made[MAX_THREADS];
     pthread_attr_t attributes;
     int count = 0;
@@ -208,102 +228,172 @@ static void run(Phase phase, const Call *call, int64_t total, int threads) {
     while (count > 0) pthread_join(made[--count], NULL);
 }
 
-static int within_limit(const float *w, const float *u, int64_t channels, int64_t tokens) {
+#include "biwkv_robust.h"
+
+static int within_limit(const Scan *c) {
     double most_w = 0, most_u = 0;
-    for (int64_t i = 0; i < channels; i++) {
-        if (!(fabs(w[i]) <= most_w)) most_w = fabs(w[i]);
-        if (!(fabs(u[i]) <= most_u)) most_u = fabs(u[i]);
+    for (int64_t i = 0; i < c->channels; i++) {
+        if (!(fabs(c->w[i]) <= most_w)) most_w = fabs(c->w[i]);
+        if (!(fabs(c->u[i]) <= most_u)) most_u = fabs(c->u[i]);
     }
-    return most_w * (double)tokens + most_u <= LIMIT;
+    return most_w * (double)c->tokens + most_u <= LIMIT;
 }
 
-/* Fill in the geometry and the tables; 0 where memory is short. */
-static int prepare(Call *c, int64_t height, int64_t width, int columns) {
-    const int64_t channels = c->channels;
-    c->tokens = height * width;
-    c->lines = columns ? width : 1;
-    c->line_length = columns ? height : c->tokens;
-    c->line_stride = columns ? channels : 0;
-    c->token_stride = columns ? width * channels : channels;
-    c->line_chunks = (c->line_length + CHUNK - 1) / CHUNK;
-    c->chunks = c->lines * c->line_chunks;
-    c->short_length = c->line_length / c->line_chunks;
-    c->padded = (channels + PADDING - 1) / PADDING * PADDING;
-    c->pieces = (c->tokens + PIECE - 1) / PIECE;
+static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-    c->tile_channels = channels < WIDTH ? channels : WIDTH;
-    c->tile_lines = WIDTH / c->padded < 1 ? 1 : WIDTH / c->padded;
-    c->channel_tiles = (channels + c->tile_channels - 1) / c->tile_channels;
-    c->line_tiles = (c->lines + c->tile_lines - 1) / c->tile_lines;
-    c->tiles = c->line_chunks * c->line_tiles * c->channel_tiles;
+static Grid make_grid(int64_t height, int64_t width, int64_t channels, int columns) {
+    Grid g;
+    g.columns = columns;
+    g.lines = columns ? width : height;
+    g.line_length = columns ? height : width;
+    g.line_stride = columns ? channels : width * channels;
+    g.token_stride = columns ? width * channels : channels;
+    g.line_chunks = ceil_div(g.line_length, CHUNK);
+    g.chunks = g.lines * g.line_chunks;
+    g.short_length = g.line_length / g.line_chunks;
+    const int64_t padded = ceil_div(channels, PADDING) * PADDING;
+    g.tile_channels = channels < WIDTH ? channels : WIDTH;
+    g.tile_lines = columns && padded <= WIDTH ? WIDTH / padded : 1;
+    g.channel_tiles = ceil_div(channels, g.tile_channels);
+    g.line_tiles = ceil_div(g.lines, g.tile_lines);
+    g.tiles = g.line_chunks * g.line_tiles * g.channel_tiles;
+    return g;
+}
 
-    const int64_t pad = c->padded;
-    c->tops = c->states + 4 * c->chunks * pad;
-    c->decay = calloc((size_t)pad, 2 * sizeof(double) + (size_t)(CHUNK + 2 + c->batch * c->pieces) * sizeof(float));
+/* Fill in the tables; 0 where memory is short. */
+static int prepare(Scan *c) {
+    const int64_t pad = c->padded, longest = c->grid.short_length < CHUNK ? c->grid.short_length + 1 : CHUNK;
+    c->decay = calloc((size_t)pad, 2 * sizeof(double) + (CHUNK + 2) * sizeof(float));
     if (!c->decay) return 0;
     c->power = (float *)(c->decay + 2 * pad);
     c->high = c->power + CHUNK * pad;
     c->bonus = c->high + pad;
-    c->partial = c->bonus + pad;
-    for (int64_t i = 0; i < channels; i++) {
+    for (int64_t i = 0; i < c->channels; i++) {
         const double w = c->w[i], decay = exp(-w);
         c->high[i] = (float)decay;
         c->bonus[i] = (float)exp(c->u[i]);
-        c->decay[i] = exp(-w * (double)c->short_length);
-        c->decay[pad + i] = exp(-w * (double)(c->short_length + 1));
+        c->decay[i] = exp(-w * (double)c->grid.short_length);
+        c->decay[pad + i] = exp(-w * (double)(c->grid.short_length + 1));
         double power = 1;
-        for (int64_t l = 0; l <= c->short_length && l < CHUNK; l++, power *= decay) c->power[l * pad + i] = (float)power;
+        for (int64_t l = 0; l < longest; l++, power *= decay) c->power[l * pad + i] = (float)power;
     }
     return 1;
 }
 
-/* Largest key of every channel from those of the pieces. */
-static void finish_largest(const Call *c) {
+/* Largest key of every channel from those of the chunks. */
+static void finish_tops(const Scan *c) {
     const int64_t pad = c->padded;
     for (int64_t image = 0; image < c->batch; image++) {
-        float *top = c->tops + image * (4 * c->chunks + 1) * pad;
-        const float *partial = c->partial + image * c->pieces * pad;
-        for (int64_t i = 0; i < pad; i++) top[i] = partial[i];
-        for (int64_t n = 1; n < c->pieces; n++)
-            for (int64_t i = 0; i < pad; i++) top[i] = top[i] > partial[n * pad + i] ? top[i] : partial[n * pad + i];
+        float *top = c->tops + image * pad;
+        const float *next = c->chunk_tops + image * c->grid.chunks * pad;
+        for (int64_t i = 0; i < c->channels; i++) top[i] = next[i];
+        for (int64_t n = 1; n < c->grid.chunks; n++) {
+            next += pad;
+            for (int64_t i = 0; i < c->channels; i++) top[i] = top[i] > next[i] ? top[i] : next[i];
+        }
     }
 }
 
-static int useful_threads(const Call *c, int threads) {
+static int useful_threads(const Scan *c, int threads) {
     const int64_t most = c->batch * c->tokens * c->channels / THREAD_WORK + 1;
     if (threads > most) threads = (int)most;
     if (threads > MAX_THREADS) threads = MAX_THREADS;
     return threads < 1 ? 1 : threads;
 }
 
-/* y (B, H, W, C) of w, u (C) and k, v (B, H, W, C); the sequence runs along rows, or along columns.
-   states keeps what the backward pass needs: per image 4 rows of `padded` floats a chunk and one of the largest keys.
-   Returns 0, or OUTSIDE or NO_MEMORY. */
-EXPORT int biwkv_forward(const float *w, const float *u, const void *k, const void *v, void *y, float *states,
-                         int64_t batch, int64_t height, int64_t width, int64_t channels, int columns, int bf16,
-                         int isa, int threads) {
-    if (!within_limit(w, u, channels, height * width)) return OUTSIDE;
-    Call c = {.w = w, .u = u, .k = k, .v = v, .y = y, .states = states, .batch = batch, .channels = channels};
-    if (!prepare(&c, height, width, columns)) return NO_MEMORY;
+/* What all scans of a call have in common. */
+typedef struct {
+    const float *decay, *first; /* (scans, C) */
+    const void *k, *v, *r; /* (B, H, W, C); r, the gate, may be NULL */
+    void *mids; /* (scans - 1, B, H, W, C): results of all scans but the last; NULL: kept in y only */
+    float *states; /* what the backward pass needs; see state_offset */
+    int64_t batch, height, width, channels;
+    int scans, columns, bf16, isa, threads;
+} Call;
+
+static int64_t padded_channels(const Call *a) { return ceil_div(a->channels, PADDING) * PADDING; }
+
+static int along_columns(const Call *a, int scan) { return (scan % 2 != 0) != (a->columns != 0); }
+
+/* Where the states of a scan begin: the largest keys come first, then 4 rows a chunk, scan after scan. */
+static int64_t state_offset(const Call *a, int scan) {
+    int64_t rows = a->batch;
+    for (int i = 0; i < scan; i++) {
+        const int columns = along_columns(a, i);
+        rows += 4 * a->batch * (columns ? a->width * ceil_div(a->height, CHUNK) : a->height * ceil_div(a->width, CHUNK));
+    }
+    return rows * padded_channels(a);
+}
+
+static Scan make_scan(const Call *a, int scan) {
+    Scan c = {.batch = a->batch, .tokens = a->height * a->width, .channels = a->channels};
+    /* an image of one line is a sequence, whichever way it lies */
+    const int line = a->height == 1 || a->width == 1;
+    c.grid = make_grid(line ? 1 : a->height, line ? c.tokens : a->width, a->channels, !line && along_columns(a, scan));
+    c.padded = padded_channels(a);
+    c.w = a->decay + scan * a->channels;
+    c.u = a->first + scan * a->channels;
+    c.k = a->k;
+    const int64_t bytes = a->batch * c.tokens * a->channels * (a->bf16 ? 2 : 4);
+    c.v = scan == 0 ? a->v : a->mids ? (const char *)a->mids + (scan - 1) * bytes : NULL;
+    c.past_caches = bytes >= LARGE;
+    c.states = a->states + state_offset(a, scan);
+    c.tops = a->states;
+    return c;
+}
+
+/* The gated result (B, H, W, C) of all scans, y. `mids` and `states` are written for the backward pass. `states` has
+   room for as many floats as biwkv_states says. Returns 0 or NO_MEMORY. */
+EXPORT int biwkv_forward(const float *decay, const float *first, const void *k, const void *v, const void *r, void *y,
+                         void *mids, float *states, int64_t batch, int64_t height, int64_t width, int64_t channels,
+                         int scans, int columns, int bf16, int isa, int threads) {
+    const Call a = {decay, first, k, v, r, mids, states, batch, height, width, channels, scans, columns, bf16, isa, threads};
     const Phases *p = phases_of(isa, bf16);
-    threads = useful_threads(&c, threads);
-    run(p->largest, &c, batch * c.pieces, threads);
-    finish_largest(&c);
-    run(p->totals, &c, batch * c.tiles, threads);
-    c.carried = states;
-    c.carried_stride = (4 * c.chunks + 1) * c.padded;
-    run(p->carry, &c, 2 * batch * c.padded / p->lanes, threads);
-    run(p->mix, &c, batch * c.tiles, threads);
-    free(c.decay);
-    return 0;
+    const int64_t bytes = batch * height * width * channels * (bf16 ? 2 : 4);
+    int tops_known = 0, gathered = 0, failed = 0;
+    for (int i = 0; i < scans && !failed; i++) {
+        Scan c = make_scan(&a, i), next = {0};
+        const int last = i == scans - 1, team = useful_threads(&c, threads);
+        if (!c.v) c.v = y;
+        c.y = last || !mids ? y : (char *)mids + i * bytes;
+        c.r = last ? r : NULL;
+        if (!within_limit(&c)) {
+            failed = !robust_forward(&c, bf16, team);
+            gathered = 0;
+            continue;
+        }
+        if (!prepare(&c)) return NO_MEMORY;
+        if (!last && !c.grid.columns) {
+            next = make_scan(&a, i + 1);
+            if (next.grid.columns && within_limit(&next) && prepare(&next)) c.next = &next;
+        }
+        if (!tops_known) failed = !(c.chunk_tops = malloc((size_t)(batch * c.grid.chunks * c.padded) * sizeof(float)));
+        if (!failed) {
+            if (!gathered) run(p->totals, &c, batch * c.grid.tiles, team);
+            if (!tops_known) finish_tops(&c);
+            c.carried = c.states;
+            run(p->carry, &c, 2 * batch * c.padded / p->lanes, team);
+            if (c.next) run(p->gather, &c, batch * next.grid.line_chunks * c.grid.line_chunks * c.grid.channel_tiles, team);
+            else run(p->mix, &c, batch * c.grid.tiles, team);
+        }
+        tops_known = 1;
+        gathered = c.next != NULL;
+        free(c.chunk_tops);
+        free(c.decay);
+        free(next.decay);
+    }
+    return failed ? NO_MEMORY : 0;
 }
 
 /* The chunks' shares of the gradients of w and u, added up in double and in one order. */
-static void finish_grad(const Call *c, float *gw, float *gu, double *sums) {
+static void finish_grad(const Scan *c, float *gw, float *gu, double *sums) {
     const int64_t pad = c->padded;
-    for (int64_t n = 0; n < c->batch * c->chunks; n++) {
+    for (int64_t n = 0; n < c->batch * c->grid.chunks; n++) {
         const float *share = c->grad_states + 4 * n * pad;
-        for (int64_t i = 0; i < 2 * pad; i++) sums[i] += share[i];
+        for (int64_t i = 0; i < c->channels; i++) {
+            sums[i] += share[i];
+            sums[pad + i] += share[pad + i];
+        }
     }
     for (int64_t i = 0; i < c->channels; i++) {
         gw[i] = (float)(-exp(-(double)c->w[i]) * sums[i]);
@@ -311,30 +401,48 @@ static void finish_grad(const Call *c, float *gw, float *gu, double *sums) {
     }
 }
 
-/* Gradients of all four inputs from the gradient gy of y; `states` as biwkv_forward left it. */
-EXPORT int biwkv_backward(const float *w, const float *u, const void *k, const void *v, const void *gy, float *states,
-                          float *gw, float *gu, void *gk, void *gv, int64_t batch, int64_t height, int64_t width,
-                          int64_t channels, int columns, int bf16, int isa, int threads) {
-    if (!within_limit(w, u, channels, height * width)) return OUTSIDE;
-    Call c = {.w = w, .u = u, .k = k, .v = v, .gy = gy, .gk = gk, .gv = gv, .states = states};
-    c.batch = batch;
-    c.channels = channels;
-    if (!prepare(&c, height, width, columns)) return NO_MEMORY;
-    c.grad_states = malloc((size_t)(4 * batch * c.chunks * c.padded) * sizeof(float));
-    double *sums = calloc((size_t)(2 * c.padded), sizeof(double));
-    if (c.grad_states && sums) {
-        const Phases *p = phases_of(isa, bf16);
-        threads = useful_threads(&c, threads);
-        run(p->grad_totals, &c, batch * c.tiles, threads);
-        c.carried = c.grad_states;
-        c.carried_stride = 4 * c.chunks * c.padded;
-        run(p->carry, &c, 2 * batch * c.padded / p->lanes, threads);
-        run(p->grad, &c, batch * c.tiles, threads);
+/* Gradients of all inputs from the gradient gy of y; `mids` and `states` as biwkv_forward left them. gr is NULL where r
+   is. From scan to scan the gradient of the values stays in gv. */
+EXPORT int biwkv_backward(const float *decay, const float *first, const void *k, const void *v, const void *r,
+                          const void *gy, void *mids, float *states, float *gdecay, float *gfirst, void *gk, void *gv,
+                          void *gr, int64_t batch, int64_t height, int64_t width, int64_t channels, int scans,
+                          int columns, int bf16, int isa, int threads) {
+    const Call a = {decay, first, k, v, r, mids, states, batch, height, width, channels, scans, columns, bf16, isa, threads};
+    const Phases *p = phases_of(isa, bf16);
+    const int64_t pad = padded_channels(&a);
+    const int64_t rows = 4 * batch * (height * ceil_div(width, CHUNK) > width * ceil_div(height, CHUNK)
+                                          ? height * ceil_div(width, CHUNK) : width * ceil_div(height, CHUNK));
+    float *grad_states = malloc((size_t)(rows * pad) * sizeof(float));
+    double *sums = malloc((size_t)(2 * pad) * sizeof(double));
+    int failed = !grad_states || !sums;
+    for (int i = scans - 1; i >= 0 && !failed; i--) {
+        Scan c = make_scan(&a, i);
+        const int last = i == scans - 1, team = useful_threads(&c, threads);
+        float *gw = gdecay + i * channels, *gu = gfirst + i * channels;
+        c.grad_states = c.carried = grad_states;
+        c.gy = last ? gy : gv;
+        c.r = last ? r : NULL;
+        c.gr = gr;
+        c.gk = gk;
+        c.gv = gv;
+        c.add_gk = !last;
+        if (!within_limit(&c)) {
+            failed = !robust_backward(&c, gw, gu, bf16, team);
+            continue;
+        }
+        if (!prepare(&c)) {
+            failed = 1;
+            break;
+        }
+        for (int64_t n = 0; n < 2 * pad; n++) sums[n] = 0;
+        run(p->grad_totals, &c, batch * c.grid.tiles, team);
+        if (c.r) c.gy = gv;
+        run(p->carry, &c, 2 * batch * pad / p->lanes, team);
+        run(p->grad, &c, batch * c.grid.tiles, team);
         finish_grad(&c, gw, gu, sums);
+        free(c.decay);
     }
-    const int failed = !c.grad_states || !sums;
     free(sums);
-    free(c.grad_states);
-    free(c.decay);
+    free(grad_states);
     return failed ? NO_MEMORY : 0;
 }
