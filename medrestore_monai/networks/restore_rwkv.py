@@ -1,7 +1,7 @@
 """Restore-RWKV (Yang et al., arXiv 2407.11087): a four-level U of R-RWKV blocks with a global residual."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -78,20 +78,25 @@ class RestoreRWKV(nn.Module):
         Raises:
             ValueError: the input is not such a batch.
         """
+        return self._restore(x, lambda features, level, decoding: features)
+
+    def _restore(self, x: Tensor, enter: Callable[[Tensor, int, bool], Tensor]) -> Tensor:
+        """Restore a batch; ``enter`` may change the features at the beginning of each level, encoder and decoder."""
         if x.ndim != 4 or x.shape[1] != self.in_channels or x.numel() == 0:
             raise ValueError(f"expected a non-empty (B, {self.in_channels}, H, W), got {tuple(x.shape)}.")
         padded = _pad_to_multiple(x, MULTIPLE)
         padded = padded.to(self.embed.weight.dtype)
-        features = self._run(self.encoder[0], _convolve(self.embed, padded.permute(0, 2, 3, 1)))
+        features = self._run(self.encoder[0], enter(_convolve(self.embed, padded.permute(0, 2, 3, 1)), 0, False))
         skips = []
         for level in range(1, LEVELS):
             skips.append(features)
-            features = self._run(self.encoder[level], _downsample(self.down[level - 1], features))
+            features = enter(_downsample(self.down[level - 1], features), level, False)
+            features = self._run(self.encoder[level], features)
         for level in reversed(range(3)):
             features = torch.cat([_upsample(self.up[level], features), skips.pop()], dim=-1)
             if level > 0:
                 features = apply_layer(self.fuse[level - 1], features)
-            features = self._run(self.decoder[level], features)
+            features = self._run(self.decoder[level], enter(features, level, True))
         features = self._run(self.refinement, features)
         change = _convolve(self.output, features).permute(0, 3, 1, 2)
         # the sum in the type of the image: weights of lower precision blur the change only

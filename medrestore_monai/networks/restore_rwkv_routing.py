@@ -1,0 +1,98 @@
+"""Restore-RWKV-routing (Yang et al., arXiv 2407.11087, section 5.4): one network for several tasks and modalities."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from medrestore_monai.networks.restore_rwkv import LEVELS, RestoreRWKV
+from medrestore_monai.networks.routing import ChannelRouting, RoutingPrompt, SpatialRouting
+
+
+class RestoreRWKVRouting(RestoreRWKV):
+    """Restore-RWKV with the task-adaptive routing of AMIR; what the task is, is read from the degraded image.
+
+    Pixels choose their experts at the beginning of the three encoder levels; channels are scaled and shifted at the
+    beginning of the latent and of each decoder level. The defaults have 24.90 million parameters; the paper has 24.85
+    and does not say how many channels are left. The light one, ``dim=16, num_blocks=(1, 2, 2, 2),
+    num_refinement_blocks=1, prompt_channels=64, prompt_width=16``, has 1.38 million.
+
+    In training, ``forward`` returns the restored images and the balance loss, a scalar that a loss takes, see
+    :class:`~medrestore_monai.losses.BalancedLoss`; in evaluation, the images alone.
+
+    Args:
+        in_channels: see :class:`RestoreRWKV`, as the next six.
+        out_channels: see there.
+        dim: see there.
+        num_blocks: see there.
+        num_refinement_blocks: see there.
+        recurrences: see there.
+        use_checkpoint: see there.
+        prompt_channels: length of the prompt.
+        prompt_entries: entries of the dictionary that prompts are mixed from.
+        prompt_width: channels of the first of the convolutions that weigh the entries.
+        experts: experts of each encoder level.
+        chosen: how many of them a pixel takes.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        out_channels: int = 1,
+        dim: int = 44,
+        num_blocks: Sequence[int] = (4, 6, 6, 8),
+        num_refinement_blocks: int = 4,
+        recurrences: int = 2,
+        use_checkpoint: bool = False,
+        prompt_channels: int = 256,
+        prompt_entries: int = 16,
+        prompt_width: int = 32,
+        experts: int = 4,
+        chosen: int = 2,
+    ) -> None:
+        super().__init__(in_channels, out_channels, dim, num_blocks, num_refinement_blocks, recurrences, use_checkpoint)
+        self.prompt = RoutingPrompt(in_channels, prompt_channels, prompt_entries, prompt_width)
+        self.spatial_routing = nn.ModuleList(
+            SpatialRouting(dim * 2**level, prompt_channels, experts, chosen) for level in range(LEVELS - 1)
+        )
+        # of the decoder levels, the finest first, and of the latent
+        widths = [2 * dim, 2 * dim, 4 * dim, 8 * dim]
+        self.channel_routing = nn.ModuleList(ChannelRouting(width, prompt_channels) for width in widths)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Restore a batch.
+
+        Args:
+            x: degraded images scaled to [0, 1], shape ``(B, in_channels, H, W)``, any ``H, W >= 1``.
+
+        Returns:
+            Restored images, of the same shape; in training, they and the balance loss, see
+            :func:`~medrestore_monai.networks.routing.balance_loss`, summed over the levels.
+
+        Raises:
+            ValueError: the input is not such a batch.
+        """
+        prompts: list[Tensor] = []
+        balances: list[Tensor] = []
+
+        def enter(features: Tensor, level: int, decoding: bool) -> Tensor:
+            if not prompts:  # the input has been checked by now
+                prompts.append(self.prompt(x.to(self.embed.weight.dtype)))
+            if decoding or level == LEVELS - 1:
+                return self.channel_routing[level](features, prompts[0])
+            features, balance = self.spatial_routing[level](features, prompts[0])
+            balances.append(balance)
+            return features
+
+        restored = self._restore(x, enter)
+        return (restored, torch.stack(balances).sum()) if self.training else restored
+
+    def exportable(self) -> nn.Module:
+        """Refuse: the form for exporters knows no routing.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError(
+            "Restore-RWKV-routing cannot be exported to ONNX yet: the form for exporters has no routing."
+        )
