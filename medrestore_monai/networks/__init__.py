@@ -1,6 +1,21 @@
 """The networks, one paper a file; all map ``(B, C, H, W)`` to the same shape and know tensors only."""
 
-from medrestore_monai.networks.baselines import REDCNN
+from medrestore_monai.networks.aff_unet_rwkv import AFFUNetRWKV
+from medrestore_monai.networks.baselines import REDCNN, DeblurGANDiscriminator, DeblurGANGenerator, SRNDeblur
+from medrestore_monai.networks.meddeblur import AllScales, MedDeblur
+from medrestore_monai.networks.mlff_unet import MLFFUNet
 from medrestore_monai.networks.restore_rwkv import RestoreRWKV
+from medrestore_monai.networks.restore_rwkv_routing import RestoreRWKVRouting
 
-__all__ = ["REDCNN", "RestoreRWKV"]
+__all__ = [
+    "AFFUNetRWKV",
+    "AllScales",
+    "DeblurGANDiscriminator",
+    "DeblurGANGenerator",
+    "MLFFUNet",
+    "MedDeblur",
+    "REDCNN",
+    "RestoreRWKV",
+    "RestoreRWKVRouting",
+    "SRNDeblur",
+]

@@ -1,7 +1,13 @@
 """Networks of other authors to compare with, where no library has them."""
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
+from monai.networks.nets.patchgan_discriminator import PatchDiscriminator
 from torch import Tensor, nn
+
+from medrestore_monai.networks.meddeblur import MedDeblur
+from medrestore_monai.networks.residual import ResidualNetwork
 
 # each of the five convolutions shortens a side by 4 pixels
 SMALLEST = 5 * 4 + 1
@@ -62,6 +68,152 @@ class REDCNN(nn.Module):
                 features = features + shortcuts.pop()
             features = F.relu(features, inplace=True)
         return features[:, :, : x.shape[2], : x.shape[3]]
+
+
+class SRNDeblur(MedDeblur):
+    """SRN-Deblur (Tao et al. 2018): the scale-recurrent network that MedDeblur refines, with plain residual blocks.
+
+    It is :class:`~medrestore_monai.networks.meddeblur.MedDeblur` with three pairs of 5x5 convolutions a level in the
+    place of RD-SAM, so that the two differ in nothing else; the original adds no image to its output. With the
+    defaults and 3 channels it has 10.25 million parameters.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output; the residual needs as many as ``in_channels``.
+        channels: channels at the full, half and quarter size inside the U, multiples of 16.
+        scales: number of scales.
+
+    Raises:
+        ValueError: for other numbers of channels, or no scale.
+
+    References:
+        Tao et al., Scale-recurrent Network for Deep Image Deblurring, https://arxiv.org/abs/1802.01770
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        channels: Sequence[int] = (32, 64, 128),
+        scales: int = 3,
+    ) -> None:
+        super().__init__(in_channels, out_channels, channels, scales, rd_sam=False)
+
+
+class DeblurGANGenerator(ResidualNetwork):
+    """Generator of DeblurGAN (Kupyn et al. 2018): nine residual blocks at a quarter of the side.
+
+    The change to the image is limited to [-1, 1] by a hyperbolic tangent. With the defaults and 3 channels it has
+    11.37 million parameters.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output; the residual needs as many as ``in_channels``.
+        channels: channels at full size, doubled at half and at a quarter.
+        blocks: number of residual blocks.
+        dropout: share of the features that training drops in each residual block.
+
+    Raises:
+        ValueError: if the numbers of channels differ.
+
+    References:
+        Kupyn et al., DeblurGAN: Blind Motion Deblurring Using Conditional Adversarial Networks,
+        https://arxiv.org/abs/1711.07064
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        channels: int = 64,
+        blocks: int = 9,
+        dropout: float = 0.5,
+    ) -> None:
+        # a quarter of 8 pixels is the least that instance normalization and padding by reflection take
+        super().__init__(in_channels, multiple=8)
+        if in_channels != out_channels:
+            raise ValueError(
+                f"the residual needs out_channels equal to in_channels, got {out_channels}, {in_channels}."
+            )
+        up = {"stride": 2, "padding": 1, "output_padding": 1, "bias": False}
+        self.layers = nn.Sequential(
+            nn.Conv2d(in_channels, channels, 7, padding=3, padding_mode="reflect", bias=False),
+            *_normalized(channels),
+            nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1, bias=False),
+            *_normalized(2 * channels),
+            nn.Conv2d(2 * channels, 4 * channels, 3, stride=2, padding=1, bias=False),
+            *_normalized(4 * channels),
+            *(_GeneratorBlock(4 * channels, dropout) for _ in range(blocks)),
+            nn.ConvTranspose2d(4 * channels, 2 * channels, 3, **up),
+            *_normalized(2 * channels),
+            nn.ConvTranspose2d(2 * channels, channels, 3, **up),
+            *_normalized(channels),
+            nn.Conv2d(channels, out_channels, 7, padding=3, padding_mode="reflect"),
+            nn.Tanh(),
+        )
+
+    def change(self, x: Tensor) -> Tensor:
+        """Return what to add to padded images ``(B, in_channels, H, W)``."""
+        return self.layers(x)
+
+
+class DeblurGANDiscriminator(nn.Module):
+    """Discriminator of DeblurGAN: MONAI's ``PatchDiscriminator`` with instance normalization, scores without a sigmoid.
+
+    Train it with :func:`~medrestore_monai.losses.gradient_penalty`.
+
+    Args:
+        in_channels: channels of the images.
+        channels: channels after the first convolution.
+
+    References:
+        Kupyn et al., DeblurGAN, https://arxiv.org/abs/1711.07064; Isola et al., https://arxiv.org/abs/1611.07004
+    """
+
+    def __init__(self, in_channels: int = 3, channels: int = 64) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.patches = PatchDiscriminator(spatial_dims=2, channels=channels, in_channels=in_channels, norm="INSTANCE")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Score a batch.
+
+        Args:
+            x: images scaled to [0, 1], shape ``(B, in_channels, H, W)``, sides of at least 24 pixels.
+
+        Returns:
+            One score per patch, larger for images that look clean, shape ``(B, 1, H // 8 - 2, W // 8 - 2)``.
+
+        Raises:
+            ValueError: the input is not such a batch.
+        """
+        if x.ndim != 4 or x.shape[1] != self.in_channels or x.shape[0] == 0 or min(x.shape[2:]) < 24:
+            raise ValueError(
+                f"expected a non-empty (B, {self.in_channels}, H, W) with sides of at least 24, got {tuple(x.shape)}."
+            )
+        return self.patches(x)[-1]
+
+
+class _GeneratorBlock(nn.Module):
+    """Two 3x3 convolutions with instance normalization, and a residual."""
+
+    def __init__(self, channels: int, dropout: float) -> None:
+        super().__init__()
+        options = {"padding": 1, "padding_mode": "reflect", "bias": False}
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, **options),
+            *_normalized(channels),
+            nn.Dropout(dropout),
+            nn.Conv2d(channels, channels, 3, **options),
+            nn.InstanceNorm2d(channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+def _normalized(channels: int) -> tuple[nn.Module, nn.Module]:
+    return nn.InstanceNorm2d(channels), nn.ReLU()
 
 
 def _pad_to(x: Tensor, side: int) -> Tensor:

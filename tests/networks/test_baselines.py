@@ -1,11 +1,11 @@
-"""RED-CNN: the paper's size and formula, any image size, gradients, refusals."""
+"""RED-CNN, DeblurGAN: the papers' sizes and formulas, any image size, gradients, refusals."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from medrestore_monai.networks.baselines import REDCNN, _pad_to
+from medrestore_monai.networks.baselines import REDCNN, DeblurGANDiscriminator, DeblurGANGenerator, _pad_to
 
 
 def test_has_the_papers_size():
@@ -91,3 +91,44 @@ def test_bfloat16_is_close():
 def test_cuda_equals_cpu():
     network, image = REDCNN(channels=8).eval(), torch.rand(1, 1, 40, 48)
     assert_close(network.cuda()(image.cuda()).cpu(), network.cpu()(image), rtol=1e-4, atol=1e-4)
+
+
+def test_deblurgan_generator_has_the_papers_size():
+    # 7x7, two strided and two transposed 3x3, nine blocks of two 3x3 with 256 channels; a bias at the end only
+    ends, strided, blocks = 2 * 3 * 64 * 49 + 3, 2 * 9 * (64 * 128 + 128 * 256), 9 * 2 * 9 * 256**2
+    count = sum(parameter.numel() for parameter in DeblurGANGenerator().parameters())
+    assert count == ends + strided + blocks == 11_372_931
+
+
+def test_deblurgan_changes_the_image_by_at_most_one():
+    network, image = DeblurGANGenerator(1, 1, channels=4, blocks=1), torch.rand(1, 1, 24, 24)
+    torch.nn.init.normal_(network.layers[-2].weight, std=100)
+    change = network(image) - image
+    assert 0.99 < change.abs().max() <= 1 + 1e-6
+
+
+def test_deblurgan_drops_features_in_training_only():
+    network, image = DeblurGANGenerator(1, 1, channels=4, blocks=1), torch.rand(1, 1, 24, 24)
+    assert not torch.equal(network.train()(image), network(image))
+    assert torch.equal(network.eval()(image), network(image))
+
+
+def test_discriminator_scores_patches_of_70_pixels():
+    network = DeblurGANDiscriminator(1, channels=4)
+    assert network(torch.rand(2, 1, 24, 33)).shape == (2, 1, 1, 2)
+    for module in network.modules():  # which looks at the whole image
+        if isinstance(module, torch.nn.InstanceNorm2d):
+            module.forward = lambda x: x
+    image = torch.rand(1, 1, 128, 128, requires_grad=True)
+    (gradient,) = torch.autograd.grad(network(image)[0, 0, 7, 7], image)
+    assert (gradient[0, 0].abs().sum(0) > 0).sum() == (gradient[0, 0].abs().sum(1) > 0).sum() == 70
+
+
+def test_discriminator_learns_and_refuses_wrong_input():
+    network = DeblurGANDiscriminator(1, channels=4)
+    network(torch.rand(2, 1, 40, 40)).square().mean().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad.abs().max() > 0, name
+    for wrong in (torch.rand(1, 3, 32, 32), torch.rand(1, 1, 23, 32), torch.rand(0, 1, 32, 32), torch.rand(1, 32, 32)):
+        with pytest.raises(ValueError, match=r"expected a non-empty \(B, 1, H, W\) with sides of at least 24"):
+            network(wrong)

@@ -1,0 +1,93 @@
+"""What the deblurring networks share: any image size, refusal of wrong input, the global residual, inference forms."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["ResidualNetwork", "crop", "pad_to_multiple"]
+
+
+class ResidualNetwork(nn.Module):
+    """The input plus the change that a network finds, for images of any size.
+
+    A subclass implements :meth:`change`, which sees sides that are multiples of ``multiple``. The sum is in the type
+    of the image: weights of lower precision blur the change only.
+
+    Args:
+        in_channels: channels of the images.
+        multiple: what the padded sides are multiples of.
+
+    Raises:
+        ValueError: if ``in_channels`` is not positive.
+    """
+
+    def __init__(self, in_channels: int, multiple: int) -> None:
+        super().__init__()
+        if in_channels < 1:
+            raise ValueError(f"in_channels must be at least 1, got {in_channels}.")
+        self.in_channels = in_channels
+        self.multiple = multiple
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Restore a batch.
+
+        Args:
+            x: degraded images scaled to [0, 1], shape ``(B, in_channels, H, W)``, any ``H, W >= 1``.
+
+        Returns:
+            Restored images, of the same shape.
+
+        Raises:
+            ValueError: the input is not such a batch.
+        """
+        return x + crop(self.change(self.padded(x)), x.shape[2], x.shape[3]).to(x.dtype)
+
+    def change(self, x: Tensor) -> Tensor:
+        """Return what to add to padded images ``(B, in_channels, H, W)``."""
+        raise NotImplementedError
+
+    def padded(self, x: Tensor) -> Tensor:
+        """Check a batch, and return it with the sides and the type the network needs."""
+        if x.ndim != 4 or x.shape[1] != self.in_channels or x.numel() == 0:
+            raise ValueError(f"expected a non-empty (B, {self.in_channels}, H, W), got {tuple(x.shape)}.")
+        x = pad_to_multiple(x, self.multiple)
+        return x.to(next(self.parameters()).dtype)
+
+    def in_bfloat16(self) -> ResidualNetwork:
+        """Return a network for inference with bfloat16 weights, for float32 images; ``self`` does not change."""
+        return copy.deepcopy(self).eval().requires_grad_(False).bfloat16()
+
+    def exportable(self) -> nn.Module:
+        """Return the network in the form for exporters, for inference: one program for all image sizes."""
+        return copy.deepcopy(self).eval().requires_grad_(False)
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Pad below and on the right by reflection, or by repeating the edge of an image too small to reflect.
+
+    By index and not by ``F.pad``, so that a captured program keeps height and width free.
+
+    Args:
+        x: shape ``(B, C, H, W)``.
+        multiple: the new sides are the next multiples of it.
+
+    Returns:
+        Shape ``(B, C, H', W')``.
+    """
+    for axis in (2, 3):
+        size = x.shape[axis]
+        index = torch.arange((size + multiple - 1) // multiple * multiple, device=x.device)
+        mirrored = 2 * (size - 1) - index
+        beyond = torch.where(mirrored[-1:] >= 0, mirrored, size - 1)
+        x = x.index_select(axis, torch.where(index < size, index, beyond))
+    return x
+
+
+def crop(x: Tensor, height: int, width: int) -> Tensor:
+    """Keep the first rows and columns, by index: a slice would tie a captured program to sizes that need padding."""
+    for axis, size in ((2, height), (3, width)):
+        x = x.index_select(axis, torch.arange(size, device=x.device))
+    return x
