@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medrestore_monai.networks.residual import ResidualNetwork, crop
+from medrestore_monai.networks.residual import ResidualNetwork, crop, draw_weights
 
 __all__ = ["AllScales", "MedDeblur", "RDSAM", "SpatialAsymmetricAttention"]
 
 GROWTH = 8  # channels that a dense layer adds
+RELU = math.sqrt(2)  # what a ReLU takes from the scale of features
+RESIDUAL = 0.3  # scale of what a residual block adds at the start
 
 
 class MedDeblur(ResidualNetwork):
@@ -210,6 +213,11 @@ class _ResidualDenseBlock(nn.Module):
         self.layers = nn.ModuleList(nn.Conv2d(channels + i * GROWTH, GROWTH, 3, padding=1) for i in range(3))
         self.fuse = nn.Conv2d(channels + 3 * GROWTH, channels, 1)
 
+    def draw_weights(self) -> None:
+        for layer in self.layers:
+            draw_weights(layer, RELU)
+        draw_weights(self.fuse, RESIDUAL)
+
     def forward(self, x: Tensor) -> Tensor:
         features = x
         for layer in self.layers:
@@ -224,6 +232,10 @@ class _ResidualBlock(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(channels, channels, 5, padding=2)
         self.second = nn.Conv2d(channels, channels, 5, padding=2)
+
+    def draw_weights(self) -> None:
+        draw_weights(self.first, RELU)
+        draw_weights(self.second, RESIDUAL)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.second(F.relu(self.first(x)))
@@ -271,8 +283,19 @@ class _ScaleNetwork(nn.Module):
             nn.ConvTranspose2d(channels[i + 1], channels[i], 5, stride=2, padding=2, output_padding=1) for i in range(2)
         )
         self.output = nn.Conv2d(channels[0], in_channels, 5, padding=2)
+        self._draw_weights(2.0 if rd_sam else 1.0)
+
+    def _draw_weights(self, gain: float) -> None:
+        """Let features keep their scale through the levels; ``gain`` makes up for attention, which starts at a half."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                draw_weights(module)
+        for module in self.modules():
+            if isinstance(module, _ResidualDenseBlock | _ResidualBlock):
+                module.draw_weights()
+        for convolution in (*self.down, *self.up):
+            draw_weights(convolution, gain * RELU)
         nn.init.normal_(self.output.weight, std=1e-3)  # training starts close to the identity
-        nn.init.zeros_(self.output.bias)
 
     def forward(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return the change that the decoder finds, and the next state."""

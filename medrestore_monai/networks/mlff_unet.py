@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medrestore_monai.networks.residual import ResidualNetwork
+from medrestore_monai.networks.residual import ResidualNetwork, draw_weights
 from medrestore_monai.ops.wavelet import haar_dwt, haar_iwt
 
 __all__ = ["DMRFAB", "DSC", "MLFF", "MLFFUNet", "MRFAB", "RDSC"]
@@ -78,8 +78,10 @@ class MLFFUNet(ResidualNetwork):
             nn.Sequential(DSC(width, width), _group(width), DSC(width, after[level]))
             for level, width in enumerate(channels[:-1])
         )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                draw_weights(module)
         nn.init.normal_(self.decoder[0][2].pointwise.weight, std=1e-3)  # training starts close to the identity
-        nn.init.zeros_(self.decoder[0][2].pointwise.bias)
 
     def change(self, x: Tensor) -> Tensor:
         """Return what to add to padded images ``(B, in_channels, H, W)``."""

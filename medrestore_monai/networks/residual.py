@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ResidualNetwork", "crop", "pad_to_multiple"]
+__all__ = ["ResidualNetwork", "crop", "draw_weights", "pad_to_multiple"]
 
 
 class ResidualNetwork(nn.Module):
@@ -63,6 +64,24 @@ class ResidualNetwork(nn.Module):
     def exportable(self) -> nn.Module:
         """Return the network in the form for exporters, for inference: one program for all image sizes."""
         return copy.deepcopy(self).eval().requires_grad_(False)
+
+
+def draw_weights(convolution: nn.Conv2d | nn.ConvTranspose2d, gain: float = 1.0) -> None:
+    """Draw normal weights that keep the scale of features, and clear the bias.
+
+    PyTorch's own start divides the variance by three a layer, after which a deep network without normalization hardly
+    learns.
+
+    Args:
+        convolution: changed in place.
+        gain: factor on the scale, such as ``sqrt(2)`` before a ReLU.
+    """
+    inputs: float = convolution.in_channels // convolution.groups * math.prod(convolution.kernel_size)
+    if isinstance(convolution, nn.ConvTranspose2d):
+        inputs /= math.prod(convolution.stride)  # of its kernel elements, a pixel sees one in so many
+    nn.init.normal_(convolution.weight, std=gain / math.sqrt(inputs))
+    if convolution.bias is not None:
+        nn.init.zeros_(convolution.bias)
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
