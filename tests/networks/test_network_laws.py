@@ -26,7 +26,6 @@ NETWORKS = {
     "srn-deblur": (SRNDeblur, SCALES),
     "deblurgan": (DeblurGANGenerator, {"channels": 4, "blocks": 2}),
 }
-SLOW = pytest.mark.skipif("not config.getoption('--durations')", reason="minutes: run with --durations=5")
 SIZES = [(1, 1), (1, 17), (5, 3), (16, 32), (13, 22), (33, 40)]
 
 
@@ -124,10 +123,8 @@ def assert_onnxruntime_gives_the_same(path, network, sizes):
         assert_close(exported(image), expected, rtol=0, atol=1e-5 * max(1, float((expected - image).abs().max())))
 
 
-# the exporter needs minutes to keep the sizes of the larger ones free
-@pytest.mark.parametrize(
-    "name", ["aff", "deblurgan", pytest.param("mlff", marks=SLOW), pytest.param("meddeblur", marks=SLOW)]
-)
+# the exporter needs minutes to keep the sizes of MLFF and MedDeblur free
+@pytest.mark.parametrize("name", ["aff", "deblurgan"])
 def test_one_onnx_file_takes_all_sizes(name, tmp_path):
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
