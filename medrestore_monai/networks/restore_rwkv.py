@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from medrestore_monai.networks.residual import pad_to_multiple
 from medrestore_monai.networks.rwkv_blocks import OmniShift, RRWKVBlock, SpatialMix
 from medrestore_monai.networks.rwkv_strips import apply_layer, run_block_
 
@@ -84,7 +85,7 @@ class RestoreRWKV(nn.Module):
         """Restore a batch; ``enter`` may change the features at the beginning of each level, encoder and decoder."""
         if x.ndim != 4 or x.shape[1] != self.in_channels or x.numel() == 0:
             raise ValueError(f"expected a non-empty (B, {self.in_channels}, H, W), got {tuple(x.shape)}.")
-        padded = _pad_to_multiple(x, MULTIPLE)
+        padded = pad_to_multiple(x, MULTIPLE)
         padded = padded.to(self.embed.weight.dtype)
         features = self._run(self.encoder[0], enter(_convolve(self.embed, padded.permute(0, 2, 3, 1)), 0, False))
         skips = []
@@ -161,13 +162,3 @@ def _upsample(convolution: nn.Module, x: Tensor) -> Tensor:
     """Double the size and halve the channels: convolution, then pixel-shuffle."""
     x = apply_layer(convolution, x.permute(0, 3, 1, 2))
     return F.pixel_shuffle(x, 2).permute(0, 2, 3, 1).contiguous()
-
-
-def _pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Pad below and on the right by reflection, or by repeating the edge of an image too small to reflect."""
-    bottom, right = -x.shape[-2] % multiple, -x.shape[-1] % multiple
-    for amount, axis in ((bottom, -2), (right, -1)):
-        if amount:
-            pad = (0, 0, 0, amount) if axis == -2 else (0, amount, 0, 0)
-            x = F.pad(x, pad, mode="reflect" if amount < x.shape[axis] else "replicate")
-    return x

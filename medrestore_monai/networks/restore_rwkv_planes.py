@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medrestore_monai.networks.residual import pad_to_multiple
 from medrestore_monai.networks.rwkv_blocks import ChannelMix, DepthwiseShift, OmniShift, SpatialMix
 from medrestore_monai.ops.re_wkv_planes import re_wkv_planes
 
@@ -39,7 +40,7 @@ class RestoreRWKVPlanes(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Restore a batch of images scaled to [0, 1], shape ``(B, C, H, W)``, any ``H, W >= 1``."""
         height, width = x.shape[2:]
-        padded = _pad_axis(_pad_axis(x, 2, self.multiple), 3, self.multiple)
+        padded = pad_to_multiple(x, self.multiple)
         features = _run(self.encoder[0], self.embed(padded))
         skips = []
         for level in range(1, len(self.encoder)):
@@ -62,15 +63,6 @@ def _check_decays(module: nn.Module) -> None:
             largest = float(mix.decay.detach().abs().max() + mix.bonus.detach().abs().max())
             if not largest <= LIMIT:
                 raise ValueError(f"the exported form needs max|decay| + max|bonus| <= {LIMIT:g}, got {largest:g}.")
-
-
-def _pad_axis(x: Tensor, axis: int, multiple: int) -> Tensor:
-    """Pad the end of one axis by reflection, or by repeating the edge of an image too small to reflect."""
-    size = x.shape[axis]
-    index = torch.arange((size + multiple - 1) // multiple * multiple, device=x.device)
-    mirrored = 2 * (size - 1) - index
-    beyond = torch.where(mirrored[-1:] >= 0, mirrored, size - 1)
-    return x.index_select(axis, torch.where(index < size, index, beyond))
 
 
 def _downsample(convolution: nn.Module, x: Tensor) -> Tensor:

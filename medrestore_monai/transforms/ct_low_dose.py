@@ -28,6 +28,7 @@ from medrestore_monai.transforms.ct_noise import (
     noise_spectrum,
     shape_noise,
 )
+from medrestore_monai.transforms.degradation import pixel_spacing
 
 __all__ = ["CTLowDose", "CTNoiseMapd", "RandCTLowDosed", "insert_ct_noise", "rekernel"]
 
@@ -177,7 +178,7 @@ class CTNoiseMapd(MapTransform):
         return out
 
     def _measure(self, image: Tensor) -> MetaTensor:
-        spacing = _pixel_spacing(image) if self.spacing is None else self.spacing
+        spacing = pixel_spacing(image) if self.spacing is None else self.spacing
         hu = torch.as_tensor(image, dtype=torch.float32)
         hu = hu.as_tensor() if isinstance(hu, MetaTensor) else hu
         relative = ct_noise_map(hu, spacing, self.directions)
@@ -298,15 +299,3 @@ def _plain(image: Tensor) -> Tensor:
 def _like(values: Tensor, image: Tensor) -> Tensor:
     """``values`` with a copy of the meta data of ``image``."""
     return MetaTensor(values).copy_meta_from(image) if isinstance(image, MetaTensor) else values
-
-
-def _pixel_spacing(image: Tensor) -> float:
-    """In-plane pixel size in mm of a ``MetaTensor``."""
-    if not isinstance(image, MetaTensor):
-        raise ValueError(
-            "the pixel spacing of a plain tensor is unknown: give spacing, or a MetaTensor with an affine."
-        )
-    spacing = image.pixdim[:2].tolist()
-    if abs(spacing[0] - spacing[1]) > 0.01 * spacing[0]:
-        raise ValueError(f"square pixels are needed, got {spacing[0]:.4f} x {spacing[1]:.4f} mm.")
-    return float(spacing[0])

@@ -19,7 +19,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform
 from torch import Tensor
 
-__all__ = ["Degradation", "RandDegradationd"]
+__all__ = ["Degradation", "RandDegradationd", "pixel_spacing"]
 
 
 @dataclass(frozen=True)
@@ -103,3 +103,19 @@ def range_of(
 def _like(values: Tensor, image: Tensor) -> Tensor:
     """``values`` with a copy of the meta data of ``image``."""
     return MetaTensor(values).copy_meta_from(image) if isinstance(image, MetaTensor) else values
+
+
+def pixel_spacing(image: Tensor) -> float:
+    """In-plane pixel size in mm of a ``MetaTensor``.
+
+    Raises:
+        ValueError: it has no affine, or pixels that are not square.
+    """
+    if not isinstance(image, MetaTensor):
+        raise ValueError(
+            "the pixel spacing of a plain tensor is unknown: give spacing, or a MetaTensor with an affine."
+        )
+    spacing = image.pixdim[:2].tolist()
+    if abs(spacing[0] - spacing[1]) > 0.01 * spacing[0]:
+        raise ValueError(f"square pixels are needed, got {spacing[0]:.4f} x {spacing[1]:.4f} mm.")
+    return float(spacing[0])

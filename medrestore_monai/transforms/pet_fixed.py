@@ -13,7 +13,8 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type, convert_to_tensor
 
-from medrestore_monai.transforms.pet_low_count import PETLowCount, insert_pet_noise, pixel_spacing
+from medrestore_monai.transforms.degradation import pixel_spacing
+from medrestore_monai.transforms.pet_low_count import PETLowCount, insert_pet_noise
 from medrestore_monai.transforms.pet_noise import COUNTS
 from medrestore_monai.transforms.pet_scan import PETScan, simulate_pet_low_count
 

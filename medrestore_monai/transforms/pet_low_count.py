@@ -22,6 +22,7 @@ from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import convert_to_dst_type, convert_to_tensor
 from torch import Tensor
 
+from medrestore_monai.transforms.degradation import pixel_spacing
 from medrestore_monai.transforms.pet_noise import (
     BACKGROUND,
     COUNTS,
@@ -32,7 +33,7 @@ from medrestore_monai.transforms.pet_noise import (
     pet_noise_map,
 )
 
-__all__ = ["PETLowCount", "PETNoiseMapd", "RandPETLowCountd", "insert_pet_noise", "pixel_spacing"]
+__all__ = ["PETLowCount", "PETNoiseMapd", "RandPETLowCountd", "insert_pet_noise"]
 
 _MARGIN = 8  # pixels around a patch that the Fourier filters may wrap into
 _STEP = 16  # sides of the Fourier transform are multiples of this
@@ -277,19 +278,3 @@ class RandPETLowCountd(RandomizableTransform, MapTransform):
             return self.spacing
         noted = getattr(noise_map, "meta", {}).get("pet_spacing")
         return pixel_spacing(image) if noted is None else float(noted)
-
-
-def pixel_spacing(image: Tensor) -> float:
-    """In-plane pixel size in mm of a ``MetaTensor``.
-
-    Raises:
-        ValueError: it has no affine, or pixels that are not square.
-    """
-    if not isinstance(image, MetaTensor):
-        raise ValueError(
-            "the pixel spacing of a plain tensor is unknown: give spacing, or a MetaTensor with an affine."
-        )
-    spacing = image.pixdim[:2].tolist()
-    if abs(spacing[0] - spacing[1]) > 0.01 * spacing[0]:
-        raise ValueError(f"square pixels are needed, got {spacing[0]:.4f} x {spacing[1]:.4f} mm.")
-    return float(spacing[0])

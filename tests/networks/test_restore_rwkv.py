@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from medrestore_monai.memory import measure_bytes_per_pixel
 from medrestore_monai.networks import RestoreRWKV
-from medrestore_monai.networks.restore_rwkv import _pad_to_multiple
+from medrestore_monai.networks.residual import pad_to_multiple
 from medrestore_monai.networks.rwkv_blocks import OmniShift, RRWKVBlock
 from medrestore_monai.networks.rwkv_strips import run_block_
 from medrestore_monai.ops import biwkv_cpu, biwkv_reference
@@ -52,7 +52,7 @@ def test_keeps_any_size(size):
 
 def test_pads_by_reflection_or_else_by_repeating():
     image = torch.arange(10.0).view(1, 1, 2, 5)
-    padded = _pad_to_multiple(image, 8)
+    padded = pad_to_multiple(image, 8)
     assert padded.shape == (1, 1, 8, 8)
     assert_close(padded[0, 0, 0], torch.tensor([0.0, 1, 2, 3, 4, 3, 2, 1]))  # reflected
     assert_close(padded[0, 0, :, 0], torch.tensor([0.0, 5, 5, 5, 5, 5, 5, 5]))  # two rows are too few to reflect
