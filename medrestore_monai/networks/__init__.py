@@ -1,7 +1,7 @@
 """The networks, one paper a file; all map ``(B, C, H, W)`` to the same shape and know tensors only."""
 
 from medrestore_monai.networks.aff_unet_rwkv import AFFUNetRWKV
-from medrestore_monai.networks.baselines import REDCNN, DeblurGANDiscriminator, DeblurGANGenerator, SRNDeblur
+from medrestore_monai.networks.baselines import REDCNN, DeblurGANDiscriminator, DeblurGANGenerator, Residual, SRNDeblur
 from medrestore_monai.networks.meddeblur import AllScales, MedDeblur
 from medrestore_monai.networks.mlff_unet import MLFFUNet
 from medrestore_monai.networks.restore_rwkv import RestoreRWKV
@@ -15,6 +15,7 @@ __all__ = [
     "MLFFUNet",
     "MedDeblur",
     "REDCNN",
+    "Residual",
     "RestoreRWKV",
     "RestoreRWKVRouting",
     "SRNDeblur",

@@ -70,6 +70,32 @@ class REDCNN(nn.Module):
         return features[:, :, : x.shape[2], : x.shape[3]]
 
 
+class Residual(ResidualNetwork):
+    """Any network from images to images, such as MONAI's UNet, made to find what must be added to its input.
+
+    So that it is compared with the other networks here on equal terms: the global residual, any image size, and the
+    refusal of wrong input are the same.
+
+    Args:
+        network: maps ``(B, in_channels, H, W)`` to the same shape where the sides are multiples of ``multiple``.
+        in_channels: channels of the images.
+        multiple: what the sides are padded to multiples of; 2 to the number of times that ``network`` halves them, and
+            above the smallest side that it takes.
+
+    Raises:
+        ValueError: if ``in_channels`` is not positive.
+    """
+
+    def __init__(self, network: nn.Module, in_channels: int = 1, multiple: int = 16) -> None:
+        super().__init__(in_channels, multiple)
+        self.network = network
+
+    def change(self, x: Tensor) -> Tensor:
+        """Return what to add to padded images ``(B, in_channels, H, W)``."""
+        change: Tensor = self.network(x)
+        return change
+
+
 class SRNDeblur(MedDeblur):
     """SRN-Deblur (Tao et al. 2018): the scale-recurrent network that MedDeblur refines, with plain residual blocks.
 

@@ -16,6 +16,7 @@ __all__ = ["AllScales", "MedDeblur", "RDSAM", "SpatialAsymmetricAttention"]
 GROWTH = 8  # channels that a dense layer adds
 RELU = math.sqrt(2)  # what a ReLU takes from the scale of features
 RESIDUAL = 0.3  # scale of what a residual block adds at the start
+CONTRAST = 4.0  # brings the contrast of pictures scaled to [0, 1] near 1
 
 
 class MedDeblur(ResidualNetwork):
@@ -93,8 +94,13 @@ class MedDeblur(ResidualNetwork):
         return tuple(results)
 
     def _scales(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return image and change of each scale, coarsest first."""
-        images = [x]
+        """Return image and change of each scale, coarsest first.
+
+        The networks see images without their mean. With it, features are mostly brightness, which is right already:
+        training then closes the attention, layer after layer, to add none of it, and stays there.
+        """
+        mean = x.mean(dim=(2, 3), keepdim=True)
+        images = [CONTRAST * (x - mean)]
         for _ in range(self.scales - 1):
             images.append(F.avg_pool2d(images[-1], 2))
         steps: list[tuple[Tensor, Tensor]] = []
@@ -105,7 +111,7 @@ class MedDeblur(ResidualNetwork):
             steps.append((image, change))
             if number < self.scales - 1:
                 coarser, state = _double(image + change), _double(state)
-        return steps
+        return [(image / CONTRAST + mean, change / CONTRAST) for image, change in steps]
 
 
 class AllScales(nn.Module):

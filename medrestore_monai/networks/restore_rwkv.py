@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from medrestore_monai.networks.residual import pad_to_multiple
-from medrestore_monai.networks.rwkv_blocks import OmniShift, RRWKVBlock, SpatialMix
+from medrestore_monai.networks.rwkv_blocks import ATTENTIONS, RRWKVBlock, SpatialMix
 from medrestore_monai.networks.rwkv_strips import apply_layer, run_block_
+from medrestore_monai.networks.token_shifts import TOKEN_SHIFTS, KernelShift
 
 LEVELS = 4
 MULTIPLE = 2 ** (LEVELS - 1)
@@ -30,6 +31,12 @@ class RestoreRWKV(nn.Module):
         num_refinement_blocks: blocks after the decoder, at full size with ``2 * dim`` channels.
         recurrences: Bi-WKV scans a block, alternately along rows and columns.
         use_checkpoint: in training, compute the blocks again in the backward pass instead of keeping what they need.
+        attention: ``re-wkv``; for comparison (the paper's table 5) ``bi-wkv``, one scan along rows, or ``uni-wkv``, one
+            that looks back only. These two have one scan whatever ``recurrences`` is.
+        token_shift: ``omni``; for comparison ``quad`` (Vision-RWKV) or ``uni`` (RWKV).
+
+    Raises:
+        ValueError: for other numbers of channels or blocks, or an unknown attention or token shift.
     """
 
     def __init__(
@@ -41,6 +48,8 @@ class RestoreRWKV(nn.Module):
         num_refinement_blocks: int = 4,
         recurrences: int = 2,
         use_checkpoint: bool = False,
+        attention: str = "re-wkv",
+        token_shift: str = "omni",
     ) -> None:
         super().__init__()
         if in_channels != out_channels:
@@ -49,11 +58,17 @@ class RestoreRWKV(nn.Module):
             )
         if len(num_blocks) != LEVELS:
             raise ValueError(f"num_blocks must give {LEVELS} numbers, got {tuple(num_blocks)}.")
+        for what, value, known in (
+            ("attention", attention, ATTENTIONS),
+            ("token_shift", token_shift, tuple(TOKEN_SHIFTS)),
+        ):
+            if value not in known:
+                raise ValueError(f"{what} must be one of {', '.join(known)}, got {value!r}.")
         self.in_channels = in_channels
         self.use_checkpoint = use_checkpoint
 
         def stage(channels: int, blocks: int) -> nn.ModuleList:
-            return nn.ModuleList(RRWKVBlock(channels, recurrences) for _ in range(blocks))
+            return nn.ModuleList(RRWKVBlock(channels, recurrences, attention, token_shift) for _ in range(blocks))
 
         widths = [dim * 2**level for level in range(LEVELS)]
         self.embed = nn.Conv2d(in_channels, dim, 3, padding=1, bias=False)
@@ -126,11 +141,11 @@ class RestoreRWKV(nn.Module):
         return twin
 
     def merged(self) -> "RestoreRWKV":
-        """Return a network for inference whose Omni-Shifts are single convolutions; ``self`` does not change."""
+        """Return a network for inference whose token shifts are single convolutions; ``self`` does not change."""
         twin = copy.deepcopy(self).eval().requires_grad_(False)
         for module in list(twin.modules()):
             for name, child in list(module.named_children()):
-                if isinstance(child, OmniShift):
+                if isinstance(child, KernelShift):
                     setattr(module, name, child.merged().requires_grad_(False))
         return twin
 
@@ -139,6 +154,9 @@ class RestoreRWKV(nn.Module):
 
         See :class:`~medrestore_monai.networks.restore_rwkv_planes.RestoreRWKVPlanes`; where onnxscript is installed,
         ``torch.onnx.export`` then knows how to write it.
+
+        Raises:
+            ValueError: that form does not know this network's attention or token shift.
         """
         from medrestore_monai.networks.restore_rwkv_planes import RestoreRWKVPlanes
         from medrestore_monai.ops import re_wkv_onnx

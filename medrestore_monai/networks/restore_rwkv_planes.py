@@ -1,5 +1,6 @@
 """Restore-RWKV in the form that exporters take: feature planes ``(B, C, H, W)`` and few, plain operators."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -7,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medrestore_monai.networks.residual import pad_to_multiple
-from medrestore_monai.networks.rwkv_blocks import ChannelMix, DepthwiseShift, OmniShift, SpatialMix
+from medrestore_monai.networks.rwkv_blocks import CausalSpatialMix, ChannelMix, SpatialMix
+from medrestore_monai.networks.token_shifts import DepthwiseShift, KernelShift, UniShift
 from medrestore_monai.ops.re_wkv_planes import re_wkv_planes
 
 if TYPE_CHECKING:
@@ -26,11 +28,14 @@ class RestoreRWKVPlanes(nn.Module):
         network: what is to be exported; merged, it gives the smaller program.
 
     Raises:
-        ValueError: its decays are too large for the exported form, here or when a state is loaded.
+        ValueError: its decays are too large for the exported form, here or when a state is loaded; or it has Uni-WKV
+            or Uni-Shift.
     """
 
     def __init__(self, network: "RestoreRWKV") -> None:
         super().__init__()
+        if any(isinstance(part, CausalSpatialMix | UniShift) for part in network.modules()):
+            raise ValueError("the exported form knows neither Uni-WKV nor Uni-Shift.")
         for name, part in network.named_children():
             self.add_module(name, part)
         self.multiple = 2 ** (len(network.encoder) - 1)
@@ -39,18 +44,23 @@ class RestoreRWKVPlanes(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Restore a batch of images scaled to [0, 1], shape ``(B, C, H, W)``, any ``H, W >= 1``."""
+        return self._restore(x, lambda features, level, decoding: features)
+
+    def _restore(self, x: Tensor, enter: Callable[[Tensor, int, bool], Tensor]) -> Tensor:
+        """Restore a batch; ``enter`` may change the features at the beginning of each level, as in the network."""
         height, width = x.shape[2:]
         padded = pad_to_multiple(x, self.multiple)
-        features = _run(self.encoder[0], self.embed(padded))
+        features = _run(self.encoder[0], enter(self.embed(padded), 0, False))
         skips = []
         for level in range(1, len(self.encoder)):
             skips.append(features)
-            features = _run(self.encoder[level], _downsample(self.down[level - 1], features))
+            features = enter(_downsample(self.down[level - 1], features), level, False)
+            features = _run(self.encoder[level], features)
         for level in reversed(range(len(skips))):
             features = torch.cat([F.pixel_shuffle(self.up[level](features), 2), skips.pop()], dim=1)
             if level > 0:
                 features = _linear(self.fuse[level - 1].weight, features)
-            features = _run(self.decoder[level], features)
+            features = _run(self.decoder[level], enter(features, level, True))
         change = self.output(_run(self.refinement, features))
         # cropped by index as well: a slice would tie a captured program to sizes that need padding
         rows, columns = (torch.arange(size, device=x.device) for size in (height, width))
@@ -84,8 +94,8 @@ def _normalize(norm: nn.LayerNorm, x: Tensor) -> Tensor:
     return F.conv2d(x, norm.weight.view(channels, 1, 1, 1), norm.bias, groups=channels)
 
 
-def _shift(shift: OmniShift | DepthwiseShift, x: Tensor) -> Tensor:
-    kernel = shift.kernel() if isinstance(shift, OmniShift) else shift.kernel
+def _shift(shift: KernelShift | DepthwiseShift, x: Tensor) -> Tensor:
+    kernel = shift.kernel() if isinstance(shift, KernelShift) else shift.kernel
     return F.conv2d(x, kernel, padding=2, groups=x.shape[1])
 
 

@@ -88,11 +88,9 @@ class RestoreRWKVRouting(RestoreRWKV):
         return (restored, torch.stack(balances).sum()) if self.training else restored
 
     def exportable(self) -> nn.Module:
-        """Refuse: the form for exporters knows no routing.
+        """Return the network in the form for exporters, see :meth:`RestoreRWKV.exportable`."""
+        from medrestore_monai.networks.restore_rwkv_routing_planes import RestoreRWKVRoutingPlanes
+        from medrestore_monai.ops import re_wkv_onnx
 
-        Raises:
-            RuntimeError: always.
-        """
-        raise RuntimeError(
-            "Restore-RWKV-routing cannot be exported to ONNX yet: the form for exporters has no routing."
-        )
+        re_wkv_onnx.register()
+        return RestoreRWKVRoutingPlanes(self).eval()

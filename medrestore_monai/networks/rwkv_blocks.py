@@ -6,66 +6,15 @@ What stands here reads like the paper; inference runs the same blocks strip by s
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
+from medrestore_monai.networks.token_shifts import TOKEN_SHIFTS
 from medrestore_monai.ops.biwkv import re_wkv
+from medrestore_monai.ops.uniwkv import uniwkv
 
-
-class DepthwiseShift(nn.Module):
-    """One depth-wise 5x5 convolution, what :class:`OmniShift` becomes when merged.
-
-    Args:
-        kernel: shape ``(C, 1, 5, 5)``.
-    """
-
-    def __init__(self, kernel: Tensor) -> None:
-        super().__init__()
-        self.kernel = nn.Parameter(kernel)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve ``(B, H, W, C)``, zeros outside the image."""
-        return _depthwise(x, self.kernel)
-
-
-class OmniShift(nn.Module):
-    """Mix a pixel with its neighbors: ``a0 * x + a1 * conv1x1(x) + a2 * conv3x3(x) + a3 * conv5x5(x)``, depth-wise.
-
-    The sum of the branches is itself a 5x5 kernel, so training, too, runs one convolution; gradients reach every
-    branch through the sum. Restore-RWKV, section 3.4.
-
-    Args:
-        channels: number of channels ``C``.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.alpha = nn.Parameter(torch.ones(4))
-        self.kernel1 = nn.Parameter(torch.empty(channels, 1, 1, 1))
-        self.kernel3 = nn.Parameter(torch.empty(channels, 1, 3, 3))
-        self.kernel5 = nn.Parameter(torch.empty(channels, 1, 5, 5))
-        for kernel in (self.kernel1, self.kernel3, self.kernel5):
-            nn.init.kaiming_uniform_(kernel, a=5**0.5)
-
-    def kernel(self) -> Tensor:
-        """Return the exact sum of the four branches, shape ``(C, 1, 5, 5)``."""
-        _, one, three, five = self.alpha
-        center = self.alpha[0] + one * self.kernel1
-        return F.pad(center, (2, 2, 2, 2)) + F.pad(three * self.kernel3, (1, 1, 1, 1)) + five * self.kernel5
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Mix ``(B, H, W, C)``, zeros outside the image."""
-        return _depthwise(x, self.kernel())
-
-    def merged(self) -> DepthwiseShift:
-        """Return one 5x5 depth-wise convolution that computes the same; ``self`` does not change."""
-        return DepthwiseShift(self.kernel().detach().clone())
-
-
-def _depthwise(x: Tensor, kernel: Tensor) -> Tensor:
-    mixed = F.conv2d(x.permute(0, 3, 1, 2), kernel.to(x.dtype), padding=2, groups=x.shape[-1])
-    return mixed.permute(0, 2, 3, 1).contiguous()
+# two scans, rows then columns; one over rows; one over rows that looks back only
+ATTENTIONS = ("re-wkv", "bi-wkv", "uni-wkv")
 
 
 class SpatialMix(nn.Module):
@@ -77,11 +26,12 @@ class SpatialMix(nn.Module):
     Args:
         channels: number of channels ``C``.
         recurrences: number of scans; even ones follow rows, odd ones columns.
+        token_shift: a key of :data:`~medrestore_monai.networks.token_shifts.TOKEN_SHIFTS`.
     """
 
-    def __init__(self, channels: int, recurrences: int = 2) -> None:
+    def __init__(self, channels: int, recurrences: int = 2, token_shift: str = "omni") -> None:
         super().__init__()
-        self.shift: nn.Module = OmniShift(channels)
+        self.shift: nn.Module = TOKEN_SHIFTS[token_shift](channels)
         self.receptance = nn.Linear(channels, channels, bias=False)
         self.key = nn.Linear(channels, channels, bias=False)
         self.value = nn.Linear(channels, channels, bias=False)
@@ -100,17 +50,40 @@ class SpatialMix(nn.Module):
         return re_wkv(self.decay.float(), self.bonus.float(), key, value, receptance, divisor=tokens)
 
 
+class CausalSpatialMix(SpatialMix):
+    """As :class:`SpatialMix`, by one causal scan: a pixel sees itself and those before it, row after row (Uni-WKV).
+
+    Decay and bonus are divided by the number of tokens as in Bi-WKV, so that the direction is all that differs.
+
+    Args:
+        channels: number of channels ``C``.
+        token_shift: as for :class:`SpatialMix`.
+    """
+
+    def __init__(self, channels: int, token_shift: str = "omni") -> None:
+        super().__init__(channels, 1, token_shift)
+
+    def attend(self, receptance: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Mix the values of the pixels up to each, each ``(B, H, W, C)``, and gate the result."""
+        tokens = key.shape[1] * key.shape[2]
+        decay, bonus = self.decay[0].float() / tokens, self.bonus[0].float() / tokens
+        with torch.autocast(key.device.type, enabled=False):
+            mixed = uniwkv(decay, bonus, key.flatten(1, 2), value.flatten(1, 2)).view_as(value)
+            return torch.sigmoid(receptance) * mixed
+
+
 class ChannelMix(nn.Module):
     """Mix the channels of each pixel: a gated two-layer network with squared ReLU. Restore-RWKV, section 3.2.
 
     Args:
         channels: number of channels ``C``.
         expansion: hidden channels for each channel.
+        token_shift: as for :class:`SpatialMix`.
     """
 
-    def __init__(self, channels: int, expansion: int = 4) -> None:
+    def __init__(self, channels: int, expansion: int = 4, token_shift: str = "omni") -> None:
         super().__init__()
-        self.shift: nn.Module = OmniShift(channels)
+        self.shift: nn.Module = TOKEN_SHIFTS[token_shift](channels)
         self.key = nn.Linear(channels, channels * expansion, bias=False)
         self.receptance = nn.Linear(channels, channels, bias=False)
         self.value = nn.Linear(channels * expansion, channels, bias=False)
@@ -141,16 +114,23 @@ class RRWKVBlock(nn.Module):
 
     Args:
         channels: number of channels ``C``.
-        recurrences: scans of the spatial mix.
+        recurrences: scans of Re-WKV; the other attentions have one.
+        attention: one of :data:`ATTENTIONS`.
+        token_shift: as for :class:`SpatialMix`.
     """
 
-    def __init__(self, channels: int, recurrences: int = 2) -> None:
+    def __init__(
+        self, channels: int, recurrences: int = 2, attention: str = "re-wkv", token_shift: str = "omni"
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(channels)
-        self.spatial = SpatialMix(channels, recurrences)
+        if attention == "uni-wkv":
+            self.spatial: SpatialMix = CausalSpatialMix(channels, token_shift)
+        else:
+            self.spatial = SpatialMix(channels, recurrences if attention == "re-wkv" else 1, token_shift)
         self.gamma1 = nn.Parameter(torch.ones(channels))
         self.norm2 = nn.LayerNorm(channels)
-        self.channel = ChannelMix(channels)
+        self.channel = ChannelMix(channels, token_shift=token_shift)
         self.gamma2 = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:

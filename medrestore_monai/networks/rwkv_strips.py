@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from medrestore_monai.networks.rwkv_blocks import ChannelMix, OmniShift, RRWKVBlock, SpatialMix
+from medrestore_monai.networks.rwkv_blocks import ChannelMix, RRWKVBlock, SpatialMix
+from medrestore_monai.networks.token_shifts import KernelShift, UniShift
 
 # numbers in a strip: on a CPU, a strip and the four times wider hidden layer fit into the cache; elsewhere few large
 # operations are faster
@@ -28,11 +29,13 @@ def run_block_(block: RRWKVBlock, x: Tensor) -> Tensor:
     Args:
         block: its weights are read, never changed.
         x: features, shape ``(B, H, W, C)``, contiguous; overwritten. Where a CPU is slow in their type, such as in
-            bfloat16, a strip is computed in float32.
+            bfloat16, a strip is computed in float32. With Uni-Shift, which is no convolution, there are no strips.
 
     Returns:
         ``x``.
     """
+    if isinstance(block.spatial.shift, UniShift):
+        return x.copy_(block(x))
     with torch.autocast(x.device.type, enabled=False):
         _mix_space_(block.spatial, block.norm1, block.gamma1, x)
         _mix_channels_(block.channel, block.norm2, block.gamma2, x)
@@ -120,8 +123,8 @@ def apply_layer(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def _kernel(shift: nn.Module, x: Tensor) -> Tensor:
-    """Return the 5x5 kernel of an Omni-Shift, merged or not, in the type that strips of ``x`` are computed in."""
-    kernel = shift.kernel() if isinstance(shift, OmniShift) else shift.kernel
+    """Return the 5x5 kernel of a token shift, merged or not, in the type that strips of ``x`` are computed in."""
+    kernel = shift.kernel() if isinstance(shift, KernelShift) else shift.kernel
     return kernel.to(_computed_type(x.dtype, x.device.type))
 
 

@@ -69,7 +69,7 @@ class _BiWKV(torch.autograd.Function):
 def _forward(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
     e = torch.exp(k - k.amax(dim=1, keepdim=True))
     x = _pack(e * v, e)
-    before, after = _decayed_sums(w, x)
+    before, after = decayed_sums(w, x)
     mixed = before.add_(after).addcmul_(u.exp()[:, None, None, None], x)
     numerator, denominator = _unpack(mixed, k)
     return numerator / denominator
@@ -79,13 +79,13 @@ def _backward(w: Tensor, u: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> tuple
     e = torch.exp(k - k.amax(dim=1, keepdim=True))
     bonus = u.exp()[:, None, None, None]
     x = _pack(e * v, e)
-    before, after = _decayed_sums(w, x)
+    before, after = decayed_sums(w, x)
     numerator, denominator = _unpack(torch.addcmul(before + after, bonus, x), k)
     y = numerator / denominator
     g = grad / denominator
 
     z = _pack(g, g * y)
-    g_before, g_after = _decayed_sums(w, z)
+    g_before, g_after = decayed_sums(w, z)
     # a pair of tokens decays once for every token between them: sum over that token
     crossing = before * g_after + after * g_before  # (C, L, N, 2B)
     first, second = crossing.chunk(2, dim=-1)
@@ -110,7 +110,7 @@ def _unpack(x: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def _decayed_sums(w: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+def decayed_sums(w: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """Sum what comes before and after every token, decayed by ``exp(-w)`` for every token between.
 
     Args:
@@ -143,5 +143,5 @@ def _carried(w: Tensor, totals: Tensor, chunks: int, reverse: bool = False) -> T
     length = min(_CHUNK, chunks)
     x = F.pad(totals, (0, 0, 0, -chunks % length))
     x = x.unflatten(1, (-1, length)).transpose(1, 2)  # (C, L, N', M)
-    sums = _decayed_sums(w, x.contiguous())[int(reverse)]
+    sums = decayed_sums(w, x.contiguous())[int(reverse)]
     return sums.transpose(1, 2).flatten(1, 2)[:, :chunks]

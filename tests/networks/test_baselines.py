@@ -1,11 +1,15 @@
 """RED-CNN, DeblurGAN: the papers' sizes and formulas, any image size, gradients, refusals."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
+from monai.bundle import ConfigParser
 from torch.testing import assert_close
 
-from medrestore_monai.networks.baselines import REDCNN, DeblurGANDiscriminator, DeblurGANGenerator, _pad_to
+from medrestore_monai.networks.baselines import REDCNN, DeblurGANDiscriminator, DeblurGANGenerator, Residual, _pad_to
+from medrestore_monai.networks.residual import crop
 
 
 def test_has_the_papers_size():
@@ -132,3 +136,29 @@ def test_discriminator_learns_and_refuses_wrong_input():
     for wrong in (torch.rand(1, 3, 32, 32), torch.rand(1, 1, 23, 32), torch.rand(0, 1, 32, 32), torch.rand(1, 32, 32)):
         with pytest.raises(ValueError, match=r"expected a non-empty \(B, 1, H, W\) with sides of at least 24"):
             network(wrong)
+
+
+@pytest.mark.parametrize("bundle", ["ct_denoise", "mri_superresolution", "pet_synthesis"])
+@pytest.mark.parametrize("overlay", ["unet", "restormer"])
+def test_comparators_are_about_the_light_network_and_keep_any_size(bundle, overlay):
+    if overlay == "restormer":
+        pytest.importorskip("einops")
+    torch.manual_seed(0)
+    parser = ConfigParser()
+    configs = Path(__file__).parents[2] / "bundles" / f"{bundle}_restore_rwkv" / "configs"
+    parser.read_config([str(configs / f"{name}.json") for name in ("train", "train_cpu", overlay)])
+    network = parser.get_parsed_content("network_def").eval()
+    assert sum(parameter.numel() for parameter in network.parameters()) == pytest.approx(1.19e6, rel=0.05)
+    for size in [(1, 1), (13, 22), (16, 32)]:
+        image = torch.rand(2, 1, *size)
+        restored = network(image)
+        assert restored.shape == image.shape
+        assert_close(restored, image + crop(network.network(network.padded(image)), *size))
+
+
+def test_residual_refuses_wrong_input():
+    network = Residual(torch.nn.Conv2d(2, 2, 1, bias=False), in_channels=2, multiple=4)
+    torch.nn.init.dirac_(network.network.weight)
+    assert_close(network(torch.ones(1, 2, 3, 5)), 2 * torch.ones(1, 2, 3, 5))
+    with pytest.raises(ValueError, match=r"expected a non-empty \(B, 2, H, W\)"):
+        network(torch.rand(1, 1, 8, 8))

@@ -102,13 +102,17 @@ def test_each_scale_sees_the_image_and_the_doubled_coarser_result():
     image = torch.rand(1, 1, 32, 48)
     full, half, quarter = network.all_scales(image)
     blocks = image.unflatten(2, (-1, 4)).unflatten(4, (-1, 4)).mean(dim=(3, 5))
-    assert_close(inputs[0][0], torch.cat([blocks, torch.zeros_like(blocks)], dim=1))
+
+    def seen(picture):
+        return 4 * (picture - image.mean(dim=(2, 3), keepdim=True))
+
+    assert_close(inputs[0][0], torch.cat([seen(blocks), torch.zeros_like(blocks)], dim=1))
     assert inputs[0][1] is None
     for number, coarser in ((1, quarter), (2, half)):
-        doubled = F.interpolate(coarser, size=inputs[number][0].shape[2:], mode="bilinear")
+        doubled = F.interpolate(seen(coarser), size=inputs[number][0].shape[2:], mode="bilinear")
         assert_close(inputs[number][0][:, 1:], doubled)
         assert inputs[number][1].shape[2:] == tuple(side // 4 for side in doubled.shape[2:])
-    assert torch.equal(inputs[2][0][:, :1], image)
+    assert torch.equal(inputs[2][0][:, :1], seen(image))
     assert full.shape == image.shape
 
 

@@ -9,8 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from medrestore_monai.memory import measure_bytes_per_pixel
 from medrestore_monai.networks import RestoreRWKV
 from medrestore_monai.networks.residual import pad_to_multiple
-from medrestore_monai.networks.rwkv_blocks import OmniShift, RRWKVBlock
+from medrestore_monai.networks.rwkv_blocks import RRWKVBlock
 from medrestore_monai.networks.rwkv_strips import run_block_
+from medrestore_monai.networks.token_shifts import OmniShift
 from medrestore_monai.ops import biwkv_cpu, biwkv_reference
 
 LIGHT = {"dim": 16, "num_blocks": (1, 2, 2, 2), "num_refinement_blocks": 1}
@@ -218,3 +219,18 @@ def test_eval_is_deterministic_and_changes_no_weight():
 def test_cuda_equals_cpu():
     network, image = tiny().eval(), torch.rand(1, 1, 40, 48)
     assert_close(network.cuda()(image.cuda()).cpu(), network.cpu()(image), rtol=1e-4, atol=1e-4)
+
+
+def test_the_papers_size_takes_a_training_step():
+    torch.manual_seed(0)
+    network = RestoreRWKV(use_checkpoint=True).train()
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-5)  # small enough for one step to lead downhill
+    image, before = torch.rand(1, 1, 16, 16), network.output.weight.detach().clone()
+    restored = network(image)
+    loss = (restored - image.square()).abs().mean()
+    loss.backward()
+    optimizer.step()
+    assert restored.shape == image.shape
+    assert not torch.equal(network.output.weight, before)
+    with torch.no_grad():
+        assert F.l1_loss(network(image), image.square()) < loss

@@ -121,3 +121,31 @@ def test_the_prompt_changes_what_is_restored():
 def test_a_batch_of_the_wrong_shape_is_refused():
     with pytest.raises(ValueError, match="expected a non-empty"):
         RestoreRWKVRouting(**LIGHT)(torch.rand(1, 2, 16, 16))
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_the_light_one_has_the_size_that_is_said_and_takes_a_training_step(precision):
+    options = {"dim": 16, "num_blocks": (1, 2, 2, 2), "num_refinement_blocks": 1}
+    network = RestoreRWKVRouting(**options, prompt_channels=64, prompt_width=16)
+    assert sum(parameter.numel() for parameter in network.merged().parameters()) == pytest.approx(1.38e6, rel=0.01)
+    take_a_step(network, 16, precision)
+
+
+def test_the_papers_size_takes_a_training_step():
+    take_a_step(RestoreRWKVRouting(), 16, torch.float32)
+
+
+def take_a_step(network, size, precision):
+    """One step of Adam on one image brings every parameter to move, and the shape is kept."""
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    image = torch.rand(1, 1, size, size)
+    with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        restored, balance = network.train()(image)
+        loss = (restored - image.square()).abs().mean() + 0.01 * balance
+    assert restored.shape == image.shape
+    loss.backward()
+    before = network.output.weight.detach().clone()
+    optimizer.step()
+    assert torch.isfinite(loss)
+    assert not torch.equal(network.output.weight, before)
+    assert all(bool(torch.isfinite(parameter).all()) for parameter in network.parameters())

@@ -1,0 +1,63 @@
+"""Restore-RWKV-routing in the form that exporters take: feature planes ``(B, C, H, W)`` and few, plain operators."""
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medrestore_monai.networks.restore_rwkv_planes import RestoreRWKVPlanes
+from medrestore_monai.networks.routing import ChannelRouting, SpatialRouting
+
+if TYPE_CHECKING:
+    from medrestore_monai.networks.restore_rwkv_routing import RestoreRWKVRouting
+
+
+class RestoreRWKVRoutingPlanes(RestoreRWKVPlanes):
+    """The same function as a :class:`RestoreRWKVRouting` in evaluation: shares its weights, and has its state dict.
+
+    All experts are computed for all pixels, as in the network; those that a pixel does not take have a gate of 0.
+
+    Args:
+        network: what is to be exported; merged, it gives the smaller program.
+
+    Raises:
+        ValueError: as :class:`RestoreRWKVPlanes`.
+    """
+
+    def __init__(self, network: "RestoreRWKVRouting") -> None:
+        super().__init__(network)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Restore a batch of images scaled to [0, 1], shape ``(B, C, H, W)``, any ``H, W >= 1``."""
+        prompt = self.prompt(x)
+
+        def enter(features: Tensor, level: int, decoding: bool) -> Tensor:
+            if decoding or level == len(self.encoder) - 1:
+                return _route_channels(self.channel_routing[level], features, prompt)
+            return _route_pixels(self.spatial_routing[level], features, prompt)
+
+        return self._restore(x, enter)
+
+
+def _route_pixels(routing: SpatialRouting, x: Tensor, prompt: Tensor) -> Tensor:
+    experts = len(routing.expand)
+    asked = routing.from_prompt(prompt)[:, :experts, None, None]
+    logits = F.conv2d(x, routing.from_pixel.weight[:experts, :, None, None]) + asked
+    # how many experts are wanted more; runtimes sort channels slowly
+    better = (logits[:, None] > logits[:, :, None]).to(x.dtype).sum(dim=2)
+    gates = logits.masked_fill(better >= routing.chosen, float("-inf")).softmax(dim=1)
+    added = torch.zeros_like(x)
+    for number, (expand, reduce) in enumerate(zip(routing.expand, routing.reduce, strict=True)):
+        added = added + gates[:, number : number + 1] * _linear(reduce, F.gelu(_linear(expand, x)))
+    return x + added
+
+
+def _route_channels(routing: ChannelRouting, x: Tensor, prompt: Tensor) -> Tensor:
+    scale, shift = routing.gate(torch.cat([x.mean(dim=(2, 3)), prompt], dim=-1)).chunk(2, dim=-1)
+    return x * (2 * torch.sigmoid(scale))[:, :, None, None] + shift[:, :, None, None]
+
+
+def _linear(layer: nn.Module, x: Tensor) -> Tensor:
+    """Apply a linear layer to the channels."""
+    return F.conv2d(x, layer.weight[:, :, None, None], layer.bias)
