@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, median_filter
 from scipy.signal import fftconvolve
 from skimage import restoration
 from skimage.transform import resize
 from torch import Tensor
 
-__all__ = ["BASELINES", "GRIDS", "METHODS", "Classical"]
+__all__ = ["BASELINES", "GRIDS", "KNOWN", "METHODS", "Classical"]
 
 
 def gaussian(image: np.ndarray, sigma: float) -> np.ndarray:
@@ -56,6 +56,31 @@ def non_local_means(image: np.ndarray, h: float) -> np.ndarray:
     return restoration.denoise_nl_means(image, **options, channel_axis=0)
 
 
+def median(image: np.ndarray, radius: float) -> np.ndarray:
+    """Take the median of all pixels whose centers are at most ``radius`` pixels away; borders are repeated."""
+    reach = np.arange(-int(radius), int(radius) + 1)
+    disk = reach[:, None] ** 2 + reach**2 <= radius**2
+    return median_filter(image, footprint=disk[None], mode="nearest")
+
+
+def bilateral(image: np.ndarray, sigma: float, spread: float) -> np.ndarray:
+    """Average pixels that are near, in a Gaussian of ``sigma`` pixels, and alike, in one of ``spread``.
+
+    The Gaussian ends after two ``sigma``; borders are repeated. scikit-image's own, as of 0.26, weighs by distances of
+    a window that is one pixel off.
+    """
+    reach = int(np.ceil(2 * sigma))
+    padded = np.pad(image, [(0, 0), (reach, reach), (reach, reach)], mode="edge")
+    total, weights = np.zeros_like(image), np.zeros_like(image)
+    for x, y in np.ndindex(2 * reach + 1, 2 * reach + 1):
+        near = padded[:, x : x + image.shape[1], y : y + image.shape[2]]
+        distance = ((x - reach) ** 2 + (y - reach) ** 2) / sigma**2 + ((near - image) / spread) ** 2
+        weight = np.exp(-distance / 2)
+        total += weight * near
+        weights += weight
+    return total / weights
+
+
 def anscombe_non_local_means(image: np.ndarray, gain: float, h: float) -> np.ndarray:
     """Non-local means for counts: ``image / gain`` is taken as Poisson, and its variance made 1 before.
 
@@ -66,6 +91,45 @@ def anscombe_non_local_means(image: np.ndarray, gain: float, h: float) -> np.nda
     smooth = np.maximum(non_local_means(stable, h), 2 * np.sqrt(3 / 8))
     inverse = smooth**2 / 4 + np.sqrt(1.5) / 4 / smooth - 11 / 8 / smooth**2 + 5 * np.sqrt(1.5) / 8 / smooth**3 - 1 / 8
     return gain * np.maximum(inverse, 0)
+
+
+def apodization(image: np.ndarray, fraction: float, taper: float) -> np.ndarray:
+    """Let the measured center of k-space fade out, against Gibbs ringing: a Tukey window along both axes.
+
+    Args:
+        image: shape ``(C, X, Y)``, of which the central ``fraction`` of the lines of k-space was measured.
+        fraction: in (0, 1].
+        taper: part of these lines, at both ends, that fade out as a squared cosine; in (0, 1], 1 is a Hann window.
+    """
+    windows = []
+    for size in image.shape[1:]:
+        distance = np.abs(np.fft.fftfreq(size)) * size / (_measured_lines(size, fraction) / 2)  # 1 at the last line
+        fade = np.clip((distance - 1) / taper + 1, 0, 1)
+        windows.append(np.cos(np.pi / 2 * fade) ** 2)
+    k_space: np.ndarray = np.fft.fft2(image) * np.outer(*windows)
+    return np.fft.ifft2(k_space).real
+
+
+def pocs_total_variation(image: np.ndarray, fraction: float, weight: float) -> np.ndarray:
+    """Fill in the k-space that was not measured: total variation shrinks, the measured center is put back; 20 times.
+
+    A projection onto convex sets (POCS) that alternates with a denoiser; it ends with the measured center.
+
+    Args:
+        image: shape ``(C, X, Y)``, of which the central ``fraction`` of the lines of k-space was measured.
+        fraction: in (0, 1].
+        weight: of total variation in each round, as in :func:`total_variation`.
+    """
+    # the line at the negative end of an even count has no partner, which a real image needs
+    inside = [
+        np.abs(np.fft.fftfreq(size) * size).round() < _measured_lines(size, fraction) / 2 for size in image.shape[1:]
+    ]
+    mask = np.outer(*inside)
+    measured, restored = np.fft.fft2(image), image
+    for _ in range(20):
+        smooth = restoration.denoise_tv_chambolle(restored, weight=weight, max_num_iter=10, channel_axis=0)
+        restored = np.fft.ifft2(np.where(mask, measured, np.fft.fft2(smooth))).real
+    return restored
 
 
 def bm3d(image: np.ndarray, noise: float) -> np.ndarray:
@@ -108,7 +172,11 @@ METHODS: dict[str, Callable[..., np.ndarray]] = {
         bicubic,
         total_variation,
         non_local_means,
+        median,
+        bilateral,
         anscombe_non_local_means,
+        apodization,
+        pocs_total_variation,
         bm3d,
         wiener,
         unsupervised_wiener,
@@ -134,11 +202,15 @@ BASELINES: dict[str, dict[str, dict[str, float]]] = {
         "bicubic": {"factor": 4.0},
         "unsharp_masking": {"sigma": 2.0, "amount": 0.3},
         "total_variation": {"weight": 0.01},
+        "apodization": {"fraction": 0.25, "taper": 0.25},
+        "pocs_total_variation": {"fraction": 0.25, "weight": 0.01},
     },
     "synthesis": {
         "gaussian": {"sigma": 1.0},
         "total_variation": {"weight": 0.01},
         "non_local_means": {"h": 0.01},
+        "median": {"radius": 1.0},
+        "bilateral": {"sigma": 1.0, "spread": 0.03},
         "anscombe_non_local_means": {"gain": 0.001, "h": 1.0},
     },
 }
@@ -147,14 +219,20 @@ BASELINES: dict[str, dict[str, dict[str, float]]] = {
 GRIDS: dict[str, tuple[float, ...]] = {
     "sigma": (0.3, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6),
     "amount": (0.125, 0.25, 0.5, 1.0, 2.0, 4.0),
-    "weight": (0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
+    "weight": (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
     "h": (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
     "noise": (0.001, 0.003, 0.01, 0.03, 0.1),
     "balance": (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0),
     "iterations": (2, 5, 10, 20, 40),
-    "gain": (1e-5, 1e-4, 1e-3, 1e-2),
+    "gain": (1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
     "factor": (1.0, 1.5, 2.0, 3.0, 4.0),
+    "radius": (1.0, 1.5, 2.0, 3.0, 4.0),
+    "spread": (0.003, 0.01, 0.03, 0.1, 0.3),
+    "taper": (0.0625, 0.125, 0.25, 0.5, 1.0),
 }
+
+# Parameters that are known from how an image was taken, and the setting of ``evaluate.json`` that tells them.
+KNOWN: dict[str, str] = {"fraction": "kspace_fraction"}
 
 
 class Classical:
@@ -198,6 +276,11 @@ class Classical:
         images = batch.detach().cpu().numpy().astype(np.float64)
         restored = [METHODS[self.method](image, **self.parameters, **known) for image in images]
         return torch.from_numpy(np.stack(restored)).to(batch)
+
+
+def _measured_lines(size: int, fraction: float) -> int:
+    """Count the lines of k-space that :func:`medrestore_monai.transforms.truncate_kspace` keeps."""
+    return max(1, min(size, round(fraction * size)))
 
 
 def _kernel(psf: np.ndarray | None, sigma: float) -> np.ndarray:
