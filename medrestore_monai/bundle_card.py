@@ -98,8 +98,8 @@ def _split(card: str) -> tuple[str, str, list[tuple[str, str]]]:
 
 
 def _tags(bundle: Bundle) -> str:
-    name = {"PT": "PET", "MR": "MRI"}.get(bundle.modality, bundle.modality)
-    return ", ".join(("Restoration", name, str(bundle.metadata["task"])))
+    names = [{"PT": "PET", "MR": "MRI"}.get(modality, modality) for modality in bundle.modalities]
+    return ", ".join(("Restoration", *names, str(bundle.metadata["task"])))
 
 
 def _system(bundle: Bundle) -> str:

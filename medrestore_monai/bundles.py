@@ -41,8 +41,13 @@ class Bundle:
 
     @property
     def modality(self) -> str:
-        """DICOM modality of the images it restores."""
+        """DICOM modality of the images it restores, as the card tells it; several are separated by commas."""
         return str(self.metadata["network_data_format"]["inputs"]["image"]["modality"])
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities one by one."""
+        return tuple(part.strip() for part in self.modality.split(","))
 
     def config(self, name: str) -> Path:
         """Return the path of ``configs/<name>.json``."""
@@ -163,6 +168,32 @@ def load_weights(
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} does not hold the weights of {type(network).__name__}: {reason}") from error
     return network.eval()
+
+
+def start_from(network: "nn.Module", bundle: str | os.PathLike[str]) -> int:
+    """Fill what a network has in common with a bundle's network, before training; the rest of it stays.
+
+    Args:
+        network: filled in place.
+        bundle: name or folder of the bundle with the weights.
+
+    Returns:
+        How many parameters and buffers, those of one name and shape, were filled.
+
+    Raises:
+        ValueError: as :func:`verify_weights`, or the two have nothing in common.
+    """
+    import torch
+
+    found = find_bundle(bundle)
+    verify_weights(found.weights, found.root)
+    own = network.state_dict()
+    state = torch.load(found.weights, map_location="cpu", weights_only=True)
+    shared = {name: values for name, values in state.items() if name in own and own[name].shape == values.shape}
+    if not shared:
+        raise ValueError(f"{type(network).__name__} and the weights of {found.name} have nothing in common.")
+    network.load_state_dict(shared, strict=False)
+    return len(shared)
 
 
 def load_network(

@@ -15,14 +15,16 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
-from monai.utils import convert_to_tensor
+from monai.utils import convert_to_tensor, ensure_tuple
 
 __all__ = [
     "INTENSITY_RANGES",
     "FromUnitRanged",
     "IntensityRange",
     "ToUnitRanged",
+    "ToWindowd",
     "choose_range",
+    "modality_of",
     "scale_from_unit",
     "scale_to_unit",
 ]
@@ -31,7 +33,7 @@ Image = TypeVar("Image", np.ndarray, torch.Tensor)
 
 _MR_PERCENTILE = 99.9
 _MOST_SUV = 1000.0  # no tissue has more: such values are in Bq/ml
-_RECORD = "intensity_range"
+_RECORD, _WINDOW = "intensity_range", "intensity_window"
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,25 @@ def _picture_range(image: np.ndarray | torch.Tensor, intensity: IntensityRange, 
     return replace(intensity, upper=upper, window=(0.0, upper))
 
 
+def modality_of(image: Any, key: Hashable = "image") -> str:
+    """Return the modality that a loader noted in the meta data of an image, from a DICOM header or the user's word.
+
+    Args:
+        image: a MetaTensor.
+        key: what the message calls an image without a source.
+
+    Raises:
+        ValueError: no modality is noted, or none of :data:`INTENSITY_RANGES`.
+    """
+    meta = getattr(image, "meta", {})
+    modality = meta.get("modality")
+    if modality not in INTENSITY_RANGES:
+        name = meta.get("source") or meta.get("filename_or_obj") or f"the image {key!r}"
+        which = "tells no modality" if modality is None else f"has the modality {modality}"
+        raise ValueError(f"{name} {which}: give the modality, such as --modality CT, MR or PT.")
+    return str(modality)
+
+
 class ToUnitRanged(MapTransform):
     """Scale images in their physical unit to [0, 1], without clipping, and note the range in the meta data.
 
@@ -170,42 +191,48 @@ class ToUnitRanged(MapTransform):
 
     Args:
         keys: keys of the images, such as ``["image", "label"]``.
-        modality: a key of :data:`INTENSITY_RANGES`.
+        modality: a key of :data:`INTENSITY_RANGES`; ``None``: the image's own, see :func:`modality_of`.
         allow_missing_keys: leave out keys that are not there, such as ``label`` in inference.
 
     Raises:
         ValueError: for an unknown modality; on a call, for NaN or infinite values and as :func:`choose_range`.
     """
 
-    def __init__(self, keys: KeysCollection, modality: str, allow_missing_keys: bool = False) -> None:
+    def __init__(self, keys: KeysCollection, modality: str | None, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
-        if modality not in INTENSITY_RANGES:
+        if modality is not None and modality not in INTENSITY_RANGES:
             raise ValueError(f"modality must be one of {', '.join(INTENSITY_RANGES)}, got {modality!r}.")
         self.modality = modality
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return a copy of ``data`` with the images scaled, each a MetaTensor with ``intensity_range`` ``[lo, hi]``."""
+        """Return a copy of ``data`` with the images scaled.
+
+        Each is a MetaTensor with ``intensity_range`` and ``intensity_window``, both ``[lo, hi]`` in the physical unit.
+        """
         out = dict(data)
         intensity: IntensityRange | None = None
         for key in self.key_iterator(out):
             image = convert_to_tensor(out[key], track_meta=True)
             _check_finite(image, key)
             if intensity is None:
-                intensity = self._range(image)
+                intensity = self._range(image, self.modality or modality_of(image, key))
             scaled = scale_to_unit(image, intensity)
-            scaled.meta = {**image.meta, _RECORD: [intensity.lower, intensity.upper]}
+            noted = {_RECORD: [intensity.lower, intensity.upper], _WINDOW: [float(end) for end in intensity.window]}
+            scaled.meta = {**image.meta, **noted}
             out[key] = scaled
         return out
 
-    def _range(self, image: MetaTensor) -> IntensityRange:
-        if _RECORD in image.meta:
-            lower, upper = (float(v) for v in image.meta[_RECORD])
-            return replace(INTENSITY_RANGES[self.modality], lower=lower, upper=upper)
+    def _range(self, image: MetaTensor, modality: str) -> IntensityRange:
         meta = image.meta
-        if self.modality == "PT" and meta.get("unit") == "Bq/ml" and "suv_factor" not in meta and "suv_missing" in meta:
+        if _RECORD in meta:
+            usual = INTENSITY_RANGES[modality]
+            lower, upper = (float(v) for v in meta[_RECORD])
+            window = usual.window if (lower, upper) == (usual.lower, usual.upper) else (lower, upper)
+            return replace(usual, lower=lower, upper=upper, window=window)
+        if modality == "PT" and meta.get("unit") == "Bq/ml" and "suv_factor" not in meta and "suv_missing" in meta:
             raise ValueError(str(meta["suv_missing"]))
         return choose_range(
-            image.as_tensor(), self.modality, meta.get("original_dtype"), meta.get("unit"), meta.get("suv_factor")
+            image.as_tensor(), modality, meta.get("original_dtype"), meta.get("unit"), meta.get("suv_factor")
         )
 
 
@@ -236,8 +263,51 @@ class FromUnitRanged(MapTransform):
         for key in self.key_iterator(out):
             image = convert_to_tensor(out[key], track_meta=True)
             restored = scale_from_unit(image, intensity)
-            restored.meta = {name: value for name, value in image.meta.items() if name != _RECORD}
+            restored.meta = {name: value for name, value in image.meta.items() if name not in (_RECORD, _WINDOW)}
             out[key] = restored
+        return out
+
+
+class ToWindowd(MapTransform):
+    """Bring images scaled to [0, 1] to the window in which ``like`` is evaluated: its ends become 0 and 1.
+
+    One metric of the data range 1 then scores every modality: CT in [-160, 240] HU, PET in [0, 20] SUV, MR in the range
+    of its volume. Nothing is clipped.
+
+    Args:
+        keys: keys of the images, such as ``["pred", "label"]``.
+        like: key of an image that :class:`ToUnitRanged` scaled; it may be among ``keys``.
+        names: keys for the results, one for each of ``keys``, which then stay; by default they are replaced.
+        allow_missing_keys: leave out keys that are not there.
+
+    Raises:
+        ValueError: for another count of names; on a call, if ``like`` has no ``intensity_window`` in its meta data.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        like: str = "image",
+        names: KeysCollection | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.like = like
+        self.names = self.keys if names is None else ensure_tuple(names)
+        if len(self.names) != len(self.keys):
+            raise ValueError(f"expected a name for each of {len(self.keys)} keys, got {len(self.names)}.")
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of ``data`` with the images in their window, as plain tensors."""
+        out = dict(data)
+        meta = getattr(out.get(self.like), "meta", {})
+        if _WINDOW not in meta:
+            raise ValueError(f"{self.like!r} has no {_WINDOW} in its meta data: scale it with ToUnitRanged first.")
+        lower, upper = (float(v) for v in meta[_RECORD])
+        first, last = ((float(end) - lower) / (upper - lower) for end in meta[_WINDOW])
+        for key, name in self.key_iterator(out, self.names):
+            image = convert_to_tensor(out[key], track_meta=False)
+            out[name] = (image - first) / (last - first)
         return out
 
 

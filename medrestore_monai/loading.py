@@ -52,8 +52,8 @@ _open_pictures = functools.lru_cache(maxsize=2)(read_picture_set)
 
 
 @functools.lru_cache(maxsize=8)
-def _series_range(path: Path, uid: str, allow_gaps: bool) -> list[float]:
-    series = _open_series(path, uid, "MR", allow_gaps)
+def _series_range(path: Path, uid: str, modality: str | None, allow_gaps: bool) -> list[float]:
+    series = _open_series(path, uid, modality, allow_gaps)
     return _mr_range(series.slab(0, series.shape[2]))
 
 
@@ -79,8 +79,10 @@ class LoadImageOrSeriesd(MapTransform):
         keys: paths; replaced by ``MetaTensor`` s of shape ``(C, X, Y[, Z])``, float32. An item may name one ``slice``,
             which comes as ``(C, X, Y)``; the slices from ``start`` to before ``stop``, if that is above 0; a
             ``series_uid``, if it is not empty; and an ``array`` of pictures in a NumPy archive.
-        modality: DICOM modality that a series must have; ``None`` for any. Color pictures have none. Slices and slabs
-            of an ``MR`` volume carry the ``intensity_range`` of the whole, which ToUnitRanged then uses.
+        modality: DICOM modality that a series must have, and that other files are said to be of; ``None`` for any.
+            Color pictures have none. The meta data hold it as ``modality``: that of the header, or what was said.
+            Slices and slabs of an ``MR`` volume carry the ``intensity_range`` of the whole, which ToUnitRanged then
+            uses.
         allow_gaps: take a series with missing slices, as single images.
         suv: fields of :class:`~medrestore_monai.dicom.SUVOptions`, for PET. The meta data of a PET series hold
             ``suv_factor``, the SUV per Bq/ml, or ``suv_missing``, the reason why there is none. A file that is not
@@ -133,7 +135,7 @@ class LoadImageOrSeriesd(MapTransform):
             "original_channel_dim": 0 if color else float("nan"),
             "spatial_shape": np.asarray(picture.T.shape[-2:]),
         }
-        return _tensor(picture.T if color else picture.T[None], np.eye(4), meta)
+        return _tensor(picture.T if color else picture.T[None], np.eye(4), {**meta, **self._said()})
 
     def _load_file(self, path: Path, part: slice | None) -> MetaTensor:
         array, meta = read_image(path) if part is None else _open_image(path)
@@ -143,7 +145,12 @@ class LoadImageOrSeriesd(MapTransform):
             array = (array if part is None or array.ndim == 2 else array[..., part])[None]
         if self.modality == "MR" and part is not None:
             meta = {**meta, "intensity_range": _file_range(path)}
-        return _tensor(array, meta["affine"], {**meta, **self._unit_of_file(path), "source": str(path)})
+        noted = {**self._unit_of_file(path), **self._said(), "source": str(path)}
+        return _tensor(array, meta["affine"], {**meta, **noted})
+
+    def _said(self) -> dict[str, str]:
+        """The modality of a file that is not DICOM is what the user says."""
+        return {} if self.modality is None else {"modality": self.modality}
 
     def _unit_of_file(self, path: Path) -> dict[str, Any]:
         if self.suv.factor is not None:
@@ -166,8 +173,8 @@ class LoadImageOrSeriesd(MapTransform):
             "unit": series.unit,
             "allow_gaps": self.allow_gaps,
         }
-        if self.modality == "MR" and part is not None:
-            meta["intensity_range"] = _series_range(path, series_uid, self.allow_gaps)
+        if series.modality == "MR" and part is not None:
+            meta["intensity_range"] = _series_range(path, series_uid, self.modality, self.allow_gaps)
         return _tensor(array, series.affine, {**meta, **self._suv_of_series(series)})
 
     def _suv_of_series(self, series: Series) -> dict[str, Any]:

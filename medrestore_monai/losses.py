@@ -17,6 +17,7 @@ __all__ = [
     "CharbonnierLoss",
     "FrequencyReconstructionLoss",
     "RestorationLoss",
+    "WindowedLoss",
     "charbonnier",
     "frequency_distance",
     "gradient_penalty",
@@ -308,6 +309,36 @@ class _PerceptualTerm(nn.Module):
 
     def forward(self, pred: Tensor, label: Tensor) -> Tensor:
         return self.loss(2 * pred - 1, 2 * label - 1)
+
+
+class WindowedLoss(nn.Module):
+    """A loss of the whole range plus the same loss inside a window, such as soft tissue in CT.
+
+    CT is scaled to [0, 1] from 4096 HU, of which a reader looks at 400: differences inside them count ``weight`` times
+    their part of the window besides. Values outside the window count as its edge, and so have no gradient there.
+
+    Args:
+        loss: of two images.
+        window: lower and upper edge, in the unit of the images.
+        weight: of the loss inside the window.
+
+    Raises:
+        ValueError: if the lower edge is not below the upper one, or for a negative weight.
+    """
+
+    def __init__(self, loss: nn.Module, window: Sequence[float], weight: float = 1.0) -> None:
+        super().__init__()
+        lower, upper = window
+        if not lower < upper or weight < 0:
+            raise ValueError(f"window must rise and weight not be negative, got {tuple(window)} and {weight}.")
+        self.loss, self.lower, self.upper, self.weight = loss, float(lower), float(upper), weight
+
+    def forward(self, pred: Tensor, label: Tensor) -> Tensor:
+        """Return the scalar loss of restored and clean images, same shape."""
+        return self.loss(pred, label) + self.weight * self.loss(self._seen(pred), self._seen(label))
+
+    def _seen(self, images: Tensor) -> Tensor:
+        return (images.clamp(self.lower, self.upper) - self.lower) / (self.upper - self.lower)
 
 
 class BalancedLoss(nn.Module):

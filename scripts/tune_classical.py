@@ -4,7 +4,8 @@
 
 TRAIN is what the bundle was trained on: of it, the patients of the training part are used, degraded as the bundle's
 ``evaluate.json`` says. Each method takes the values with the best mean PSNR in the modality's window: first of a coarse
-grid, then halfway (in the logarithm) to its neighbors. A value at the end of the grid is reported.
+grid, then halfway (in the logarithm) to its neighbors. A value at the end of the grid is reported. What is known from
+how the images were taken, such as the measured part of k-space, comes from ``evaluate.json`` and is not tuned.
 """
 
 import argparse
@@ -18,8 +19,9 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from medrestore_monai.classical import BASELINES, GRIDS, Classical
-from medrestore_monai.evaluate import known_psf, open_model, open_source, task_of
+from medrestore_monai.bundles import find_bundle
+from medrestore_monai.classical import BASELINES, GRIDS, KNOWN, Classical
+from medrestore_monai.evaluate import Contestant, known_psf, open_model, open_source, task_of
 from medrestore_monai.inferers import SliceWiseInferer
 from medrestore_monai.protocols import PROTOCOLS
 
@@ -27,17 +29,17 @@ Values = dict[str, float]
 
 
 class Trials:
-    """Mean PSNR of a method on all training slices, each setting tried once."""
+    """Mean PSNR of a method on all training slices, each setting tried once; ``known`` values stay as they are."""
 
-    def __init__(self, method: str, cases: list[tuple]) -> None:
-        self.method, self.cases = method, cases
+    def __init__(self, method: str, known: Values, cases: list[tuple]) -> None:
+        self.method, self.known, self.cases = method, known, cases
         self.tried: dict[tuple, float] = {}
 
     def psnr(self, values: Values) -> float:
         """Return the mean PSNR in dB with these values."""
         key = tuple(sorted(values.items()))
         if key not in self.tried:
-            method, infer = Classical(self.method, values), SliceWiseInferer(clip_output=True)
+            method, infer = Classical(self.method, {**self.known, **values}), SliceWiseInferer(clip_output=True)
             scores = []
             for image, label, scale, score, psf in self.cases:
                 restored = infer(image[None], method, psf=psf)[0].double()
@@ -61,20 +63,23 @@ def neighbors(values: Values) -> Iterable[Values]:
     return (dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*choices))
 
 
-def tune(method: str, names: Iterable[str], cases: list[tuple]) -> tuple[Values, float, list[str]]:
+def tune(method: str, names: Iterable[str], known: Values, cases: list[tuple]) -> tuple[Values, float, list[str]]:
     """Return the best values, their PSNR, and the names of those at an end of their grid."""
-    names = list(names)
-    trials = Trials(method, cases)
+    names, known = [name for name in names if name not in known], {name: known[name] for name in names if name in known}
+    trials = Trials(method, known, cases)
     grids = itertools.product(*(GRIDS[name] for name in names))
     coarse = trials.best(dict(zip(names, values, strict=True)) for values in grids)
     best = trials.best(neighbors(coarse))
-    return best, trials.psnr(best), [name for name in names if best[name] in (GRIDS[name][0], GRIDS[name][-1])]
+    ends = [name for name in names if best[name] in (GRIDS[name][0], GRIDS[name][-1])]
+    return {**known, **best}, trials.psnr(best), ends
 
 
-def read_cases(options: argparse.Namespace) -> tuple[list[tuple], str, str]:
-    """Return scaled images with what is needed to score them, the task and the modality."""
+def read_cases(options: argparse.Namespace) -> tuple[list[tuple], str, str, Values]:
+    """Return scaled images with what is needed to score them, the task, the modality, and the known parameters."""
     wishes = {"part": "train", "seed": options.seed}
-    model = open_model(options.bundle, options.data, "cpu", {}, wishes)
+    bundle = find_bundle(options.bundle)
+    modality = bundle.modalities[0]
+    model = open_model(Contestant(bundle.name, bundle), modality, options.data, "cpu", {}, wishes)
     source = open_source(model, options.data, options.layout, "train", options.allow_gaps, options.slices)
     protocol = PROTOCOLS["standard"]
     cases = []
@@ -92,7 +97,8 @@ def read_cases(options: argparse.Namespace) -> tuple[list[tuple], str, str]:
 
         label = case["label"].as_subclass(torch.Tensor).double()
         cases.append((scaled["image"], label, scale, score, known_psf(case)))
-    return cases, task_of(model.bundle), source.modality
+    known = {name: float(model.parser[place]) for name, place in KNOWN.items() if place in model.parser.get()}
+    return cases, task_of(bundle, modality), source.modality, known
 
 
 def write(path: Path, content: Mapping) -> None:
@@ -112,12 +118,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--methods", help="names separated by commas; by default those of the bundle's task")
     options = parser.parse_args()
-    cases, task, modality = read_cases(options)
+    cases, task, modality, known = read_cases(options)
     defaults = {name: values for one in BASELINES.values() for name, values in one.items()}
     chosen = options.methods.split(",") if options.methods else list(BASELINES[task])
     console, tuned = Console(), {}
+    inputs = [score(scale(image), label) for image, label, scale, score, _ in cases]
+    console.print(f"input: {sum(inputs) / len(inputs):.2f} dB, {len(cases)} slices")
     for method in chosen:
-        values, psnr, ends = tune(method, defaults[method], cases)
+        values, psnr, ends = tune(method, defaults[method], known, cases)
         tuned[method] = values
         at_end = f" ({', '.join(ends)} at an end of the grid)" if ends else ""
         console.print(f"{method}: {values}, {psnr:.2f} dB{at_end}")

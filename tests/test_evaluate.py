@@ -11,21 +11,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from phantoms import ct_series, ct_volume
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
-from tiny_bundle import NAME, edit_json, make_tiny_bundle, write_tiny_weights
+from tiny_bundle import NAME, TINY, edit_json, make_tiny_bundle, write_tiny_weights
 from typer.testing import CliRunner
 
 from medrestore_monai.cli import app
 from medrestore_monai.evaluate import known_psf
 from medrestore_monai.layouts import paired_folders
+from medrestore_monai.networks import RestoreRWKV
 from medrestore_monai.transforms.blur_kernels import motion_kernel
 
 TABLES = ("table.csv", "table.json", "table.md", "slices.csv")
 SIZE = (40, 32)
 OTHER = "other_denoise"
+ALL = "all_in_one_restore_rwkv"
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +160,7 @@ def test_a_bundle_scores_as_what_restore_writes(tmp_path):
     run("--data", tmp_path / "data", "--layout", "paired", "--baselines", "none", "-o", tmp_path / "out")
     command = ["restore", tmp_path / "data" / "LQ", "-o", tmp_path / "restored", "--device", "cpu"]
     assert CliRunner().invoke(app, [str(arg) for arg in command]).exit_code == 0
-    restored = [np.load(path) for path in sorted((tmp_path / "restored").iterdir())]
+    restored = [np.load(path) for path in sorted((tmp_path / "restored").glob("*.npy"))]
     expected = expected_scores([(image, clean) for image, (_, clean) in zip(restored, pairs, strict=True)])
     assert_scores(tmp_path / "out", NAME, expected)
 
@@ -317,6 +320,103 @@ def test_bundles_of_two_modalities_have_a_folder_and_a_table_each(tmp_path, bund
     with (tmp_path / "out" / "table.csv").open(newline="") as file:
         found = {(row["modality"], row["method"]) for row in csv.DictReader(file) if row["region"] == "whole slice"}
     assert found == {("CT", "input"), ("CT", NAME), ("MR", "input"), ("MR", OTHER)}
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory):
+    """Tiny bundles for CT, for MR, and for CT, MR and PT together."""
+    folder = tmp_path_factory.mktemp("family")
+    for name in (NAME, "mri_superresolution_restore_rwkv", ALL):
+        make_tiny_bundle(folder, name)
+    return folder
+
+
+def modalities_and_methods(folder):
+    with (folder / "table.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["region"] == "whole slice" and row["average"] == "slice"]
+    return [(row["modality"], row["method"]) for row in rows]
+
+
+def write_volumes(folder, modalities):
+    """One clean NumPy volume below a folder for each modality."""
+    for modality in modalities:
+        (folder / modality / "p0").mkdir(parents=True)
+        volume = ct_volume(1, (48, 40), noise=0)
+        np.save(folder / modality / "p0" / "a.npy", volume if modality == "CT" else (volume + 1024).clip(0) / 100)
+
+
+def test_a_bundle_of_several_modalities_joins_those_of_one(tmp_path, family, monkeypatch):
+    monkeypatch.setenv("MEDRESTORE_BUNDLES", str(family))
+    mr = "mri_superresolution_restore_rwkv"
+    write_volumes(tmp_path / "data", ["CT", "MR"])
+    base = ["--baselines", "none", "-o"]
+    run("--bundle", NAME, "--bundle", ALL, "--data", tmp_path / "data" / "CT", *base, tmp_path / "ct")
+    assert modalities_and_methods(tmp_path / "ct") == [("CT", "input"), ("CT", NAME), ("CT", ALL)]
+    run("--bundle", ALL, "--bundle", NAME, "--bundle", mr, "--data", tmp_path / "data", *base, tmp_path / "both")
+    expected = [("CT", "input"), ("CT", ALL), ("CT", NAME), ("MR", "input"), ("MR", ALL), ("MR", mr)]
+    assert modalities_and_methods(tmp_path / "both") == expected
+    pictures = {path.name for path in (tmp_path / "both" / "worst").iterdir()}
+    assert pictures == {f"{ALL}_CT_1.png", f"{ALL}_MR_1.png", f"{NAME}_1.png", f"{mr}_1.png"}
+    run("--bundle", ALL, "--modality", "MR", "--data", tmp_path / "data" / "MR", *base, tmp_path / "one")
+    assert modalities_and_methods(tmp_path / "one") == [("MR", "input"), ("MR", ALL)]
+    # alone or beside others, a bundle scores the same
+    assert score_of(tmp_path / "both", "MR", ALL) == score_of(tmp_path / "one", "MR", ALL)
+
+
+def score_of(folder, modality, method):
+    rows = json.loads((folder / "table.json").read_text())["table"]
+    return next(row["psnr"] for row in rows if (row["modality"], row["method"]) == (modality, method))
+
+
+def test_modalities_that_do_not_fit_are_refused(tmp_path, family, monkeypatch):
+    monkeypatch.setenv("MEDRESTORE_BUNDLES", str(family))
+    write_volumes(tmp_path / "data", ["CT"])
+    base = ["--data", tmp_path / "data", "-o", tmp_path / "out", "--bundle"]
+    assert f"{NAME} restores CT, not MR" in run(*base, NAME, "--modality", "MR", code=2).stderr
+    assert "has no folder MR, PT: give each modality its folder" in run(*base, ALL, code=2).stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_weights_and_networks_take_part(tmp_path, bundles):
+    write_pairs(tmp_path / "data", patients=2)
+    own = bundles / OTHER / "models" / "model.pt"
+    overlay = tmp_path / "wide.json"
+    overlay.write_text(json.dumps({"network_def::dim": 16, "seed": 7, "train::batch_size": 3}))
+    wide = tmp_path / "wide.pt"
+    torch.save(RestoreRWKV(**{**TINY, "dim": 16}).state_dict(), wide)
+    base = ["--data", tmp_path / "data", "--layout", "paired", "--baselines", "none"]
+    models = ["--model", f"again={NAME},{own}", "--model", f"wide={NAME},{overlay},{wide}"]
+    run("--bundle", NAME, "--bundle", OTHER, *models, *base, "-o", tmp_path / "out")
+    assert whole(tmp_path / "out", "again") == whole(tmp_path / "out", OTHER) != whole(tmp_path / "out", NAME)
+    about = json.loads((tmp_path / "out" / "table.json").read_text())["about"]["bundles"]
+    assert (about["wide"]["recipe"], about["wide"]["overlay"]) == (NAME, "wide.json")
+    assert about["wide"]["weights"] == hashlib.sha256(wide.read_bytes()).hexdigest()
+    assert about["wide"]["settings"]["seed"] == 0  # of the overlay, the network alone counts
+    run("--model", f"wide={NAME},{overlay},{wide}", *base, "-o", tmp_path / "alone")
+    assert whole(tmp_path / "alone", "wide") == whole(tmp_path / "out", "wide")
+    result = run("--model", f"wide={NAME},{wide}", *base, "-o", tmp_path / "wrong", code=3)
+    assert "does not hold the weights of RestoreRWKV" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("ct", r"a model is LABEL=BUNDLE,OVERLAY\.json,WEIGHTS\.pt, got 'ct'"),
+        ("a=b,c.pt,d.pt", "a model is LABEL="),
+        ("a/b=" + NAME, "a label has letters, digits"),
+        ("a=none_such", "no bundle 'none_such'"),
+        (f"a={NAME},none.pt", "there is no file none.pt, for a"),
+        (f"a={NAME},none.json", r"there is no file .*none\.json, for a"),
+        (f"a={NAME},logging.json", r"logging\.json says nothing of network_def"),
+        (f"input={NAME}", "a model may not be called input"),
+    ],
+)
+def test_models_that_cannot_be_are_refused(tmp_path, model, message, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "logging.json").write_text('{"seed": 1}')
+    (tmp_path / "data").mkdir()
+    result = run("--data", tmp_path / "data", "-o", tmp_path / "out", "--model", model, code=2)
+    assert re.search(message, result.stderr)
 
 
 def test_tuning_finds_the_best_of_a_grid(tmp_path, monkeypatch):

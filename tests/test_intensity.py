@@ -9,6 +9,7 @@ from medrestore_monai.intensity import (
     FromUnitRanged,
     IntensityRange,
     ToUnitRanged,
+    ToWindowd,
     choose_range,
     scale_from_unit,
     scale_to_unit,
@@ -129,3 +130,43 @@ def test_bad_ranges_are_refused():
         IntensityRange("CT", "HU", 1, 1, (0, 1))
     with pytest.raises(ValueError, match="no intensity_range"):
         FromUnitRanged()({"image": torch.rand(1, 4), "pred": torch.rand(1, 4)})
+
+
+@pytest.mark.parametrize(("modality", "upper"), [("CT", 3072), ("PT", 20), ("MR", 4095)])
+def test_the_modality_of_the_image_chooses_its_range(modality, upper):
+    image = MetaTensor(torch.tensor([[0.0, 2000.0 if modality == "MR" else 10.0]]), meta={"modality": modality})
+    scaled = ToUnitRanged("image", None)({"image": image})["image"]
+    assert scaled.meta["intensity_range"][1] == upper
+    assert torch.equal(scaled, ToUnitRanged("image", modality)({"image": image})["image"])
+
+
+def test_an_image_that_tells_no_modality_is_refused():
+    with pytest.raises(ValueError, match=r"head\.nii tells no modality: give the modality, such as --modality CT"):
+        ToUnitRanged("image", None)({"image": MetaTensor(torch.rand(1, 4), meta={"source": "head.nii"})})
+    with pytest.raises(ValueError, match="the image 'image' has the modality US"):
+        ToUnitRanged("image", None)({"image": MetaTensor(torch.rand(1, 4), meta={"modality": "US"})})
+
+
+@pytest.mark.parametrize(
+    ("modality", "values", "expected"),
+    [
+        ("CT", [-360.0, -160.0, 40.0, 240.0], [-0.5, 0, 0.5, 1]),
+        ("PT", [0.0, 10.0, 30.0], [0, 0.5, 1.5]),
+        ("MR", [0.0, 4095.0], [0, 1]),
+        ("MR", [0.0, 100.0, 100.0], [0, 1, 1]),  # scaled by its own range
+    ],
+)
+def test_the_window_of_a_modality_becomes_0_to_1(modality, values, expected):
+    scaled = ToUnitRanged("image", modality)({"image": torch.tensor([values])})
+    out = ToWindowd(["image"], names=["shown"])(scaled)
+    assert_close(out["shown"], torch.tensor([expected]).float(), rtol=1e-4, atol=1e-5)
+    assert torch.equal(out["image"], scaled["image"])
+    assert torch.equal(ToWindowd("image")(scaled)["image"], out["shown"])
+    assert "intensity_window" not in FromUnitRanged("image")(scaled)["image"].meta
+
+
+def test_windows_need_a_name_for_each_key_and_a_scaled_image():
+    with pytest.raises(ValueError, match="a name for each of 2 keys, got 1"):
+        ToWindowd(["image", "label"], names=["shown"])
+    with pytest.raises(ValueError, match="'image' has no intensity_window"):
+        ToWindowd("image")({"image": torch.rand(1, 4)})

@@ -14,6 +14,7 @@ from medrestore_monai.losses import (
     CharbonnierLoss,
     FrequencyReconstructionLoss,
     RestorationLoss,
+    WindowedLoss,
     charbonnier,
     frequency_distance,
     gradient_penalty,
@@ -179,3 +180,22 @@ def test_balanced_loss_adds_the_weighted_balance_where_there_is_one():
     images, label = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
     assert loss((images, torch.tensor(4.0)), label) == 3
     assert loss(images, label) == 1
+
+
+def test_windowed_loss_by_hand():
+    pred, label = torch.tensor([0.1, 0.35, 0.9]), torch.tensor([0.2, 0.25, 0.5])
+    # whole range: (0.1 + 0.1 + 0.4) / 3; in the window 0.2 to 0.4: (0 + 0.5 + 0) / 3, the last beyond it in both
+    assert_close(WindowedLoss(nn.L1Loss(), (0.2, 0.4), 0.3)(pred, label), torch.tensor(0.2 + 0.3 * 0.5 / 3))
+
+
+def test_windowed_loss_teaches_nothing_beyond_the_window():
+    pred = torch.tensor([0.1, 0.3, 0.9], requires_grad=True)
+    loss = WindowedLoss(nn.L1Loss(), (0.2, 0.4), 1.0)
+    (loss(pred, torch.zeros(3)) - nn.L1Loss()(pred, torch.zeros(3))).backward()
+    assert_close(pred.grad, torch.tensor([0.0, 1 / 0.2 / 3, 0.0]))
+
+
+@pytest.mark.parametrize(("window", "weight"), [((0.4, 0.2), 1.0), ((0.2, 0.2), 1.0), ((0.2, 0.4), -1.0)])
+def test_windowed_loss_refuses(window, weight):
+    with pytest.raises(ValueError, match="window"):
+        WindowedLoss(nn.L1Loss(), window, weight)

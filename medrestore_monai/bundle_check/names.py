@@ -39,8 +39,8 @@ _DISTRIBUTED = (
     "barrier destroy_process_group get_node_local_rank get_rank get_world_size init_process_group is_available "
     "is_initialized"
 )
-_SAMPLERS = "DataLoader Dataset RandomSampler SequentialSampler Subset WeightedRandomSampler"
-_OURS = "bundle_root load_network load_weights verify_weights"
+_SAMPLERS = "ConcatDataset DataLoader Dataset RandomSampler SequentialSampler Subset WeightedRandomSampler"
+_OURS = "bundle_root load_network load_weights start_from verify_weights"
 
 NAMES = frozenset(
     (

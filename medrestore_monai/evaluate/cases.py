@@ -83,7 +83,7 @@ def open_source(
         ValueError: the data set cannot be used.
     """
     forget()  # files may have changed since
-    modality = model.bundle.modality
+    modality = model.modality
     load = model.degrading
     if layout == "clean":
         items = model.items()

@@ -1,8 +1,7 @@
 """A bundle as its ``evaluate.json`` describes it, ready to restore one image after the other."""
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,65 @@ _TASKS = {
     "low_count": "synthesis",
     "low-count": "synthesis",
 }
+_TASK_OF_MODALITY = {"CT": "denoising", "MR": "super-resolution", "PT": "synthesis"}
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """What takes part in an evaluation: a bundle as it is, or its recipe with another network or other weights.
+
+    Args:
+        name: as the tables call it.
+        bundle: the bundle.
+        overlay: a configuration whose ``network_def`` goes over that of ``evaluate.json``; what else it holds is for
+            training. ``None`` for the bundle's own network.
+        weights: a file; ``None`` for the bundle's own.
+
+    Raises:
+        ValueError: a file is missing.
+    """
+
+    name: str
+    bundle: Bundle
+    overlay: Path | None = None
+    weights: Path | None = None
+
+    def __post_init__(self) -> None:
+        for path in (self.overlay, self.weights):
+            if path is not None and not path.is_file():
+                raise ValueError(f"there is no file {path}, for {self.name}.")
+
+
+def parse_contestant(text: str) -> Contestant:
+    """Turn ``LABEL=BUNDLE,OVERLAY.json,WEIGHTS.pt`` into a contestant; overlay, weights or both may be left out.
+
+    An overlay without a folder may also be one in the bundle's ``configs``.
+
+    Raises:
+        ValueError: it is no such text, there is no such bundle, or a file is missing.
+    """
+    name, equals, rest = text.partition("=")
+    place, *files = rest.split(",")
+    overlays = [Path(file) for file in files if file.endswith(".json")]
+    weights = [Path(file) for file in files if file and not file.endswith(".json")]
+    if not (name and equals and place) or max(len(overlays), len(weights)) > 1 or "" in files:
+        raise ValueError(f"a model is LABEL=BUNDLE,OVERLAY.json,WEIGHTS.pt, got {text!r}.")
+    if not re.fullmatch(r"[\w.-]+", name):  # it becomes part of file names
+        raise ValueError(f"a label has letters, digits, dots, dashes and underscores only, got {name!r}.")
+    bundle = find_bundle(place)
+    overlay = overlays[0] if overlays else None
+    if overlay is not None and not overlay.is_file() and overlay.parent == Path():
+        overlay = bundle.root / "configs" / overlay
+    return Contestant(name, bundle, overlay, weights[0] if weights else None)
 
 
 @dataclass(frozen=True)
 class Model:
-    """One bundle with its weights.
+    """One contestant with its weights.
 
     Args:
-        bundle: the bundle.
+        contestant: what it is.
+        modality: of the images it restores here.
         parser: its ``evaluate.json``, with the data, device and settings of this evaluation.
         weights_sha256: of the weights used.
         degrading: from an item of its data list to ``image`` and ``label`` in physical units.
@@ -41,7 +91,8 @@ class Model:
         postprocessing: brings ``pred`` back to physical units.
     """
 
-    bundle: Bundle
+    contestant: Contestant
+    modality: str
     parser: ConfigParser
     weights_sha256: str
     degrading: Compose
@@ -49,6 +100,11 @@ class Model:
     network: Any
     inferer: Any
     postprocessing: Any
+
+    @property
+    def name(self) -> str:
+        """As the tables call it."""
+        return self.contestant.name
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -75,23 +131,34 @@ class Model:
 
 
 def open_model(
-    name: str | Path, data: Path, device: str, settings: Mapping[str, Any], wishes: Mapping[str, Any]
+    contestant: Contestant,
+    modality: str,
+    data: Path,
+    device: str,
+    settings: Mapping[str, Any],
+    wishes: Mapping[str, Any],
 ) -> Model:
-    """Read a bundle's ``evaluate.json`` and load its weights.
+    """Read a bundle's ``evaluate.json`` and load the weights.
 
     Args:
-        name: name or folder of the bundle.
+        contestant: the bundle, and what differs from it.
+        modality: of the images; one of the bundle's.
         data: the folder for its data list.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         settings: values to change in ``evaluate.json``.
         wishes: the same, but left out where there is no such value.
 
     Raises:
-        ValueError: there is no such bundle, setting or ``ToUnitRanged``, or the weights do not fit.
+        ValueError: there is no such setting or ``ToUnitRanged``, or the weights do not fit.
     """
-    found = find_bundle(name)
+    found = contestant.bundle
     parser = _read(found, settings)
+    if contestant.overlay is not None:
+        parser.update(_network_of(contestant.overlay))
+    if contestant.weights is not None:
+        parser.update({"weights": contestant.weights})
     config = parser.get()
+    wishes = {**wishes, "modality": modality}
     wanted = {key: value for key, value in {**wishes, **settings}.items() if key in config or key in settings}
     # paths, not texts: MONAI would run a text that starts with "$" as code
     parser.update({**wanted, "dataset_dir": Path(data), "bundle_root": str(found.root)})
@@ -103,7 +170,8 @@ def open_model(
         if len(at) != 1:
             raise ValueError(f"evaluate.json of {found.name} must have one ToUnitRanged in its preprocessing.")
         return Model(
-            bundle=found,
+            contestant=contestant,
+            modality=modality,
             parser=parser,
             weights_sha256=verify_weights(parser.get_parsed_content("weights"), found.root),
             degrading=Compose(steps[: at[0]]),
@@ -114,31 +182,26 @@ def open_model(
         )
 
 
-def check_settings(name: str | Path, settings: Mapping[str, Any]) -> None:
-    """Refuse settings before anything is loaded.
+def check_settings(contestant: Contestant, settings: Mapping[str, Any]) -> None:
+    """Refuse settings and overlays before anything is loaded.
 
     Raises:
-        ValueError: there is no such bundle, it cannot be evaluated, or it has no such setting.
+        ValueError: the bundle cannot be evaluated, has no such setting, or the overlay tells no network.
     """
-    _read(find_bundle(name), settings)
+    _read(contestant.bundle, settings)
+    if contestant.overlay is not None:
+        _network_of(contestant.overlay)
 
 
-def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
-    """Turn ``dose=0.1`` into a value by name; what is no JSON value stays a text.
-
-    Raises:
-        ValueError: there is no ``=`` in it.
-    """
-    settings: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not (name and equals):
-            raise ValueError(f"a setting is NAME=VALUE, got {text!r}.")
-        try:
-            settings[name] = json.loads(value)
-        except ValueError:
-            settings[name] = value
-    return settings
+def _network_of(overlay: Path) -> dict[str, Any]:
+    try:
+        content = dict(ConfigParser.load_config_file(str(overlay)))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{overlay} is no configuration: {error}.") from error
+    network = {key: value for key, value in content.items() if re.split("#|::", key)[0] == "network_def"}
+    if not network:
+        raise ValueError(f"{overlay} says nothing of network_def.")
+    return network
 
 
 def _read(bundle: Bundle, settings: Mapping[str, Any]) -> ConfigParser:
@@ -156,14 +219,19 @@ def _read(bundle: Bundle, settings: Mapping[str, Any]) -> ConfigParser:
     return parser
 
 
-def task_of(bundle: Bundle) -> str:
+def task_of(bundle: Bundle, modality: str) -> str:
     """Return a bundle's task, a key of :data:`medrestore_monai.classical.BASELINES`.
+
+    Args:
+        bundle: the bundle.
+        modality: decides for a bundle of several modalities whose name does not tell.
 
     Raises:
         ValueError: neither its name nor its card tells.
     """
-    for words in (bundle.name, str(bundle.metadata["task"])):
-        for part, task in _TASKS.items():
+    name, task = bundle.name, str(bundle.metadata["task"])
+    for words in (name, _TASK_OF_MODALITY.get(modality, task) if len(bundle.modalities) > 1 else task):
+        for part, found in _TASKS.items():
             if part in words.lower():
-                return task
+                return found
     raise ValueError(f"the task of {bundle.name} is unknown here: name the classical baselines, or none.")

@@ -10,7 +10,7 @@ from typing import Any
 from medrestore_monai.bundles import find_bundle
 from medrestore_monai.classical import BASELINES, Classical
 from medrestore_monai.evaluate.cases import LAYOUTS
-from medrestore_monai.evaluate.models import check_settings, task_of
+from medrestore_monai.evaluate.models import Contestant, check_settings, parse_contestant, task_of
 from medrestore_monai.protocols import PROTOCOLS
 from medrestore_monai.report import check_folder
 from medrestore_monai.restore import check_options
@@ -22,8 +22,10 @@ class Request:
 
     Args:
         bundles: names or folders; the first one of a modality degrades clean images.
-        data: the data set; for bundles of several modalities, with a folder ``CT``, ``MR``, ... for each.
+        data: the data set; for several modalities, with a folder ``CT``, ``MR``, ... for each.
         output: the folder for the report.
+        models: more contestants, see :func:`~medrestore_monai.evaluate.parse_contestant`.
+        modality: evaluate on this one alone, of bundles of several.
         layout: one of :data:`~medrestore_monai.evaluate.LAYOUTS`.
         part: ``all``, ``train``, ``validation`` or ``test``.
         protocol: a key of :data:`~medrestore_monai.protocols.PROTOCOLS`.
@@ -43,6 +45,8 @@ class Request:
     bundles: Sequence[str | Path]
     data: Path
     output: Path
+    models: Sequence[str] = ()
+    modality: str | None = None
     layout: str = "clean"
     part: str = "all"
     protocol: str = "standard"
@@ -75,17 +79,47 @@ class Request:
                 raise ValueError(f"{what} must be one of {', '.join(known)}, got {value!r}.")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be at least 1, got {self.limit}.")
-        found = [find_bundle(name) for name in self.bundles]
-        names = [bundle.name for bundle in found]
+        groups = self.groups()
+        for modality, group in groups.items():
+            for one in group:
+                check_settings(one, self.settings)
+                check_options(one.bundle.config("evaluate"), self.device)
+            task = partial(task_of, group[0].bundle, modality)
+            classical = ["input", *choose_baselines(self.baselines, self.tuned, task)]
+            names = [one.name for one in group]
+            if set(classical) & set(names):
+                raise ValueError(f"a model may not be called {' or '.join(sorted(set(classical) & set(names)))}.")
+            if self.against not in classical + names:
+                raise ValueError(f"p-values are against one of {', '.join(classical + names)}, got {self.against!r}.")
+        missing = [modality for modality in groups if len(groups) > 1 and not (self.data / modality).is_dir()]
+        if missing and self.data.is_dir():
+            raise ValueError(
+                f"{self.data} has no folder {', '.join(missing)}: give each modality its folder, or name one modality."
+            )
+        check_folder(self.output, self.overwrite)
+
+    def groups(self) -> dict[str, list[Contestant]]:
+        """Sort the contestants by modality; bundles of several modalities join those of one.
+
+        Raises:
+            ValueError: there is no such bundle or model, a name comes twice, or one does not restore ``modality``.
+        """
+        found = [Contestant(bundle.name, bundle) for bundle in map(find_bundle, self.bundles)]
+        found += [parse_contestant(text) for text in self.models]
+        names = [one.name for one in found]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"name each bundle once, got {', '.join(names) or 'none'}.")
-        for bundle in found:
-            check_settings(bundle.root, self.settings)
-            check_options(bundle.config("evaluate"), self.device)
-            methods = ["input", *choose_baselines(self.baselines, self.tuned, partial(task_of, bundle)), *names]
-            if self.against not in methods:
-                raise ValueError(f"p-values are against one of {', '.join(methods)}, got {self.against!r}.")
-        check_folder(self.output, self.overwrite)
+        alone = {one.bundle.modality for one in found if len(one.bundle.modalities) == 1}
+        groups: dict[str, list[Contestant]] = {}
+        for one in found:
+            own = one.bundle.modalities
+            if self.modality is not None and self.modality not in own:
+                raise ValueError(f"{one.name} restores {', '.join(own)}, not {self.modality}.")
+            wanted = {self.modality} if self.modality is not None else alone & set(own) or set(own)
+            for modality in own:
+                if modality in wanted:
+                    groups.setdefault(modality, []).append(one)
+        return groups
 
 
 def choose_baselines(spec: str, tuned: Path | None, task: Callable[[], str]) -> dict[str, Classical]:

@@ -2,10 +2,10 @@
 
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +14,6 @@ from rich.progress import track
 from torch import Tensor
 
 from medrestore_monai import __version__
-from medrestore_monai.bundles import find_bundle
 from medrestore_monai.classical import Classical
 from medrestore_monai.evaluate.cases import Source, known_psf, open_source, slices_of
 from medrestore_monai.evaluate.models import Model, open_model, task_of
@@ -44,7 +43,7 @@ class _Results:
 
     scores: list[SliceScore] = field(default_factory=list)
     seconds: dict[str, list[float]] = field(default_factory=dict)
-    worst: dict[str, list[tuple[float, "_Shown"]]] = field(default_factory=dict)
+    worst: dict[tuple[str, str], list[tuple[float, "_Shown"]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     constant: int = 0
 
@@ -74,15 +73,13 @@ def evaluate(request: Request, progress: bool = False) -> tuple[list[SummaryRow]
     """
     request.check()
     protocol, results = PROTOCOLS[request.protocol], _Results()
-    groups: dict[str, list[str | Path]] = {}
-    for name in request.bundles:
-        groups.setdefault(find_bundle(name).modality, []).append(name)
+    groups = request.groups()
     about: dict[str, Any] = _about(request, protocol)
-    for modality, names in groups.items():
+    for modality, group in groups.items():
         data = request.data / modality if len(groups) > 1 else request.data
         wishes = {"seed": request.seed, "part": request.part, **protocol.settings.get(modality, {})}
-        models = [open_model(name, data, request.device, request.settings, wishes) for name in names]
-        chosen = choose_baselines(request.baselines, request.tuned, partial(task_of, models[0].bundle))
+        models = [open_model(one, modality, data, request.device, request.settings, wishes) for one in group]
+        chosen = choose_baselines(request.baselines, request.tuned, partial(task_of, group[0].bundle, modality))
         source = open_source(models[0], data, request.layout, request.part, request.allow_gaps, request.limit)
         _run(request, source, models, chosen, results, progress)
         _describe(about, models, chosen, source)
@@ -108,7 +105,7 @@ def _run(
     """Restore and score every image of one modality."""
     methods: dict[str, Restoration] = {"input": lambda case: case["image"].as_subclass(Tensor)}
     methods |= {name: partial(_classical, models[0], method) for name, method in baselines.items()}
-    methods |= {model.bundle.name: model.restore for model in models}
+    methods |= {model.name: model.restore for model in models}
     shown = track(source.items, "Evaluating", console=Console(stderr=True), disable=not progress)
     for item in shown:
         try:
@@ -159,19 +156,20 @@ def _one(
         count = len(restored[name])
         results.seconds.setdefault(name, []).extend([duration / count] * count)
     for model in models:
-        _keep_worst(results, model.bundle.name, request.worst, scores, shown, window)
+        _keep_worst(results, model, request.worst, scores, shown, window)
 
 
 def _keep_worst(
     results: _Results,
-    name: str,
+    model: Model,
     count: int,
     scores: Sequence[SliceScore],
     shown: Sequence[dict[str, Tensor]],
     window: tuple[float, float],
 ) -> None:
-    """Keep the slices with the lowest PSNR of one bundle."""
-    kept = results.worst.setdefault(name, [])
+    """Keep the slices with the lowest PSNR of one model."""
+    name = model.name
+    kept = results.worst.setdefault((name, model.modality), [])
     own = [score for score in scores if score.method == name and score.region == "whole slice"]
     for score, images in zip(own, shown, strict=True):
         panels = {"input": images["input"], name: images[name], "reference": images["reference"]}
@@ -211,8 +209,11 @@ def _describe(
     about["slices listed"][source.modality] = len(source.items)
     about["units"][source.modality] = INTENSITY_RANGES[source.modality].unit
     for model in models:
-        about["bundles"][model.bundle.name] = {
-            "version": model.bundle.metadata["version"],
+        bundle, overlay = model.contestant.bundle, model.contestant.overlay
+        about["bundles"][model.name] = {
+            **({"recipe": bundle.name} if model.name != bundle.name else {}),
+            **({"overlay": overlay.name} if overlay is not None else {}),
+            "version": bundle.metadata["version"],
             "weights": model.weights_sha256,
             "settings": {name: model.settings[name] for name in sorted(model.settings)},
         }
@@ -230,9 +231,11 @@ def _write(
     with new_folder(request.output, request.overwrite) as folder:
         (folder / "worst").mkdir()
         listed = []
-        for name, entries in results.worst.items():
+        modalities = Counter(name for name, _ in results.worst)
+        for (name, modality), entries in results.worst.items():
+            stem = name if modalities[name] == 1 else f"{name}_{modality}"
             for number, (_, shown) in enumerate(entries, start=1):
-                picture = f"worst/{name}_{number}.png"
+                picture = f"worst/{stem}_{number}.png"
                 one = shown.score
                 unit = about["units"][one.modality]
                 draw_panels(folder / picture, shown.images, "reference", name, shown.window, unit)

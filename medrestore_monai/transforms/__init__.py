@@ -11,12 +11,14 @@ from medrestore_monai.transforms.blur import (
     linear_motion_blur,
     motion_blur,
 )
+from medrestore_monai.transforms.color import OriginalChannelsd, PictureModalityd, ThreeChannelsd
 from medrestore_monai.transforms.ct_low_dose import (
     CTLowDose,
     CTNoiseMapd,
     RandCTLowDosed,
     insert_ct_noise,
 )
+from medrestore_monai.transforms.ct_mean import MeanHUd, body_mean_shift
 from medrestore_monai.transforms.ct_noise import CTNoise, ct_noise_map, estimate_ct_noise
 from medrestore_monai.transforms.ct_scan import CTScan, scan_ct, simulate_ct_low_dose
 from medrestore_monai.transforms.gamma import Gamma, RandGammad, apply_gamma
@@ -28,6 +30,7 @@ from medrestore_monai.transforms.mri_kspace import (
     keep_measured_kspace,
     truncate_kspace,
 )
+from medrestore_monai.transforms.of_modality import OfModalityd
 from medrestore_monai.transforms.pet_activity import KeepTotalActivityd, ToSUVd, keep_total_activity
 from medrestore_monai.transforms.pet_fixed import PETLowCountd
 from medrestore_monai.transforms.pet_low_count import PETLowCount, PETNoiseMapd, RandPETLowCountd, insert_pet_noise
@@ -49,11 +52,15 @@ __all__ = [
     "KSpaceTruncationd",
     "KeepTotalActivityd",
     "LinearMotionBlur",
+    "MeanHUd",
     "MotionBlur",
+    "OfModalityd",
+    "OriginalChannelsd",
     "PETLowCount",
     "PETLowCountd",
     "PETNoiseMapd",
     "PETScan",
+    "PictureModalityd",
     "RandCTLowDosed",
     "RandDownSamplingd",
     "RandGammad",
@@ -65,9 +72,11 @@ __all__ = [
     "RandPETLowCountd",
     "RandSensorNoised",
     "SensorNoise",
+    "ThreeChannelsd",
     "ToSUVd",
     "add_sensor_noise",
     "apply_gamma",
+    "body_mean_shift",
     "compress_jpeg",
     "ct_noise_map",
     "down_sample",

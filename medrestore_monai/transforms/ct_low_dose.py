@@ -33,6 +33,7 @@ from medrestore_monai.transforms.degradation import pixel_spacing
 __all__ = ["CTLowDose", "CTNoiseMapd", "RandCTLowDosed", "insert_ct_noise", "rekernel"]
 
 _MARGIN = 8  # pixels around a patch that the Fourier filters may wrap into
+_CT_NOISE = "ct_noise"  # what the texture of a noise map is, beside it in the data
 _MOST_GAIN = 3.0  # how far a filter to a sharper kernel may amplify
 
 
@@ -138,7 +139,8 @@ class CTNoiseMapd(MapTransform):
 
     Deterministic, so it can be cached. Writes ``noise_map_key``: standard deviation in HU per direction, shape
     ``(directions, X, Y)``, a ``MetaTensor`` whose meta data hold ``ct_noise_cutoff`` (cycles/mm), ``ct_noise_std``
-    (HU, median in soft tissue) and ``ct_noise_spacing`` (mm).
+    (HU, median in soft tissue) and ``ct_noise_spacing`` (mm). Cutoff and spacing also go to ``ct_noise``, so
+    that the map can be a plain tensor from here on, which random crops and flips handle in half the time.
 
     Args:
         keys: the routine-dose slice in HU, one key, shape ``(1, X, Y)``.
@@ -174,7 +176,9 @@ class CTNoiseMapd(MapTransform):
         """Return a copy of ``data`` with the map added."""
         out = dict(data)
         for key in self.key_iterator(out):
-            out[self.noise_map_key] = self._measure(out[key])
+            noise_map = self._measure(out[key])
+            out[self.noise_map_key] = noise_map
+            out[_CT_NOISE] = {name: noise_map.meta[f"ct_noise_{name}"] for name in ("cutoff", "spacing")}
         return out
 
     def _measure(self, image: Tensor) -> MetaTensor:
@@ -272,14 +276,13 @@ class RandCTLowDosed(RandomizableTransform, MapTransform):
             return out
         for key in self.key_iterator(out):
             image = out[key]
-            noise_map = (
-                out[self.noise_map_key] if self.noise_map_key in out else CTNoiseMapd(key)({key: image})["noise_map"]
-            )
+            known = out if self.noise_map_key in out else CTNoiseMapd(key, self.noise_map_key)({key: image})
+            noise = known[_CT_NOISE]
             low_dose, routine = insert_ct_noise(
                 _plain(image),
-                _plain(noise_map),
-                float(noise_map.meta["ct_noise_cutoff"]),
-                float(noise_map.meta["ct_noise_spacing"]),
+                _plain(known[self.noise_map_key]),
+                float(noise["cutoff"]),
+                float(noise["spacing"]),
                 self.scan,
                 self.lower,
             )

@@ -36,6 +36,7 @@ from medrestore_monai.transforms.pet_noise import (
 __all__ = ["PETLowCount", "PETNoiseMapd", "RandPETLowCountd", "insert_pet_noise"]
 
 _MARGIN = 8  # pixels around a patch that the Fourier filters may wrap into
+_PET_SPACING = "pet_spacing"  # pixel size in mm, beside a noise map in the data
 _STEP = 16  # sides of the Fourier transform are multiples of this
 
 
@@ -121,7 +122,8 @@ class PETNoiseMapd(MapTransform):
     """Compute the noise map of a whole slice once and keep it beside it, to be cropped together with it.
 
     Deterministic, so it can be cached. Writes ``noise_map_key``, see
-    :func:`~medrestore_monai.transforms.pet_noise.pet_noise_map`; its meta data hold ``pet_spacing`` (mm).
+    :func:`~medrestore_monai.transforms.pet_noise.pet_noise_map`, and ``pet_spacing`` (mm), so that slice and map can be
+    plain tensors from here on, which random crops and flips handle in half the time.
 
     Args:
         keys: the full-count slice in SUV, one key, shape ``(1, X, Y)``.
@@ -161,9 +163,8 @@ class PETNoiseMapd(MapTransform):
             spacing = pixel_spacing(out[key]) if self.spacing is None else self.spacing
             suv = convert_to_tensor(out[key], dtype=torch.float32, track_meta=False)
             values = pet_noise_map(suv, spacing, self.directions, self.background, self.attenuation).to(self.dtype)
-            noise_map = MetaTensor(values, affine=getattr(out[key], "affine", None))
-            noise_map.meta["pet_spacing"] = spacing
-            out[self.noise_map_key] = noise_map
+            out[self.noise_map_key] = MetaTensor(values, affine=getattr(out[key], "affine", None))
+            out[_PET_SPACING] = spacing
         return out
 
 
@@ -260,7 +261,7 @@ class RandPETLowCountd(RandomizableTransform, MapTransform):
             return out
         for key in self.key_iterator(out):
             image, noise_map = out[key], out.get(self.noise_map_key)
-            spacing = self._spacing(image, noise_map)
+            spacing = self._spacing(image, out)
             scan = self.scan(spacing)
             plain = convert_to_tensor(image, dtype=torch.float32, track_meta=False)
             plain_map = (
@@ -273,8 +274,7 @@ class RandPETLowCountd(RandomizableTransform, MapTransform):
             out["pet_low_count"] = asdict(scan)
         return out
 
-    def _spacing(self, image: Tensor, noise_map: Tensor | None) -> float:
+    def _spacing(self, image: Tensor, data: Mapping[Hashable, Any]) -> float:
         if self.spacing is not None:
             return self.spacing
-        noted = getattr(noise_map, "meta", {}).get("pet_spacing")
-        return pixel_spacing(image) if noted is None else float(noted)
+        return float(data[_PET_SPACING]) if _PET_SPACING in data else pixel_spacing(image)

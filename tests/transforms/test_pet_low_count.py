@@ -226,7 +226,7 @@ def test_a_patch_has_the_noise_of_the_slice_it_is_from(suv, regions):
     item = PETNoiseMapd("image")({"image": MetaTensor(suv, affine=AFFINE)})
     part = (slice(None), slice(14, 62), slice(14, 50))
     patch, patch_map = suv[part], item["noise_map"].as_tensor()[part]
-    assert item["noise_map"].meta["pet_spacing"] == SPACING
+    assert item["pet_spacing"] == SPACING
     scans = [PETLowCount(2, counts=4000, seed=s) for s in range(16)]
     whole = torch.cat([insert_pet_noise(suv, None, SPACING, scan)[0] for scan in scans])[part]
     cut = torch.cat([insert_pet_noise(patch, patch_map, SPACING, scan)[0] for scan in scans])
