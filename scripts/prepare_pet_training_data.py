@@ -1,6 +1,6 @@
 """Lay FDG PET volumes in SUV out as training, validation and test folders, one sub-folder a patient.
 
-    python scripts/prepare_pet_training_data.py SOURCE OUTPUT
+    python scripts/prepare_pet_training_data.py SOURCE OUTPUT [--ct CT]
 
 SOURCE holds:
 
@@ -10,6 +10,9 @@ SOURCE holds:
   10.7937/K9/TCIA.2015.K0F5CGLI). These patients, of another scanner and whole-body, test; they are turned into SUV by
   body weight.
 
+The crops are some 20 cm wide and know neither air nor the noise in the middle of a body. With ``--ct``, a folder as
+``prepare_ct_training_data.py`` makes it, PET slices drawn upon these CT slices (``pet_from_ct.py``) train as well.
+
 To load:
 
     "datalist": {"_target_": "medrestore_monai.layouts.training_slices", "folder": OUTPUT, "part": "train"}
@@ -18,10 +21,14 @@ Nothing is downloaded.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 import preparing
+from pet_from_ct import pet_from_ct
 
 from medrestore_monai.dicom import read_series, suv_factor
+from medrestore_monai.images import read_image
 from medrestore_monai.layouts import PatientSplit, training_slices
 
 
@@ -29,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = preparing.parser(__doc__, "folder with the collections' folders")
     parser.add_argument("--validation", type=float, default=0.15, help="of the patients (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw (default: %(default)s)")
+    parser.add_argument("--ct", type=Path, help="folder of CT slices to draw PET slices upon")
+    parser.add_argument("--drawings", type=int, default=8, help="of each CT slice (default: %(default)s)")
     options = parser.parse_args(arguments)
     crops = sorted((options.source / "sts_pet_crops").glob("*/PET.nii.gz"))
     if not crops:
@@ -44,6 +53,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
             series = read_series(folder, modality="PT")
             suv = series.array * suv_factor(series.datasets)
             preparing.write_volume(output / "test" / folder.name / "PET.nii.gz", suv, series.affine)
+        if options.ct is not None:
+            _draw_upon_ct(options.ct, output / "train", options.drawings, options.seed)
+
+
+def _draw_upon_ct(source: Path, target: Path, drawings: int, seed: int) -> None:
+    random = np.random.RandomState(seed)
+    for path in preparing.progress(sorted(source.glob("*/*.nii.gz")), "CT slices"):
+        voxels, meta = read_image(path)
+        spacing = float(np.linalg.norm(np.asarray(meta["affine"])[:3, 0]))
+        slices = voxels[..., None] if voxels.ndim == 2 else voxels
+        for number in range(slices.shape[-1]):
+            for drawing in range(drawings):
+                suv, pixel = pet_from_ct(slices[..., number].astype(np.float32), spacing, random)
+                name = f"{path.name.removesuffix('.nii.gz')}_{number:03d}_{drawing}.nii.gz"
+                preparing.write_volume(
+                    target / f"upon_{path.parent.name}" / name, suv[..., None], np.diag([pixel, pixel, 4.0, 1.0])
+                )
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def prepare(monkeypatch, tmp_path):
 
     (tmp_path / "in").mkdir()
     yield run
-    for name in [*NAMES, "preparing"]:
+    for name in [*NAMES, "preparing", "pet_from_ct"]:
         sys.modules.pop(name, None)
 
 
@@ -203,6 +203,16 @@ def test_pet(prepare, tmp_path):
     # by hand: 70 kg, 370 MBq at 9:00:00, one half-life of 6586.2 s before 10:49:46: 185 MBq at the start
     suv = nib.load(out / "test" / "QIN-1" / "PET.nii.gz").get_fdata()
     np.testing.assert_allclose(suv, 5000 * 70_000 / 185e6, rtol=1e-3)
+
+
+def test_pet_upon_ct(prepare, tmp_path):
+    volume(tmp_path / "in" / "sts_pet_crops" / "STS_1" / "PET.nii.gz", np.ones((5, 6, 7), np.float32))
+    volume(tmp_path / "in" / "sts_pet_crops" / "STS_2" / "PET.nii.gz", np.ones((5, 6, 7), np.float32))
+    volume(tmp_path / "in" / "ct" / "patient" / "scan.nii.gz", np.full((40, 30, 2), 20, np.int16))
+    out = prepare("prepare_pet_training_data", "--ct", str(tmp_path / "in" / "ct"), "--drawings", "3")
+    drawn = [item for item in training_slices(out, "train") if item["patient"] == "upon_patient"]
+    assert len(drawn) == 6
+    assert "upon_patient" not in patients(training_slices(out, "validation"))
 
 
 def test_rgb(prepare, tmp_path):

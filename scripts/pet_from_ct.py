@@ -1,0 +1,62 @@
+"""Draw FDG PET slices upon real CT anatomy: whole cross-sections to train on, where real PET at hand is small crops.
+
+Tissue classes come from HU; each gets a typical SUV (ranges below), a smooth variation, and lesions are put in. The
+result is what a full-count PET of that anatomy could look like, without noise; it is no measurement of anybody.
+"""
+
+import numpy as np
+from scipy import ndimage
+
+# least HU, greatest HU, range of SUV by body weight; what lies between is interpolated by the blur
+TISSUES = (
+    (-950, -500, (0.25, 0.7)),  # lung
+    (-500, -30, (0.15, 0.45)),  # fat
+    (-30, 25, (0.5, 1.0)),  # muscle, fluid
+    (25, 75, (0.6, 2.4)),  # organs and vessels
+    (75, 180, (1.0, 3.0)),  # enhanced organs, marrow
+    (180, 3072, (0.7, 2.0)),  # bone
+)
+LESIONS = (0, 5)  # how many a slice has
+LESION_RADIUS = (3.0, 18.0)  # mm
+LESION_SUV = (2.0, 14.0)
+RESOLUTION = (4.5, 7.5)  # full width at half maximum, mm
+PIXEL = (3.2, 5.4)  # mm
+
+
+def body_mask(hu: np.ndarray) -> np.ndarray:
+    """Return the largest object above -400 HU, table left out and lungs filled."""
+    parts, count = ndimage.label(ndimage.binary_opening(hu > -400, iterations=3))
+    if not count:
+        return np.zeros(hu.shape, bool)
+    sizes = ndimage.sum_labels(np.ones_like(parts), parts, range(1, count + 1))
+    return np.asarray(ndimage.binary_fill_holes(parts == 1 + int(np.argmax(sizes))))
+
+
+def pet_from_ct(hu: np.ndarray, spacing: float, random: np.random.RandomState) -> tuple[np.ndarray, float]:
+    """Return a noise-free PET slice in SUV and its pixel size in mm.
+
+    Args:
+        hu: a CT slice in HU, shape ``(X, Y)``.
+        spacing: its pixel size, mm.
+        random: draws activities, lesions, resolution and pixel size.
+    """
+    body = body_mask(hu)
+    smooth = ndimage.gaussian_filter(hu, 1.5 / spacing)  # CT noise is no anatomy
+    suv = np.zeros(hu.shape, np.float32)
+    for least, greatest, (low, high) in TISSUES:
+        suv[body & (smooth >= least) & (smooth < greatest)] = random.uniform(low, high)
+    field = ndimage.gaussian_filter(random.standard_normal(hu.shape), random.uniform(8, 25) / spacing)
+    suv *= np.exp(random.uniform(0, 0.4) * field / field.std()).astype(np.float32)
+    _add_lesions(suv, body, spacing, random)
+    pixel, width = random.uniform(*PIXEL), random.uniform(*RESOLUTION)
+    blurred = ndimage.gaussian_filter(suv, width / 2.355 / spacing)
+    return ndimage.zoom(blurred, spacing / pixel, order=1).astype(np.float32).clip(0), pixel
+
+
+def _add_lesions(suv: np.ndarray, body: np.ndarray, spacing: float, random: np.random.RandomState) -> None:
+    inside = np.argwhere(body)
+    x, y = np.ogrid[: suv.shape[0], : suv.shape[1]]
+    for _ in range(random.randint(LESIONS[0], LESIONS[1] + 1) if len(inside) else 0):
+        (i, j), (a, b) = inside[random.randint(len(inside))], random.uniform(*LESION_RADIUS, size=2) / spacing
+        lesion = ((x - i) / a) ** 2 + ((y - j) / b) ** 2 < 1
+        suv[lesion & body] = random.uniform(*LESION_SUV)
