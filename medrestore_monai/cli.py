@@ -1,6 +1,5 @@
 """The ``medrestore`` command: parse, call, print. Nothing heavy is imported before a command runs."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +8,16 @@ from rich.table import Table
 
 from medrestore_monai import __version__
 from medrestore_monai.cli_bundles import bundles_app
-from medrestore_monai.cli_output import RESEARCH, USAGE, console, fail, reported
+from medrestore_monai.cli_options import (
+    GapsOption,
+    InputArgument,
+    OutputOption,
+    OverwriteOption,
+    SeriesOption,
+    check_source,
+)
+from medrestore_monai.cli_output import RESEARCH, USAGE, console, reported
+from medrestore_monai.cli_restore import restore
 
 DEGRADATIONS = (
     "ct_low_dose, mri_kspace, pet_low_count, motion_blur, linear_motion_blur, gaussian_blur, sensor_noise, "
@@ -26,95 +34,7 @@ app = typer.Typer(
 )
 app.add_typer(bundles_app, name="bundles")
 
-InputArgument = Annotated[Path, typer.Argument(help="DICOM file, folder or zip; NIfTI, PNG, TIFF, NumPy; or a folder.")]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Where to write; the kind stays that of INPUT.")]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
-SeriesOption = Annotated[str | None, typer.Option("--series", help="SeriesInstanceUID, where INPUT holds several.")]
-GapsOption = Annotated[
-    bool, typer.Option("--allow-gaps", help="Treat the slices of a series as single images: no check of spacing.")
-]
-
-
-def _check_source(source: Path) -> None:
-    if not source.exists():
-        raise fail(f"there is no file or folder {source}.", USAGE)
-
-
-@app.command()
-def restore(
-    source: InputArgument,
-    output: OutputOption,
-    bundle: Annotated[str, typer.Option(help="Name or folder of the bundle.")] = "ct_denoise_restore_rwkv",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    strength: Annotated[float, typer.Option(min=0, max=1, help="0 keeps the input, 1 restores in full.")] = 1.0,
-    precision: Annotated[str, typer.Option(help="float32, or bfloat16: faster, see the bundle's card.")] = "float32",
-    backend: Annotated[
-        str, typer.Option(help="What runs the network: torch, or onnx (onnxruntime, on the CPU).")
-    ] = "torch",
-    tile: Annotated[
-        int | None, typer.Option(help="Side of tiles in pixels, a multiple of 8; by default whole slices.")
-    ] = None,
-    weights: Annotated[Path | None, typer.Option(help="Weights of your own instead of the bundle's.")] = None,
-    suv_factor: Annotated[
-        float | None, typer.Option(help="PET: SUV per unit of INPUT, instead of the header's; for NIfTI in Bq/ml.")
-    ] = None,
-    patient_weight: Annotated[float | None, typer.Option(help="PET: kg, where the header has none.")] = None,
-    injected_dose: Annotated[float | None, typer.Option(help="PET: Bq, such as 370e6.")] = None,
-    injection_time: Annotated[str | None, typer.Option(help="PET: HHMMSS or YYYYMMDDHHMMSS.")] = None,
-    half_life: Annotated[float | None, typer.Option(help="PET: seconds, 6586.2 for F-18.")] = None,
-    series: SeriesOption = None,
-    allow_gaps: GapsOption = False,
-    overwrite: OverwriteOption = False,
-) -> None:
-    """Restore images: DICOM, NIfTI, PNG, TIFF or NumPy in, the same kind out.
-
-    A DICOM series becomes a new, derived series in the same study. The source is never changed.
-
-    Examples:
-      medrestore restore scans/abdomen -o restored/abdomen
-
-      medrestore restore volume.nii.gz -o restored.nii.gz --strength 0.7
-
-      medrestore restore cohort/ -o restored/ --device cuda
-
-      medrestore restore scan.zip -o restored --backend onnx
-    """
-    _check_source(source)
-    # PyTorch then asks Linux for large pages: a seventh less time for volumes, a tenth more memory
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    with reported(USAGE):
-        from medrestore_monai.bundles import PRECISIONS, check_backend, find_bundle
-        from medrestore_monai.restore import check_options
-        from medrestore_monai.restore import restore as run
-
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
-        options = {"strength": strength, "series_uid": series or "", "allow_gaps": allow_gaps, "progress": True}
-        options["precision"] = precision
-        if backend != "torch":
-            device = "cpu" if device == "auto" else device
-            check_backend(backend, device, precision)
-            options["backend"] = backend
-        if tile is not None:
-            options["tile"] = tile
-        if weights is not None:
-            options["weights"] = str(weights)
-        known = {"factor": suv_factor, "weight": patient_weight, "dose": injected_dose, "half_life": half_life}
-        suv = {name: value for name, value in (known | {"injection_time": injection_time}).items() if value is not None}
-        if suv:
-            from medrestore_monai.dicom import SUVOptions
-
-            SUVOptions.of(suv)  # bad values are refused before a bundle is read
-            options["suv"] = suv
-        found = find_bundle(bundle)
-        config = found.config("inference")
-        check_options(config, device=device, **options)
-    with reported():
-        results = run(source, output, config, device=device, overwrite=overwrite, **options)
-        for result in results:
-            console.print(f"{result.source} -> {result.output}", soft_wrap=True, markup=False)
-        summary = f"Restored {len(results)} image(s) with {found.name}. {RESEARCH}"
-        console.print(summary, soft_wrap=True, markup=False)
+app.command()(restore)
 
 
 @app.command()
@@ -182,7 +102,7 @@ def degrade(
 
       medrestore degrade chest.png -o moved.png --task motion_blur --length 30 --angle -20 --noise-std 2
     """
-    _check_source(source)
+    check_source(source)
     settings = {"dose": dose, "exact": exact or None, "fraction": fraction, "length": length, "angle": angle}
     settings |= {"drf": drf, "suv_factor": suv_factor, "sigma": sigma, "noise_std": noise_std, "factor": factor}
     settings |= {"quality": quality, "lower": lower, "upper": upper}
@@ -204,6 +124,17 @@ def evaluate(
     output: Annotated[Path, typer.Option("--output", "-o", help="New folder for the report.")],
     bundle: Annotated[
         list[str] | None, typer.Option(help="Name or folder of a bundle; several side by side.", show_default=False)
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="LABEL=BUNDLE,OVERLAY.json,WEIGHTS.pt: a bundle's recipe with another network or other weights; "
+            "several side by side.",
+            show_default=False,
+        ),
+    ] = None,
+    modality: Annotated[
+        str | None, typer.Option(help="CT, MR or PT: of DATA, for bundles of several modalities.", show_default=False)
     ] = None,
     layout: Annotated[
         str, typer.Option(help="clean, ixi, medmnist (degraded on the fly); paired, gopro, realblur, low-dose-ct.")
@@ -228,21 +159,28 @@ def evaluate(
 ) -> None:
     """Score bundles, classical baselines and the input side by side: tables, worst cases, times.
 
-    Clean images are degraded as the (first) bundle's evaluate.json says, the same way in every run.
+    Clean images are degraded as the (first) bundle's evaluate.json says, the same way in every run. A bundle of several
+    modalities joins those of one; alone, it takes DATA/CT, DATA/MR, ..., or one --modality.
 
     Examples:
       medrestore evaluate --bundle ct_denoise_restore_rwkv --data scans/ -o report
 
+      medrestore evaluate --bundle ct_denoise_restore_rwkv --bundle all_in_one_restore_rwkv --data scans/ -o report
+
+      medrestore evaluate --model unet=ct_denoise_restore_rwkv,unet.json,runs/unet/model.pt --data scans/ -o report
+
       medrestore evaluate --bundle mine --data GOPRO_Large --layout gopro --part test --protocol mlff -o report
     """
-    _check_source(data)
+    check_source(data)
     with reported(USAGE):
         from medrestore_monai.bundles import DEFAULT_BUNDLE
         from medrestore_monai.evaluate import Request, parse_settings
         from medrestore_monai.evaluate import evaluate as run
 
         request = Request(
-            bundles=bundle or [DEFAULT_BUNDLE],
+            bundles=bundle or ([] if model else [DEFAULT_BUNDLE]),
+            models=model or [],
+            modality=modality,
             data=data,
             output=output,
             layout=layout,

@@ -1,10 +1,11 @@
 """Run a bundle's ``inference.json`` on one image or a thousand, and tell what came of it."""
 
+import json
 import logging
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,26 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from medrestore_monai.saving import abandon_slabs
+
+# what has an option of its own on the command line, or is not for users
+_OWN_OPTIONS = {
+    "imports": "the bundle's author",
+    "bundle_root": "--bundle",
+    "dataset_dir": "INPUT",
+    "output_dir": "--output",
+    "weights": "--weights",
+    "device": "--device",
+    "precision": "--precision",
+    "backend": "--backend",
+    "strength": "--strength",
+    "tile": "--tile",
+    "modality": "--modality",
+    "suv": "--suv-factor and what goes with it",
+    "series_uid": "--series",
+    "allow_gaps": "--allow-gaps",
+    "overwrite": "--overwrite",
+    "progress": "the command itself",
+}
 
 
 @dataclass(frozen=True)
@@ -110,6 +131,75 @@ def check_options(config: str | os.PathLike[str], device: str = "auto", **overri
             raise ValueError(f"{Path(config).name} has no option {', '.join(unknown)}.")
         parser.update(overrides)
         parser.get_parsed_content("inferer")
+
+
+def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
+    """Turn ``dose=0.1`` into a value by name; what is no JSON value stays a text.
+
+    Raises:
+        ValueError: there is no ``=`` in it, or the value is no number, ``true``, ``false`` or plain text.
+    """
+    settings: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise ValueError(f"a setting is NAME=VALUE, got {text!r}.")
+        try:
+            settings[name] = json.loads(value)
+        except ValueError:
+            settings[name] = value
+        _check_plain(name, settings[name])
+    return settings
+
+
+def _check_plain(name: str, value: Any) -> None:
+    if not isinstance(value, bool | int | float) and (not isinstance(value, str) or re.search(r"[$@%]", value)):
+        # MONAI would run such a text as code
+        raise ValueError(f"the setting {name} must be a number or a plain text, got {value!r}.")
+
+
+def check_settings(config: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
+    """Refuse settings that a configuration does not have, or that are of another kind there.
+
+    Args:
+        config: a bundle's ``inference.json``.
+        settings: of :func:`parse_settings`.
+
+    Raises:
+        ValueError: one is unknown, belongs to another option, is no number or switch where there is one, or has a
+            value that a transform of the postprocessing refuses.
+    """
+    parser = ConfigParser()
+    parser.read_config(str(config))
+    for name, value in settings.items():
+        top = re.split("#|::", name)[0]
+        if top in _OWN_OPTIONS:
+            raise ValueError(f"{top} is not set by --set but by {_OWN_OPTIONS[top]}.")
+        if top not in parser.config:
+            raise ValueError(f"{Path(config).name} has no option {top}; it has {', '.join(_settable(parser.config))}.")
+        known = parser.config[top]
+        if name == top and isinstance(known, bool) and not isinstance(value, bool):
+            raise ValueError(f"the setting {name} is true or false, got {value!r}.")
+        number = isinstance(known, int | float) and not isinstance(known, bool)
+        if name == top and number and isinstance(value, bool | str):
+            raise ValueError(f"the setting {name} is a number, got {value!r}.")
+    parser.update(dict(settings))
+    transforms = parser.config.get("postprocessing", {}).get("transforms", ())
+    with unwrapped():
+        for index, transform in enumerate(transforms):
+            if "@derivation" not in json.dumps(transform):  # which would read the weights
+                parser.get_parsed_content(f"postprocessing::transforms::{index}")
+
+
+def _settable(config: Mapping[str, Any]) -> list[str]:
+    """Names of the plain values that --set may change."""
+    return [
+        name
+        for name, value in config.items()
+        if isinstance(value, bool | int | float | str)
+        and name not in _OWN_OPTIONS
+        and not str(value).startswith(("$", "@"))
+    ]
 
 
 def root_cause(error: BaseException) -> BaseException:

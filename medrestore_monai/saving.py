@@ -1,6 +1,9 @@
 """Where results go, checked before any work, and how one result is written: the kind of its source, whole or not."""
 
+import hashlib
 import os
+import re
+import shutil
 import tempfile
 import weakref
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -186,7 +189,7 @@ class _Volume:
 
     def __init__(self, target: Path, shape: tuple[int, ...]) -> None:
         place = next(folder for folder in target.absolute().parents if folder.exists())
-        self._folder = tempfile.TemporaryDirectory(prefix=".medrestore-", dir=place)
+        self._folder = tempfile.TemporaryDirectory(prefix=_slab_prefix(target), dir=place)
         # slice after slice, as they come
         stored: np.memmap = np.memmap(
             Path(self._folder.name) / "voxels", dtype=np.float32, mode="w+", shape=(shape[-1], *shape[:-1])
@@ -199,6 +202,10 @@ class _Volume:
         self._folder.cleanup()
 
 
+def _slab_prefix(target: Path) -> str:
+    return f".medrestore-{hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:12]}-"
+
+
 _volumes: weakref.WeakSet[_Volume] = weakref.WeakSet()
 
 
@@ -206,6 +213,24 @@ def abandon_slabs() -> None:
     """Take away the files of volumes that were not finished, or that were written."""
     for volume in list(_volumes):
         volume.close()
+
+
+def remove_leftovers(target: Path, top: Path) -> None:
+    """Take away what a process that was killed while it wrote ``target`` has left beside it and above, up to ``top``.
+
+    Nobody else may be writing ``target``. The result itself, if it is there, is whole and stays.
+    """
+    # of dicom.write, images.files and of slabs
+    beside = re.compile(rf"\.{re.escape(target.name)}\.([0-9a-f]{{12}}(\.old)?|\d+\.part)")
+    for folder in target.parents:
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if path.name.startswith(_slab_prefix(target)) or (folder == target.parent and beside.fullmatch(path.name)):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+        if folder == top:
+            break
 
 
 @contextmanager

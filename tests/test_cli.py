@@ -105,15 +105,45 @@ def test_overwrite_replaces_a_result(tmp_path):
     assert set(stored) == source
 
 
-def test_a_series_of_several_is_listed_and_can_be_picked(tmp_path):
-    ct_series(tmp_path / "study", slices=2, size=SIZE, series="a")
+def test_of_several_series_in_a_folder_all_that_fit_are_restored_or_the_one_that_is_named(tmp_path):
+    files = ct_series(tmp_path / "study", slices=2, size=SIZE, series="a")
     pet_series(tmp_path / "study", slices=2, size=SIZE, series="b")
-    message = r"2 series in study, choose one with --series UID: CT 'phantom a', 2 files, UID .*; PT 'phantom b'"
-    assert_refused(tmp_path, 3, message, "restore", tmp_path / "study", "-o", tmp_path / "out")
-    listed = run("restore", tmp_path / "study", "-o", tmp_path / "out").stderr
-    uid = re.search(r"CT 'phantom a', 2 files, UID ([0-9.]+);", listed).group(1)
+    result = run("restore", tmp_path / "study", "-o", tmp_path / "all")
+    assert result.exit_code == 0
+    assert "2 studies with ct_denoise_restore_rwkv: 1 restored, 0 failed, 1 passed over." in result.stdout
+    assert "modality PT, where CT is restored" in result.stdout
+    uid = pydicom.dcmread(files[0]).SeriesInstanceUID
     assert run("restore", tmp_path / "study", "-o", tmp_path / "out", "--series", uid).exit_code == 0
     assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_settings_reach_the_pipeline_and_the_header(tmp_path):
+    ct_series(tmp_path / "ct", slices=2, size=SIZE)
+    for number, value in enumerate(("check", "correct", "off")):
+        options = ["--set", f"mean_hu={value}", "--set", "mean_hu_tolerance=0.5"]
+        result = run("restore", tmp_path / "ct", "-o", tmp_path / f"out{number}", *options)
+        assert result.exit_code == 0
+        assert ("moved by more than 0.5 HU in 2 of 2" in result.stderr) == (value != "off")
+        header = pydicom.dcmread(next((tmp_path / f"out{number}").iterdir()))
+        assert f'"mean_hu": "{value}"' in header.DerivationDescription
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("mean_hu", "a setting is NAME=VALUE, got 'mean_hu'"),
+        ("mean_hue=off", "has no option mean_hue; it has .*mean_hu, mean_hu_tolerance"),
+        ("mean_hu=maybe", "mean_hu must be check, correct or off, got 'maybe'"),
+        ("mean_hu_tolerance=small", "mean_hu_tolerance is a number, got 'small'"),
+        ("amp=off", "amp is true or false, got 'off'"),
+        ("strength=0.5", "strength is not set by --set but by --strength"),
+        ("output_dir=/tmp", "output_dir is not set by --set but by --output"),
+        ("slab=$print(1)", "must be a number or a plain text"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(tmp_path, setting, message):
+    ct_series(tmp_path / "ct", slices=2, size=SIZE)
+    assert_refused(tmp_path, 2, message, "restore", tmp_path / "ct", "-o", tmp_path / "out", "--set", setting)
 
 
 def test_a_series_with_a_gap_can_be_restored_slice_by_slice(tmp_path):

@@ -309,11 +309,23 @@ def test_slice_that_is_no_plain_ct(tmp_path, values, message):
         _ = read_series(tmp_path).array
 
 
-@pytest.mark.parametrize("units", ["GML", "CNTS", None])
-def test_pet_in_other_units(tmp_path, units):
-    phantoms.pet_series(tmp_path, slices=1, edit=setting(Units=units))
-    with pytest.raises(DicomError, match="where BQML"):
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"Units": "CNTS"}, "PET units CNTS, where BQML"),
+        ({"Units": None}, "PET units missing, where BQML"),
+        ({"Units": "GML", "SUVType": "LBM"}, "SUV of type LBM, where SUV by body weight"),
+    ],
+)
+def test_pet_in_other_units(tmp_path, values, message):
+    phantoms.pet_series(tmp_path, slices=1, edit=setting(**values))
+    with pytest.raises(DicomError, match=message):
         read_series(tmp_path)
+
+
+def test_pet_stored_in_suv(tmp_path):
+    phantoms.pet_series(tmp_path, slices=1, edit=setting(Units="GML"))
+    assert read_series(tmp_path).unit == "SUV"
 
 
 def test_no_message_tells_the_patient(tmp_path, recwarn, caplog):

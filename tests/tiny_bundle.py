@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from monai.bundle import ConfigParser
 
 from medrestore_monai.networks import RestoreRWKV
 
@@ -24,18 +25,38 @@ def write_tiny_weights(path: Path, seed: int = 0, **shape: int) -> Path:
     return path
 
 
-def make_tiny_bundle(folder: Path) -> Path:
-    """Copy the bundle to ``folder``, with the tiny network in its configurations, weights and their SHA-256."""
-    root = folder / NAME
-    shutil.copytree(BUNDLES / NAME, root, ignore=shutil.ignore_patterns("models", "runs", "eval", "*.png"))
-    for name in ("train", "inference", "evaluate"):
-        edit_json(root / "configs" / f"{name}.json", lambda config: config["network_def"].update(TINY))
-    weights = write_tiny_weights(root / "models" / "model.pt")
+def make_tiny_bundle(folder: Path, name: str = NAME) -> Path:
+    """Copy a bundle to ``folder``, with the tiny network in its configurations, weights and their SHA-256."""
+    root = folder / name
+    shutil.copytree(BUNDLES / name, root, ignore=shutil.ignore_patterns("models", "runs", "eval", "*.png"))
+    for config in ("train", "inference", "evaluate"):
+        edit_json(root / "configs" / f"{config}.json", _make_tiny)
+    weights = root / "models" / "model.pt"
+    if name == NAME:
+        write_tiny_weights(weights)
+    else:
+        _write_weights_of(root / "configs" / "inference.json", weights)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     edit_json(root / "configs" / "metadata.json", lambda metadata: metadata.update(weights_sha256=digest))
     card = root / "docs" / "README.md"
     card.write_text("# Tiny bundle\nFor research, not a medical device.\n")
     return root
+
+
+def _make_tiny(content):
+    content["network_def"].update(TINY)
+    if "mean_hu" in content:  # such a network moves every mean
+        content["mean_hu"] = "off"
+
+
+def _write_weights_of(config: Path, path: Path) -> None:
+    parser = ConfigParser()
+    parser.read_config(str(config))
+    torch.manual_seed(0)
+    network = parser.get_parsed_content("network_def")
+    torch.nn.init.normal_(network.output.weight, std=0.02)
+    path.parent.mkdir(parents=True)
+    torch.save(network.state_dict(), path)
 
 
 def edit_json(path, change):

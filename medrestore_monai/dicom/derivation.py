@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
 from medrestore_monai import __version__
+from medrestore_monai.dicom.suv import PRIVATE
 
 RESEARCH = "For research, not a medical device."
 _CODES = {
@@ -167,9 +169,20 @@ def _code(value: str, meaning: str) -> Dataset:
     return code
 
 
+def _private_of_suv(ds: Dataset) -> list[tuple[int, str, int, DataElement]]:
+    found = []
+    for group, creator, offset in PRIVATE:
+        with suppress(KeyError):
+            found.append((group, creator, offset, ds.private_block(group, creator)[offset]))
+    return found
+
+
 def drop_outdated(ds: Dataset) -> None:
-    """Take out private tags and what was true of the source's pixels only."""
+    """Take out what was true of the source's pixels only, and private tags but for those that the SUV depends on."""
+    kept = _private_of_suv(ds) if ds.Modality == "PT" else []
     ds.remove_private_tags()
+    for group, creator, offset, element in kept:
+        ds.private_block(group, creator, create=True).add_new(offset, element.VR, element.value)
     for keyword in _OUTDATED:
         if keyword in ds:
             delattr(ds, keyword)

@@ -40,6 +40,7 @@ class SeriesInfo:
         modality: ``CT``, ``MR`` or ``PT``; another one if the series cannot be restored.
         description: SeriesDescription.
         files: in no order.
+        localizer: all of them are localizer (scout) images.
         archive: keeps the unpacked files of an archive until the last series of it is forgotten.
     """
 
@@ -47,6 +48,7 @@ class SeriesInfo:
     modality: str
     description: str
     files: tuple[SourceFile, ...]
+    localizer: bool = False
     archive: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
@@ -62,9 +64,10 @@ class _Header(NamedTuple):
     series: str
     modality: str
     description: str
+    localizer: bool
 
 
-def find_series(path: str | os.PathLike[str]) -> list[SeriesInfo]:
+def find_series(path: str | os.PathLike[str], problems: list[str] | None = None) -> list[SeriesInfo]:
     """Group the CT, MR and PET image files of a place by series.
 
     Files that are not DICOM, DICOMDIR files and other kinds of objects (reports, structure sets, segmentations) are
@@ -72,9 +75,10 @@ def find_series(path: str | os.PathLike[str]) -> list[SeriesInfo]:
 
     Args:
         path: a DICOM file, a folder (searched with its subfolders) or a ``.zip`` archive of one.
+        problems: where given, files that cannot be read are told here and left out.
 
     Returns:
-        The series, sorted by description and UID; never an empty list.
+        The series, sorted by description and UID; empty only where ``problems`` tells why.
 
     Raises:
         DicomError: a file cannot be read or is cut short, or there is no CT, MR or PET image.
@@ -85,17 +89,24 @@ def find_series(path: str | os.PathLike[str]) -> list[SeriesInfo]:
     groups: dict[str, list[_Header]] = {}
     other = ""
     for file in files:
-        header = _read_header(file, alone=len(files) == 1)
+        header = _read_header(file, len(files) == 1, problems)
         if header is None:
             continue
         if header.sop_class in (*IMAGE_CLASSES, *ENHANCED_CLASSES):
             groups.setdefault(header.series, []).append(header)
         else:
             other = other or f"{file.label} {kind_problem(header.sop_class, header.modality)}."
-    if not groups:
+    if not groups and not problems:
         raise DicomError(other or f"There is no DICOM image in {path.name or path}.")
     found = [
-        SeriesInfo(uid, group[0].modality, group[0].description, tuple(header.file for header in group), archive)
+        SeriesInfo(
+            uid,
+            group[0].modality,
+            group[0].description,
+            tuple(header.file for header in group),
+            all(header.localizer for header in group),
+            archive,
+        )
         for uid, group in groups.items()
     ]
     return sorted(found, key=lambda series: (series.description, series.uid))
@@ -143,8 +154,18 @@ def _unpack(path: Path) -> tuple[list[SourceFile], tempfile.TemporaryDirectory[s
     return files, archive
 
 
-def _read_header(file: SourceFile, alone: bool) -> _Header | None:
-    """What is needed to group a file; None if it is not a DICOM object or only an index of others."""
+def _read_header(file: SourceFile, alone: bool, problems: list[str] | None) -> _Header | None:
+    """What is needed to group a file; None if it is not a DICOM object, only an index of others, or a problem."""
+    try:
+        return _group_header(file, alone)
+    except DicomError as error:
+        if problems is None:
+            raise
+        problems.append(str(error))
+        return None
+
+
+def _group_header(file: SourceFile, alone: bool) -> _Header | None:
     name = PurePosixPath(file.label).name
     hidden = name.startswith(".") or name.upper() == "DICOMDIR"
     with reading(file.label):
@@ -163,9 +184,11 @@ def _read_header(file: SourceFile, alone: bool) -> _Header | None:
             raise DicomError(
                 f"{file.label} is deflated (compressed as a whole), which is not accepted; inflate it first."
             )
-        tags = ["SOPClassUID", "SeriesInstanceUID", "Modality", "SeriesDescription"]
+        tags = ["SOPClassUID", "SeriesInstanceUID", "Modality", "SeriesDescription", "ImageType"]
         ds = pydicom.dcmread(str(file.path), stop_before_pixels=True, specific_tags=tags)
         for keyword in tags[:2]:
             if not ds.get(keyword):
                 raise DicomError(f"{file.label} has no {keyword} (cut short or stripped), so its series is unknown.")
-        return _Header(file, *(str(ds.get(keyword) or "") for keyword in tags))
+        localizer = "LOCALIZER" in [str(value).strip() for value in ds.get("ImageType", None) or []]
+        sop_class, series, modality, description = (str(ds.get(keyword) or "") for keyword in tags[:4])
+        return _Header(file, sop_class, series, modality, description, localizer)

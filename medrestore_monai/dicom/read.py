@@ -68,8 +68,8 @@ class Series:
 
     @property
     def unit(self) -> str:
-        """``HU``, ``Bq/ml`` or ``arbitrary``."""
-        return UNITS[self.modality]
+        """``HU``, ``Bq/ml`` or ``arbitrary``; ``SUV`` of a PET series that is stored as such."""
+        return "SUV" if self.datasets[0].get("Units") == "GML" else UNITS[self.modality]
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -203,7 +203,7 @@ def _decompress(ds: Dataset, label: str) -> np.ndarray:
 class DicomSeriesReader(ImageReader):
     """MONAI reader of one checked DICOM series, for ``LoadImaged(reader=DicomSeriesReader, ...)``.
 
-    The image is ``(X, Y, Z)``, float32, in HU, Bq/ml or arbitrary units, without a channel dimension. The metadata
+    The image is ``(X, Y, Z)``, float32, in HU, Bq/ml, SUV or arbitrary units, without a channel dimension. The metadata
     carry ``affine`` (RAS, mm) and what is needed to find the source again: ``source``, ``series_uid``, ``allow_gaps``;
     also ``modality``, ``unit``, ``spacing`` and ``regular``.
 

@@ -25,6 +25,12 @@ __all__ = ["SUVError", "SUVOptions", "suv_factor"]
 
 _PHILIPS, _PHILIPS_SUV, _PHILIPS_BQML = "Philips PET Private Group", 0x00, 0x09  # (7053,xx00) and (7053,xx09)
 _GE, _GE_SCAN_TIME = "GEMS_PETD_01", 0x0D  # (0009,xx0D)
+#: Private elements that the SUV may depend on, so that a derived series must keep them: group, creator, element.
+PRIVATE = (
+    (0x7053, _PHILIPS, _PHILIPS_SUV),
+    (0x7053, _PHILIPS, _PHILIPS_BQML),
+    (0x0009, _GE, _GE_SCAN_TIME),
+)
 _LEAST_DOSE = 1e4  # Bq; smaller values are in MBq or mCi
 _MOST_WEIGHT = 500.0  # kg
 _MOST_HALF_LIVES = 20.0

@@ -1,0 +1,26 @@
+"""Arguments and options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medrestore_monai.cli_output import USAGE, fail
+
+InputArgument = Annotated[Path, typer.Argument(help="DICOM file, folder or zip; NIfTI, PNG, TIFF, NumPy; or a folder.")]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Where to write; the kind stays that of INPUT.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
+SeriesOption = Annotated[str | None, typer.Option("--series", help="SeriesInstanceUID, where INPUT holds several.")]
+GapsOption = Annotated[
+    bool, typer.Option("--allow-gaps", help="Treat the slices of a series as single images: no check of spacing.")
+]
+
+
+def check_source(source: Path) -> None:
+    """Refuse a source that is not there.
+
+    Raises:
+        typer.Exit: with one sentence.
+    """
+    if not source.exists():
+        raise fail(f"there is no file or folder {source}.", USAGE)

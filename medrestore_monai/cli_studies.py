@@ -1,0 +1,95 @@
+"""What ``medrestore restore`` prints of many studies: what is planned, how far it is, what became of them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from medrestore_monai.cli_output import BAD_DATA, RESEARCH, console, errors
+from medrestore_monai.studies import Job, Progress, Study, shard, state_of
+from medrestore_monai.studies.ledger import MANIFEST, Ledger, Record
+
+
+def show_plan(job: Job, studies: Sequence[Study]) -> None:
+    """Print what a job would do, and do nothing."""
+    records = Ledger(job.output).read_all()
+    table = Table("study", "modality", "files", "state", title=f"{job.source} -> {job.output}")
+    for study in studies:
+        state = state_of(study, records.get(study.name), job)
+        reason = study.unfit or study.problem or ("restored otherwise: " + state if state not in _PLAIN else state)
+        table.add_row(escape(study.name), study.modality, str(study.files), escape(reason))
+    console.print(table)
+
+
+_PLAIN = ("to do", "done")
+
+
+@contextmanager
+def told(total: int) -> Iterator[Callable[[Progress], None]]:
+    """Tell how far a job is, with rate and remaining time: a bar on a terminal, else a line for each study.
+
+    The first process of a ``torchrun`` tells it for all.
+    """
+    if shard()[0] > 0:
+        yield lambda progress: None
+    elif not errors.is_terminal:
+        yield _print_line
+    else:
+        columns = TextColumn("restoring"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}")
+        with Bar(*columns, console=errors, transient=True) as bar:
+            task = bar.add_task("restoring", total=total, told="")
+
+            def update(progress: Progress) -> None:
+                bar.update(task, completed=progress.done, total=progress.total, told=_rate(progress))
+                if progress.record is not None and progress.record["outcome"] == "failed":
+                    _print_line(progress)
+
+            yield update
+
+
+def _print_line(progress: Progress) -> None:
+    record = progress.record
+    if record is None:  # waiting
+        return
+    words = f"[{progress.done}/{progress.total}] {record['name']}: {record['outcome']}"
+    words += f" ({record['reason']})" if record["reason"] else f" in {record['seconds']:.1f} s"
+    errors.print(f"{words}; {_rate(progress)}", soft_wrap=True, markup=False)
+    for note in record["notes"]:
+        errors.print(f"[yellow]Note:[/yellow] {escape(record['name'])}: {escape(note)}", soft_wrap=True)
+
+
+def _rate(progress: Progress) -> str:
+    """Such as ``12.3 studies/min, 4:05 left``."""
+    if not progress.done or not progress.seconds:
+        return ""
+    left = round(progress.seconds / progress.done * (progress.total - progress.done))
+    hours, rest = divmod(left, 3600)
+    clock = f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+    return f"{60 * progress.done / progress.seconds:.1f} studies/min, {clock} left"
+
+
+def show_results(records: Sequence[Record], job: Job, bundle: str) -> int:
+    """Print what became of the studies; the exit code is that of bad data if one failed.
+
+    The first process of a ``torchrun`` tells it for all: it would stop the others if one of them ended with a code.
+    """
+    if shard()[0] > 0:
+        return 0
+    counts = {outcome: sum(record["outcome"] == outcome for record in records) for outcome in _WORDS}
+    table = Table("study", "outcome", "why")
+    for record in records:
+        if record["outcome"] != "restored":
+            table.add_row(escape(record["name"]), _WORDS[record["outcome"]], escape(record["reason"]))
+    if table.row_count:
+        console.print(table)
+    words = ", ".join(f"{count} {_WORDS[outcome]}" for outcome, count in counts.items() if count or outcome != "unfit")
+    summary = f"{len(records)} studies with {bundle}: {words}. {job.output / MANIFEST} tells all. {RESEARCH}"
+    console.print(summary, soft_wrap=True, markup=False)
+    return BAD_DATA if counts["failed"] else 0
+
+
+_WORDS: dict[Any, str] = {"restored": "restored", "failed": "failed", "unfit": "passed over"}

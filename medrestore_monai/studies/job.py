@@ -1,0 +1,128 @@
+"""What is to be restored and how, what of it is done, and which part of it is whose."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medrestore_monai.bundles import Bundle, sha256, verify_weights
+from medrestore_monai.layouts import is_image_file
+from medrestore_monai.studies.ledger import HIDDEN, Record, differences
+from medrestore_monai.studies.listing import Study
+
+# options that do not change the result
+_WITHOUT_EFFECT = ("progress", "overwrite", "series_uid", "weights")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to restore, and how.
+
+    Args:
+        source: a folder or an archive.
+        output: a folder, where each result gets the place that its study has below the source.
+        config: the bundle's ``inference.json``.
+        settings: all that the results depend on, as :func:`settings_of` has it.
+        options: values of the configuration, as for :func:`medrestore_monai.restore.restore`.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``; ``auto`` gives the processes of a ``torchrun`` one GPU each.
+        overwrite: restore studies again that were restored with other settings, and replace results of other runs.
+        modalities: of DICOM series that can be restored; all, where it is empty.
+    """
+
+    source: Path
+    output: Path
+    config: Path
+    settings: Mapping[str, Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "auto"
+    overwrite: bool = False
+    modalities: Sequence[str] = ()
+
+
+def settings_of(bundle: Bundle, options: Mapping[str, Any], config: Path | None = None) -> dict[str, Any]:
+    """Name all that a result depends on: bundle, its configuration, weights, and options that change pixels.
+
+    Raises:
+        ValueError: the weights are missing, or not those of the bundle's card.
+    """
+    weights = options.get("weights") or bundle.weights
+    used = {name: value for name, value in options.items() if name not in _WITHOUT_EFFECT}
+    return {
+        "bundle": bundle.name,
+        "bundle_version": str(bundle.metadata["version"]),
+        "config_sha256": sha256(config or bundle.config("inference")),
+        "weights_sha256": verify_weights(weights, str(bundle.root)),
+        **used,
+    }
+
+
+def modalities_of(bundle: Bundle) -> tuple[str, ...]:
+    """DICOM modalities that a bundle's card names; none, where it names none."""
+    return tuple(re.findall(r"\b(CT|MR|PT)\b", bundle.modality))
+
+
+def are_many(studies: Sequence[Study], output: Path) -> bool:
+    """Say whether a list is a job for :func:`restore_studies`: several studies, or more to come of an earlier job."""
+    if len(studies) == 1 and studies[0].name != ".":
+        return (output / HIDDEN).is_dir()
+    return len(studies) > 1
+
+
+def state_of(study: Study, record: Record | None, job: Job) -> str:
+    """Say what is to be done about a study: ``to do``, ``done``, ``unfit``, ``problem``, or how its result differs."""
+    if study.unfit or study.problem:
+        return "unfit" if study.unfit else "problem"
+    if record is None or record["outcome"] != "restored" or not (job.output / study.name).exists():
+        return "to do"
+    changed = differences(record["settings"], job.settings)
+    if not changed and (record["files"], record["size"]) != (study.files, study.size):
+        changed = f"{record['files']} files of {record['size']} bytes then, {study.files} of {study.size} now"
+    return changed or "done"
+
+
+def check_places(job: Job, studies: Sequence[Study]) -> None:
+    """Refuse an output that is a file, or that lies in the source.
+
+    Raises:
+        ValueError: it is so.
+    """
+    root = job.source.resolve()
+    for place in (job.output.resolve(), *((job.output / study.name).resolve() for study in studies)):
+        if place == root or root in place.parents:
+            raise ValueError(f"the output {job.output} and the source {job.source} may not lie in one another.")
+    if is_image_file(job.output) or (job.output.exists() and not job.output.is_dir()):
+        raise ValueError(f"the output of {job.source} is a folder, but {job.output.name} names a file.")
+
+
+def refuse_other_results(job: Job, states: Mapping[str, str]) -> None:
+    """Refuse to mix results of other settings with those to come.
+
+    Args:
+        job: what, and how.
+        states: of :func:`state_of`, by the names of studies.
+
+    Raises:
+        FileExistsError: there are such results, and ``overwrite`` is off.
+    """
+    other = [state for state in states.values() if state not in ("to do", "done", "unfit", "problem")]
+    if other and not job.overwrite:
+        raise FileExistsError(
+            f"{job.output} holds {len(other)} of these studies restored otherwise ({other[0]}); "
+            "name another output, or --overwrite to restore them again."
+        )
+
+
+def shard() -> tuple[int, int]:
+    """The rank of this process and the number of processes, as ``torchrun`` tells; 0 and 1 without it.
+
+    Raises:
+        ValueError: ``RANK`` and ``WORLD_SIZE`` in the environment are no such numbers.
+    """
+    rank, size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    if not (rank.isdecimal() and size.isdecimal() and int(rank) < int(size)):
+        raise ValueError(f"RANK and WORLD_SIZE must be a number below another, got {rank!r} and {size!r}.")
+    return int(rank), int(size)

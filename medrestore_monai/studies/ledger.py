@@ -1,0 +1,111 @@
+"""What was done: one record a study, written aside and renamed, and the manifest made of them.
+
+Records lie in ``.medrestore/records`` of the output, so that no two processes write one file. ``manifest.json`` is a
+copy of all of them for readers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+
+HIDDEN = ".medrestore"
+MANIFEST = "manifest.json"
+
+
+class Ledger:
+    """The records of one output folder.
+
+    Args:
+        output: the folder; it need not be there yet.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self.folder = output / HIDDEN / "records"
+
+    @staticmethod
+    def key(name: str) -> str:
+        """A file name for the study called ``name``."""
+        return hashlib.sha256(name.encode()).hexdigest()[:32]
+
+    def read(self, name: str) -> Record | None:
+        """Return the record of a study, if there is one.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        path = self.folder / f"{self.key(name)}.json"
+        return _read(path) if path.is_file() else None
+
+    def read_all(self) -> dict[str, Record]:
+        """Return all records, by the names of their studies.
+
+        Raises:
+            ValueError: one is damaged.
+        """
+        records = (_read(path) for path in sorted(self.folder.glob("*.json")))
+        return {record["name"]: record for record in records if record}
+
+    def stamps(self) -> dict[str, int]:
+        """When each record was written, by its key, on the clock of the file system: to see what is new."""
+        if not self.folder.is_dir():
+            return {}
+        return {
+            Path(entry.name).stem: entry.stat().st_mtime_ns for entry in os.scandir(self.folder) if entry.name[0] != "."
+        }
+
+    def write(self, record: Record) -> None:
+        """Write the record of ``record["name"]``, in place of an earlier one."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _write(self.folder / f"{self.key(record['name'])}.json", record)
+
+    def publish(self) -> Path:
+        """Write the manifest. Whoever writes last finds all records, as everybody looks again after writing."""
+        path, written = self.output / MANIFEST, None
+        while (records := self.read_all()) != written:
+            written = records
+            _write(path, {"manifest": 1, "studies": [records[name] for name in sorted(records)]})
+        return path
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Say in words how two settings differ; empty if they do not."""
+    names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    told = [f"{name} {_short(before.get(name))} there and {_short(now.get(name))} now" for name in names]
+    return ", ".join(told)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value) if not isinstance(value, str) else value
+    return text if len(text) <= 24 else f"{text[:12]}..."
+
+
+def _read(path: Path) -> Record | None:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["name"], record["outcome"], record["settings"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(f"{path} is no record of a study: remove it, and the study is restored again.") from None
+    return dict(record)
+
+
+def _write(path: Path, content: Any) -> None:
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            json.dump(content, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

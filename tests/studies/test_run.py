@@ -1,0 +1,325 @@
+"""Many studies: each is restored once whoever dies, what is done is skipped, and a bad one stops nothing."""
+
+import errno
+import json
+import multiprocessing
+import os
+import signal
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from phantoms import ct_series, ct_volume, pet_series
+from tiny_bundle import NAME, make_tiny_bundle
+from typer.testing import CliRunner
+
+from medrestore_monai.bundles import find_bundle
+from medrestore_monai.cli import app
+from medrestore_monai.dicom import read_series
+from medrestore_monai.restore import restore
+from medrestore_monai.studies import Job, list_studies, restore_studies, run, settings_of, shard
+
+SIZE = (16, 12)
+OPTIONS = {"strength": 1.0, "progress": True}
+fork = multiprocessing.get_context("fork")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return find_bundle(make_tiny_bundle(tmp_path_factory.mktemp("bundles")))
+
+
+@pytest.fixture
+def job(tmp_path, bundle):
+    """Four images: two series, a volume, a picture's worth of CT."""
+    for patient in "ab":
+        ct_series(tmp_path / "in" / patient / "series", slices=2, size=SIZE, series=patient)
+    np.save(tmp_path / "in" / "c.npy", ct_volume(2, SIZE))
+    np.save(tmp_path / "in" / "d.npy", ct_volume(1, SIZE)[..., 0])
+    config = bundle.config("inference")
+    return Job(tmp_path / "in", tmp_path / "out", config, settings_of(bundle, OPTIONS), OPTIONS, "cpu", False, ("CT",))
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The real work, noted and much faster: the file or series is written as it is."""
+    noted = []
+
+    def note(path, target, config, **options):
+        noted.append(target.name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text("restored")
+
+    monkeypatch.setattr(run, "restore", note)
+    return noted
+
+
+def outcomes(records):
+    return {record["name"]: record["outcome"] for record in records}
+
+
+def leftovers(output):
+    """Hidden things but for the folder of records, which is to hold no claims."""
+    return [p.name for p in output.rglob(".*") if p.name != ".medrestore"] + list(
+        (output / ".medrestore/claims").iterdir()
+    )
+
+
+def test_every_study_equals_one_restored_alone(job, tmp_path):
+    records = restore_studies(job)
+    assert set(outcomes(records).values()) == {"restored"}
+    for record in records:
+        restore(record["source"], tmp_path / "alone" / record["name"], job.config, device="cpu")
+    for name in ("c.npy", "d.npy"):
+        np.testing.assert_array_equal(np.load(tmp_path / "out" / name), np.load(tmp_path / "alone" / name))
+    for name in ("a/series", "b/series"):
+        found, wanted = read_series(tmp_path / "out" / name), read_series(tmp_path / "alone" / name)
+        assert found.uid == wanted.uid
+        np.testing.assert_array_equal(found.array, wanted.array)
+    assert leftovers(job.output) == []
+    manifest = json.loads((job.output / "manifest.json").read_text())
+    assert manifest["studies"] == records
+    first = records[0]
+    assert first["series_uid"] == read_series(tmp_path / "in" / "a").uid
+    assert first["weights_sha256"] == job.settings["weights_sha256"] != ""
+    assert (first["settings"]["strength"], first["settings"]["bundle"], first["files"]) == (1.0, NAME, 2)
+
+
+def test_what_is_done_is_skipped_and_what_is_missing_or_failed_is_not(job, calls, tmp_path):
+    restore_studies(job)
+    assert sorted(calls) == ["c.npy", "d.npy", "series", "series"]
+    calls.clear()
+    restore_studies(job)
+    assert calls == []
+    (job.output / "c.npy").unlink()
+    np.save(tmp_path / "in" / "e.npy", np.zeros(SIZE))
+    restore_studies(job)
+    assert calls == ["c.npy", "e.npy"]
+
+
+@pytest.mark.parametrize("change", ["setting", "weights", "source"])
+def test_other_settings_weights_or_files_are_refused_in_one_sentence_unless_told(job, calls, tmp_path, change):
+    restore_studies(job)
+    calls.clear()
+    words = {
+        "setting": "strength 1.0 there and 0.5 now",
+        "weights": "weights_sha256 .* there and 0{12}... now",
+        "source": "1 files of .* bytes then, 1 of .* now",
+    }
+    changes = {"setting": {"strength": 0.5}, "weights": {"weights_sha256": "0" * 64}, "source": {}}
+    if change == "source":
+        np.save(tmp_path / "in" / "c.npy", ct_volume(3, SIZE))
+    job = replace(job, settings={**job.settings, **changes[change]})
+    with pytest.raises(FileExistsError, match=f"restored otherwise .*{words[change]}.*--overwrite"):
+        restore_studies(job)
+    assert calls == []
+    restore_studies(replace(job, overwrite=True))
+    assert len(calls) == (1 if change == "source" else 4)
+    calls.clear()
+    restore_studies(replace(job, overwrite=True))  # what is done is done
+    assert calls == []
+
+
+def test_a_run_with_other_settings_that_begins_at_the_same_time_is_refused(job, calls, monkeypatch):
+    other = replace(job, settings={**job.settings, "strength": 0.5})
+    begun = run._Run.note
+
+    def late(self, studies):
+        monkeypatch.setattr(run._Run, "note", begun)
+        restore_studies(other)
+        begun(self, studies)
+
+    monkeypatch.setattr(run._Run, "note", late)
+    with pytest.raises(FileExistsError, match=r"strength 0\.5 there and 1\.0 now"):
+        restore_studies(job)
+    assert len(calls) == 4
+    assert leftovers(job.output) == []
+    assert set(outcomes(restore_studies(other)).values()) == {"restored"}
+
+
+def test_who_was_taken_for_dead_leaves_the_record_to_the_other(job, monkeypatch):
+    """Another machine takes a study over while it is restored here, and finishes it later."""
+    ledger = run.Ledger(job.output)
+
+    def overtaken(path, target, config, **options):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text("restored")
+        if target.name == "c.npy":
+            key = ledger.key("c.npy")
+            (job.output / ".medrestore" / "claims" / f"{key}.2").write_text("{}")
+            monkeypatch.setattr(run.time, "sleep", lambda seconds: finish(key))
+
+    def finish(key):
+        (record,) = [one for name, one in ledger.read_all().items() if name == "d.npy"]
+        same = next(study for study in list_studies(job.source) if study.name == "c.npy")
+        ledger.write({**record, "name": "c.npy", "size": same.size, "run": "elsewhere"})
+
+    monkeypatch.setattr(run, "restore", overtaken)
+    records = {record["name"]: record for record in restore_studies(job)}
+    assert records["c.npy"]["run"] == "elsewhere"
+
+
+def test_bad_studies_are_told_and_the_rest_goes_on(job, tmp_path):
+    ct_series(tmp_path / "in" / "gap", slices=5, size=SIZE, series="g", skip=[2])
+    (tmp_path / "in" / "bad.nii").write_bytes(b"nothing")
+    np.save(tmp_path / "in" / "nan.npy", np.full(SIZE, np.nan))
+    pet_series(tmp_path / "in" / "mixed", slices=2, size=SIZE, series="p")
+    ct_series(tmp_path / "in" / "mixed", slices=2, size=SIZE, series="q")
+    records = restore_studies(job)
+    by_name = {record["name"].split("-")[0]: record for record in records}
+    assert {name: by_name[name]["outcome"] for name in ("gap", "bad.nii", "nan.npy", "mixed/PT", "mixed/CT")} == {
+        **dict.fromkeys(["gap", "bad.nii", "nan.npy"], "failed"),
+        "mixed/PT": "unfit",
+        "mixed/CT": "restored",
+    }
+    assert "slice(s) missing" in by_name["gap"]["reason"]
+    assert sum(record["outcome"] == "restored" for record in records) == 5
+    assert not (job.output / "gap").exists()
+    assert leftovers(job.output) == []
+
+
+def test_a_mistake_of_ours_is_a_failure_that_tells_nothing_of_a_patient(job, monkeypatch):
+    def mistaken(path, target, config, **options):
+        raise KeyError("Canary^Name")
+
+    monkeypatch.setattr(run, "restore", mistaken)
+    assert {record["reason"] for record in restore_studies(job)} == {
+        "an unexpected KeyError: a mistake in medrestore, please report it."
+    }
+
+
+def test_a_full_disk_stops_the_work(job, monkeypatch):
+    def full(path, target, config, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(run, "restore", full)
+    with pytest.raises(OSError, match=r"No space left.*series"):
+        restore_studies(job)
+    assert leftovers(job.output) == []
+
+
+def slow_to_die(job, log):
+    """Write half of a result, then hang, as a process that is about to be killed."""
+
+    def half(path, target, config, **options):
+        with log.open("a") as file:
+            file.write(f"{target.relative_to(job.output)}\n")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (target.parent / f".{target.name}.0123456789ab").mkdir()
+        time.sleep(60)
+
+    run.restore = half
+    restore_studies(job)
+
+
+def noted_restore(job, log, restored=restore):
+    def note(path, target, config, **options):
+        with log.open("a") as file:
+            file.write(f"{target.relative_to(job.output)}\n")
+        restored(path, target, config, **options)
+
+    run.restore = note
+    torch.set_num_threads(1)
+    restore_studies(job)
+
+
+def test_of_two_processes_one_is_killed_and_started_again(job, tmp_path):
+    """Every result is there once, none is lost, and nothing is left of what the dead one had begun."""
+    for number in range(3):
+        np.save(tmp_path / "in" / f"more{number}.npy", ct_volume(1, SIZE)[..., 0] + number)
+    log, died = tmp_path / "log", tmp_path / "died"
+    dying = fork.Process(target=slow_to_die, args=(job, died))
+    dying.start()
+    while not died.exists():
+        time.sleep(0.01)
+    living = fork.Process(target=noted_restore, args=(job, log))
+    living.start()
+    while len(log.read_text().split() if log.exists() else []) < 3:
+        time.sleep(0.01)
+    os.kill(dying.pid, signal.SIGKILL)
+    dying.join()
+    again = fork.Process(target=noted_restore, args=(job, log))
+    again.start()
+    for process in (living, again):
+        process.join()
+        assert process.exitcode == 0
+    names = [study.name for study in list_studies(job.source)]
+    assert sorted(log.read_text().split()) == sorted(names)
+    assert died.read_text().strip() in names
+    assert leftovers(job.output) == []
+    records = json.loads((job.output / "manifest.json").read_text())["studies"]
+    assert outcomes(records) == dict.fromkeys(names, "restored")
+    assert all((job.output / name).exists() for name in names)
+
+
+def test_a_study_that_kills_its_processes_is_given_up(job, calls):
+    key, claims = run.Ledger.key("c.npy"), run.Claims(job.output / ".medrestore" / "claims")
+    with claims.hold(key):
+        dead = json.loads((claims.folder / f"{key}.1").read_text()) | {"pid": 2**22 + 1}
+    (claims.folder / f"{key}.3").write_text(json.dumps(dead))
+    records = {record["name"]: record for record in restore_studies(job)}
+    assert records["c.npy"]["reason"] == "3 processes died while they restored it."
+    assert "c.npy" not in calls
+    assert len(calls) == 3
+
+
+def test_the_processes_of_torchrun_begin_at_their_shares(job, calls, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert shard() == (1, 2)
+    restore_studies(job)
+    assert calls == ["series", "d.npy", "series", "c.npy"]  # b, d, then those of the other, which never came
+    monkeypatch.setenv("RANK", "2")
+    with pytest.raises(ValueError, match="RANK and WORLD_SIZE"):
+        shard()
+
+
+@pytest.mark.parametrize("output", ["in", "in/out", "in/c.npy"])
+def test_output_and_source_in_one_another(job, calls, tmp_path, output):
+    with pytest.raises(ValueError, match="may not lie in one another"):
+        restore_studies(replace(job, output=tmp_path / output))
+    assert calls == []
+
+
+def test_a_damaged_record_is_named(job, calls):
+    restore_studies(job)
+    record = next((job.output / ".medrestore" / "records").iterdir())
+    record.write_text("{")
+    with pytest.raises(ValueError, match=f"{record.name} is no record"):
+        restore_studies(job)
+
+
+def command(job, *more):
+    line = ["restore", job.source, "-o", job.output, "--bundle", job.config.parents[1], "--device", "cpu", *more]
+    return CliRunner().invoke(app, [str(word) for word in line])
+
+
+def test_on_the_command_line(job, calls, tmp_path):
+    planned = command(job, "--dry-run")
+    assert planned.exit_code == 0
+    assert planned.stdout.count("to do") == 4
+    assert not job.output.exists()
+    (tmp_path / "in" / "bad.zip").write_bytes(b"PK")
+    result = command(job)
+    assert result.exit_code == 3
+    assert "5 studies with ct_denoise_restore_rwkv: 4 restored, 1 failed." in result.stdout
+    assert "cannot be" in result.stdout
+    assert "studies/min, 0:00 left" in result.stderr
+    assert "Error" not in result.stderr
+    (tmp_path / "in" / "bad.zip").unlink()
+    assert command(job).exit_code == 0
+    refused = command(job, "--strength", "0.5")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "strength 1.0 there and 0.5 now" in refused.stderr
+    assert len(calls) == 4
+
+
+def test_one_series_stays_what_it_was(job, tmp_path):
+    result = command(replace(job, source=tmp_path / "in" / "a"))
+    assert result.exit_code == 0
+    assert sorted(path.name for path in job.output.iterdir()) == ["series"]
+    deep = command(replace(job, source=tmp_path / "in" / "a" / "series", output=tmp_path / "deep"))
+    assert deep.exit_code == 0
+    assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == ["IM0001.dcm", "IM0002.dcm"]
