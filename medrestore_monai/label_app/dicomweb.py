@@ -1,0 +1,113 @@
+"""One series from a DICOMweb store to a folder (QIDO-RS, WADO-RS), and a derived one back into it (STOW-RS).
+
+The clients are ``dicomweb_client.DICOMwebClient``; the rules are those of PS3.18, sections 10.4 to 10.6.
+"""
+
+import re
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+_TOGETHER = 64  # instances in one request: 32 MiB of CT slices
+_STUDY, _SERIES, _DESCRIPTION, _INSTANCES = "0020000D", "0020000E", "0008103E", "00201209"
+#: In the description of every series that this package derives.
+DERIVED_MARK = "[MEDRESTORE"
+
+
+def list_series(client: Any, modalities: Sequence[str], filters: dict[str, Any] | None = None) -> list[str]:
+    """Return the SeriesInstanceUIDs of a store, without those of series that this package has derived.
+
+    Args:
+        client: of the store.
+        modalities: of the series.
+        filters: more attributes to search for, such as ``{"PatientID": "17"}``.
+
+    Raises:
+        OSError: the store does not answer as it should.
+    """
+    found = []
+    for modality in modalities:
+        wanted = {**(filters or {}), "Modality": modality}
+        answer = client.search_for_series(search_filters=wanted, fields=[_DESCRIPTION], get_remaining=True)
+        found += [_text(one, _SERIES) for one in answer if DERIVED_MARK not in _text(one, _DESCRIPTION)]
+    return found
+
+
+def fetch_series(client: Any, series_uid: str, folder: Path) -> int:
+    """Write the files of one series to a folder, under names of our own.
+
+    Args:
+        client: of the store.
+        series_uid: SeriesInstanceUID.
+        folder: exists and is empty.
+
+    Returns:
+        How many files.
+
+    Raises:
+        ValueError: not a UID.
+        FileNotFoundError: the store has no such series.
+        OSError: the store does not answer as it should, or sends fewer instances than it says it has.
+    """
+    if not re.fullmatch(r"[0-9.]{1,64}", series_uid):
+        raise ValueError(f"a SeriesInstanceUID has digits and dots only, got {series_uid!r}.")
+    answer = client.search_for_series(search_filters={"SeriesInstanceUID": series_uid}, fields=[_INSTANCES])
+    matching = [one for one in answer if _text(one, _SERIES) == series_uid]
+    if not matching:
+        raise FileNotFoundError(f"the DICOMweb store has no series {series_uid}.")
+    count = 0
+    for count, instance in enumerate(client.iter_series(_text(matching[0], _STUDY), series_uid), start=1):
+        instance.save_as(folder / f"{count:06d}.dcm")
+    expected = _text(matching[0], _INSTANCES)
+    if not count or (expected.isdigit() and count < int(expected)):
+        raise OSError(f"the DICOMweb store sent {count} of {expected or 'the'} instances of series {series_uid}.")
+    return count
+
+
+def store_series(client: Any, folder: Path) -> dict[str, Any]:
+    """Store the files of a derived series.
+
+    Its UIDs depend on source and settings only, so storing it again after an error adds nothing twice.
+
+    Args:
+        client: of the store.
+        folder: holds the files, and nothing else.
+
+    Returns:
+        ``study_uid``, ``series_uid`` and the number of ``instances``.
+
+    Raises:
+        OSError: the store refused instances, or does not answer as it should.
+    """
+    files = iter(sorted(folder.iterdir()))
+    stored, first = 0, None
+    while group := [dcmread(file) for file in islice(files, _TOGETHER)]:
+        first = first or group[0]
+        answer = client.store_instances(group, study_instance_uid=str(first.StudyInstanceUID))
+        accepted = {str(item.ReferencedSOPInstanceUID) for item in _items(answer, "ReferencedSOPSequence")}
+        refused = [ds for ds in group if str(ds.SOPInstanceUID) not in accepted]
+        if refused:
+            reasons = {str(item.get("FailureReason")) for item in _items(answer, "FailedSOPSequence")}
+            raise OSError(
+                f"the DICOMweb store took {stored + len(group) - len(refused)} instances and refused {len(refused)} "
+                f"(failure reason {', '.join(sorted(reasons)) or 'not given'}); storing again adds nothing twice."
+            )
+        stored += len(group)
+    if first is None:
+        raise OSError(f"there is nothing to store in {folder.name}.")
+    return {"study_uid": str(first.StudyInstanceUID), "series_uid": str(first.SeriesInstanceUID), "instances": stored}
+
+
+def _items(answer: Any, keyword: str) -> Sequence[Dataset]:
+    """The items of a sequence in a store's answer, empty where there is none."""
+    return answer.get(keyword) or [] if answer is not None else []
+
+
+def _text(found: dict[str, Any], tag: str) -> str:
+    """One value of a search result in the DICOM JSON model, empty where there is none."""
+    values = found.get(tag, {}).get("Value") or [""]
+    return str(values[0])

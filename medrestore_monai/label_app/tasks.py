@@ -1,0 +1,163 @@
+"""One bundle as a task of MONAI Label, and many images one after the other."""
+
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from fastapi import HTTPException
+from monailabel.interfaces.tasks.batch_infer import BatchInferTask
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+
+from medrestore_monai.bundles import Bundle
+from medrestore_monai.dicom.derivation import RESEARCH
+from medrestore_monai.images import KINDS
+from medrestore_monai.label_app.dicomweb import store_series
+from medrestore_monai.label_app.options import MODALITIES, Wanted, offered_options, read_request
+from medrestore_monai.label_app.results import write_result
+from medrestore_monai.loading import forget
+from medrestore_monai.restore import restore
+
+logger = logging.getLogger(__name__)
+# restoring opens files and seeds random numbers for the whole process, and MONAI Label has threads
+_one_at_a_time = threading.Lock()
+
+
+class RestoreTask(InferTask):
+    """Restores one image as ``medrestore restore`` does, with the bundle's ``inference.json``.
+
+    Args:
+        bundle: the model.
+        client: of the DICOMweb store, where there is one.
+    """
+
+    def __init__(self, bundle: Bundle, client: Any = None) -> None:
+        self.bundle, self.client = bundle, client
+        devices = [*(f"cuda:{index}" for index in range(torch.cuda.device_count())), "cpu"]
+        options = offered_options(bundle.config("inference"), devices, client is not None)
+        description = f"{bundle.metadata.get('name', bundle.name)}. {bundle.metadata.get('description', '')}"
+        super().__init__(InferType.OTHERS, labels=None, dimension=3, description=description, config=options)
+
+    @property
+    def modalities(self) -> list[str]:
+        """The DICOM modalities that the bundle restores."""
+        return [modality for modality in MODALITIES if modality in self.bundle.modality]
+
+    def is_valid(self) -> bool:
+        """Tell whether the weights are there."""
+        return self.bundle.weights.is_file()
+
+    def get_path(self, validate: bool = True) -> str | None:
+        """Return the path of the weights, if they are there or ``validate`` is off."""
+        return str(self.bundle.weights) if self.is_valid() or not validate else None
+
+    def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Restore ``request["image"]``, a file or the folder of a series.
+
+        Returns:
+            A file, which the caller deletes, and what was done.
+
+        Raises:
+            ValueError: the image or an option cannot be used.
+            OSError: something cannot be read, written or stored.
+            RuntimeError: the device is not available, or memory does not suffice.
+        """
+        wanted, source = read_request(request, self.config()), Path(request["image"])
+        if wanted.write_back and not source.is_dir():
+            raise ValueError("write_back needs a DICOM series of the store, not an image file.")
+        began = time.monotonic()
+        with (
+            tempfile.TemporaryDirectory(prefix="medrestore-label-") as place,
+            _one_at_a_time,
+            warnings.catch_warnings(record=True) as notes,
+        ):
+            output = self._restore(source, Path(place), wanted)
+            stored = store_series(self.client, output) if wanted.write_back else {}
+            result = _keep(write_result(output, Path(place), wanted.dtype, wanted.extension))
+        done = {
+            "bundle": self.bundle.name,
+            "version": self.bundle.metadata["version"],
+            "device": wanted.device,
+            "options": dict(wanted.overrides),
+            "seconds": round(time.monotonic() - began, 2),
+            "notes": [RESEARCH, *(str(note.message) for note in notes if issubclass(note.category, UserWarning))],
+            "label_names": {},
+            **stored,
+        }
+        logger.info("%s: %s s on %s", self.bundle.name, done["seconds"], wanted.device)
+        return result, done
+
+    def _restore(self, source: Path, folder: Path, wanted: Wanted) -> Path:
+        target = folder / ("series" if _ending(source) in ("", ".zip") else f"image{_ending(source)}")
+        config = self.bundle.config("inference")
+        try:
+            results = restore(source, target, config, device=wanted.device, **wanted.overrides)
+        finally:
+            forget()  # the source may be gone soon
+        if len(results) != 1:
+            raise ValueError(f"the image holds {len(results)} images or series; send one at a time.")
+        return results[0].output
+
+
+class BatchRestore(BatchInferTask):
+    """Restores many images one after the other, also without a GPU; a bad one is noted and left out.
+
+    Args:
+        tasks: by name.
+        list_series: gives the images of a DICOMweb store that have one of some modalities; ``None`` for a folder.
+    """
+
+    def __init__(
+        self, tasks: dict[str, RestoreTask], list_series: Callable[[list[str]], list[str]] | None = None
+    ) -> None:
+        self.tasks, self.list_series = tasks, list_series
+
+    def get_images(self, request: dict[str, Any], datastore: Any) -> list[str]:
+        """Return the images that a request names; of a DICOMweb store those that the bundle can restore."""
+        images: list[str] = super().get_images(request, datastore)
+        if self.list_series is None or not isinstance(request.get("images", "all"), str):
+            return images
+        task = self.tasks.get(str(request.get("model")))
+        fitting = self.list_series(task.modalities) if task else []
+        return [image for image in fitting if image in images]
+
+    def __call__(self, request: dict[str, Any], datastore: Any, infer: Callable[..., Any]) -> dict[str, Any]:
+        """Restore them, and return what came of each: what :class:`RestoreTask` tells, or the ``error``.
+
+        Raises:
+            ValueError: the results would be lost: a DICOMweb store takes series only, which needs ``write_back``.
+        """
+        if self.list_series is not None and str(request.get("write_back")).lower() != "true":
+            raise ValueError("a batch on a DICOMweb store keeps its results as series only: set write_back to true.")
+
+        def tried(one: dict[str, Any], store: Any) -> dict[str, Any]:
+            try:
+                result: dict[str, Any] = infer(one, store)
+            except HTTPException as error:
+                logger.warning("an image was left out: %s", error.detail)
+                return {"error": str(error.detail)}
+            return result
+
+        here = {"multi_gpu": torch.cuda.is_available() and bool(request.get("multi_gpu", True)), "max_workers": 1}
+        results: dict[str, Any] = super().__call__({**request, **here}, datastore, tried)
+        return results
+
+
+def _ending(path: Path) -> str:
+    endings = [ending for ending in (*KINDS, ".zip") if path.name.lower().endswith(ending)]
+    return max(endings, key=len, default="" if path.is_dir() else path.suffix.lower())
+
+
+def _keep(file: Path) -> str:
+    """Move a file out of a folder that will vanish, under a name that tells nothing."""
+    handle, target = tempfile.mkstemp(prefix="restored-", suffix=_ending(file))
+    os.close(handle)
+    shutil.move(file, target)
+    return target

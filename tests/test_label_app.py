@@ -1,0 +1,340 @@
+"""The parts of the MONAI Label app that need no server: options, results, DICOMweb, and the script for 3D Slicer.
+
+The app itself runs in an environment of its own; ``scripts/label_tests.sh`` tests it there against real servers.
+"""
+
+import json
+import threading
+from email.parser import BytesParser
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+from phantoms import OBLIQUE, ct_series, ct_volume
+from PIL import Image
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from medrestore_monai.dicom import Derivation, read_series, write_derived_series
+from medrestore_monai.label_app import slicer_load
+from medrestore_monai.label_app.dicomweb import fetch_series, list_series, store_series
+from medrestore_monai.label_app.options import offered_options, read_request
+from medrestore_monai.label_app.results import write_result
+
+CT_BUNDLE = Path(__file__).parents[1] / "bundles" / "ct_denoise_restore_rwkv"
+OFFERED = {
+    "device": ["cuda:0", "cpu"],
+    "strength": 1.0,
+    "keep_total_activity": True,
+    "suv_factor": 0.0,
+    "mean": "check",
+    "tile": "auto",
+    "result_dtype": ["float32", "int16"],
+    "result_extension": [".nii.gz", ".nii"],
+    "write_back": False,
+}
+
+
+def test_a_bundle_offers_what_its_configuration_has(tmp_path):
+    offered = offered_options(CT_BUNDLE / "configs" / "inference.json", ["cpu"], write_back=False)
+    assert offered["strength"] == 1.0
+    assert (offered["tile"], offered["precision"]) == ("auto", ["float32", "bfloat16"])
+    assert not {"weights", "dataset_dir", "write_back", "series_uid", "progress", "network_def"} & set(offered)
+    (tmp_path / "inference.json").write_text(
+        '{"kspace_kept": 0.25, "modality": null, "suv": {}, "halo": 64, "mean": "check", "x": "$1"}'
+    )
+    assert offered_options(tmp_path / "inference.json", ["cpu"], write_back=True) == {
+        "device": ["cpu"],
+        "kspace_kept": 0.25,
+        "mean": "check",
+        "modality": ["auto", "CT", "MR", "PT"],
+        "suv_factor": 0.0,
+        "result_dtype": ["float32", "int16"],
+        "result_extension": [".nii.gz", ".nii"],
+        "write_back": False,
+    }
+    (tmp_path / "inference.json").write_text("[]")
+    with pytest.raises(ValueError, match="no JSON object"):
+        offered_options(tmp_path / "inference.json", ["cpu"], write_back=True)
+
+
+def test_what_is_not_given_stays_as_the_bundle_has_it():
+    wanted = read_request({"model": "x", "image": "y", "label_tag": "original"}, OFFERED)
+    assert (wanted.device, wanted.dtype, wanted.extension, wanted.write_back) == ("cuda:0", "float32", ".nii.gz", False)
+    assert wanted.overrides == {}
+
+
+def test_values_come_in_with_their_types():
+    request = {"device": ["cpu"], "strength": "0.5", "tile": "64", "keep_total_activity": "false", "mean": "keep"}
+    wanted = read_request({**request, "suv_factor": 2, "write_back": True, "result_dtype": "int16"}, OFFERED)
+    assert (wanted.device, wanted.dtype, wanted.write_back) == ("cpu", "int16", True)
+    expected = {"strength": 0.5, "tile": 64, "keep_total_activity": False, "mean": "keep"} | {"suv": {"factor": 2.0}}
+    assert wanted.overrides == expected
+    assert {name: type(value) for name, value in wanted.overrides.items()} == {
+        name: type(value) for name, value in expected.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("tile", "$__import__('os').system('true')", "whole number"),
+        ("tile", 12.5, "whole number"),
+        ("strength", "@weights", "must be a number"),
+        ("strength", float("nan"), "must be a number"),
+        ("strength", True, "must be a number"),
+        ("strength", [1], "must be a number"),
+        ("keep_total_activity", "$True", "true or false"),
+        ("mean", "$1", "one word"),
+        ("mean", "@weights", "one word"),
+        ("device", "$torch.device('cpu')", "one of cuda:0, cpu"),
+        ("result_dtype", "uint8", "no label maps"),
+        ("result_extension", ".nrrd", "one of .nii.gz, .nii"),
+        ("weights", "/tmp/other.pt", "no option weights"),
+        ("network_def::dim", 8, "no option network_def::dim"),
+        ("stregth", 0.5, "no option stregth"),
+    ],
+)
+def test_what_a_client_may_not_say(name, value, reason):
+    with pytest.raises(ValueError, match=reason):
+        read_request({"model": "x", name: value}, OFFERED)
+
+
+def test_write_back_needs_a_store():
+    offered = {name: value for name, value in OFFERED.items() if name != "write_back"}
+    with pytest.raises(ValueError, match="needs a DICOMweb store"):
+        read_request({"write_back": True}, offered)
+
+
+def derived(tmp_path, volume=None):
+    """A derived series of 5 slices, oblique."""
+    ct_series(tmp_path / "ct", orientation=OBLIQUE, size=(17, 13))
+    source = read_series(tmp_path / "ct")
+    image = source.array if volume is None else volume
+    write_derived_series(source, image, tmp_path / "derived", Derivation("denoise"))
+    return tmp_path / "derived", source
+
+
+@pytest.mark.parametrize(("dtype", "extension"), [("float32", ".nii.gz"), ("int16", ".nii")])
+def test_a_series_becomes_a_volume_in_its_place(tmp_path, dtype, extension):
+    folder, source = derived(tmp_path)
+    result = nib.load(write_result(folder, tmp_path, dtype, extension))
+    assert result.get_filename().endswith(f"restored{extension}")
+    assert result.get_data_dtype() == np.dtype(dtype)
+    np.testing.assert_array_equal(np.asanyarray(result.dataobj), source.array)
+    np.testing.assert_allclose(result.affine, source.affine, atol=1e-5)
+    assert (int(result.header["sform_code"]), int(result.header["qform_code"])) == (1, 1)
+
+
+def test_a_file_keeps_its_header(tmp_path):
+    affine = np.array([[-0.7, 0.1, 0, 90], [0.1, -0.7, 0, 80], [0, 0, 2.5, -40], [0, 0, 0, 1.0]])
+    image = nib.Nifti1Image(ct_volume(3, (9, 7)).astype(np.int16), affine)
+    image.header.set_sform(affine, code="mni")
+    nib.save(image, tmp_path / "in.nii.gz")
+    result = nib.load(write_result(tmp_path / "in.nii.gz", tmp_path))
+    np.testing.assert_allclose(result.affine, affine, atol=1e-6)
+    assert int(result.header["sform_code"]) == 4
+    assert result.get_data_dtype() == np.float32
+    np.testing.assert_array_equal(result.get_fdata(), image.get_fdata())
+
+
+def test_numbers_that_are_not_whole_or_do_not_fit_are_scaled_into_16_bits(tmp_path):
+    values = np.linspace(-3.7, 90_000.2, 5 * 7 * 3).reshape(5, 7, 3).astype(np.float32)
+    np.save(tmp_path / "in.npy", values)
+    result = nib.load(write_result(tmp_path / "in.npy", tmp_path, "int16"))
+    assert result.get_data_dtype() == np.int16
+    np.testing.assert_allclose(result.get_fdata(), values, atol=90_004 / 65_535)  # of the 16-bit steps, at most one
+
+
+def test_a_picture_stays_a_picture(tmp_path):
+    Image.fromarray(np.arange(63, dtype=np.uint8).reshape(7, 9)).save(tmp_path / "in.png")
+    assert write_result(tmp_path / "in.png", tmp_path / "out") == tmp_path / "in.png"
+
+
+class Store:
+    """A DICOMweb client that keeps data sets in memory."""
+
+    def __init__(self, files=(), refuse=0, lose=0):
+        self.held = [dcmread(file) for file in files]
+        self.refuse, self.lose, self.asked, self.groups = refuse, lose, [], []
+
+    def search_for_series(self, search_filters, fields=(), get_remaining=False):
+        self.asked.append(search_filters)
+        found = {}
+        for ds in self.held:
+            if all(str(ds.get(name)) == value for name, value in search_filters.items()):
+                found.setdefault(str(ds.SeriesInstanceUID), []).append(ds)
+        tags = {"0020000D": "StudyInstanceUID", "0020000E": "SeriesInstanceUID", "0008103E": "SeriesDescription"}
+        return [
+            {tag: {"Value": [str(group[0].get(name, ""))]} for tag, name in tags.items()}
+            | {"00201209": {"Value": [len(group)]}}
+            for group in found.values()
+        ]
+
+    def iter_series(self, study, series):
+        same = [ds for ds in self.held if ds.SeriesInstanceUID == series and ds.StudyInstanceUID == study]
+        return iter(same[self.lose :])
+
+    def store_instances(self, datasets, study_instance_uid):
+        self.groups.append(len(datasets))
+        answer, taken = Dataset(), datasets[self.refuse :]
+        self.held += taken
+        answer.ReferencedSOPSequence = [self._item(ds) for ds in taken]
+        failed = [self._item(ds) for ds in datasets[: self.refuse]]
+        for item in failed:
+            item.FailureReason = 0xA700
+        answer.FailedSOPSequence = failed
+        return answer
+
+    @staticmethod
+    def _item(ds):
+        item = Dataset()
+        item.ReferencedSOPInstanceUID = ds.SOPInstanceUID
+        return item
+
+
+def test_a_series_comes_from_the_store_whole(tmp_path):
+    files = ct_series(tmp_path / "ct", series="a")
+    others = ct_series(tmp_path / "other", series="b")
+    uid = str(dcmread(files[0]).SeriesInstanceUID)
+    (tmp_path / "got").mkdir()
+    assert fetch_series(Store([*files, *others]), uid, tmp_path / "got") == 5
+    np.testing.assert_array_equal(read_series(tmp_path / "got").array, read_series(tmp_path / "ct").array)
+    with pytest.raises(OSError, match="sent 3 of 5 instances"):
+        fetch_series(Store(files, lose=2), uid, tmp_path / "got")
+    with pytest.raises(FileNotFoundError, match=r"has no series 1\.2\.3"):
+        fetch_series(Store(files), "1.2.3", tmp_path / "got")
+    with pytest.raises(ValueError, match="digits and dots only"):
+        fetch_series(Store(files), "../../etc", tmp_path / "got")
+
+
+def test_a_derived_series_goes_to_the_store_and_is_not_listed(tmp_path):
+    folder, source = derived(tmp_path)
+    store = Store((tmp_path / "ct").iterdir())
+    stored = store_series(store, folder)
+    new = read_series(folder)
+    assert stored == {
+        "study_uid": str(source.datasets[0].StudyInstanceUID),
+        "series_uid": new.uid,
+        "instances": 5,
+    }
+    assert [str(ds.SeriesInstanceUID) for ds in store.held] == [source.uid] * 5 + [new.uid] * 5
+    assert list_series(store, ["CT", "MR"], {"PatientID": "CANARY-ID"}) == [source.uid]
+    assert store.asked == [{"PatientID": "CANARY-ID", "Modality": name} for name in ("CT", "MR")]
+
+
+def test_a_store_that_refuses_is_an_error(tmp_path):
+    folder, _ = derived(tmp_path)
+    with pytest.raises(OSError, match=r"took 3 instances and refused 2 \(failure reason 42752\)"):
+        store_series(Store(refuse=2), folder)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(OSError, match="nothing to store"):
+        store_series(Store(), tmp_path / "empty")
+
+
+def test_long_series_are_stored_in_groups(tmp_path, monkeypatch):
+    folder, _ = derived(tmp_path)
+    monkeypatch.setattr("medrestore_monai.label_app.dicomweb._TOGETHER", 2)
+    store = Store()
+    assert store_series(store, folder)["instances"] == 5
+    assert store.groups == [2, 2, 1]
+
+
+@pytest.fixture
+def server():
+    """A server that keeps what it is asked, and answers with what a test gives it."""
+    seen = SimpleNamespace(status=200, name="restored-x.nii.gz", answer=b"volume", asked=[])
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.reply(b"")
+
+        def do_POST(self):
+            self.reply(self.rfile.read(int(self.headers["Content-Length"])))
+
+        def reply(self, body):
+            seen.asked.append((self.path, self.headers.get("Content-Type", ""), body))
+            self.send_response(seen.status)
+            self.send_header("Content-Disposition", f'attachment; filename="{seen.name}"')
+            self.send_header("Content-Length", str(len(seen.answer)))
+            self.end_headers()
+            self.wfile.write(seen.answer)
+
+        def log_message(self, *words):
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=http.serve_forever)
+    thread.start()
+    seen.url = f"http://127.0.0.1:{http.server_port}"
+    yield seen
+    http.shutdown()
+    thread.join()
+    http.server_close()
+
+
+def parts(kind, body):
+    """Take a form apart with Python's own parser of MIME messages."""
+    message = BytesParser().parsebytes(b"Content-Type: " + kind.encode() + b"\r\n\r\n" + body)
+    return {part.get_param("name", header="Content-Disposition"): part for part in message.get_payload()}
+
+
+def test_the_slicer_script_sends_a_file_under_no_name(tmp_path, server):
+    content = bytes(range(256)) * 3 + b"\r\n--x"
+    (tmp_path / "Canary^Name.nii.gz").write_bytes(content)
+    path = slicer_load.request_restored(
+        server.url + "/", "my bundle", str(tmp_path), file=str(tmp_path / "Canary^Name.nii.gz"), strength=0.5
+    )
+    assert Path(path).read_bytes() == b"volume"
+    assert path.endswith(".nii.gz")
+    ((asked, kind, body),) = server.asked
+    assert asked == "/infer/my%20bundle?image=&output=image"
+    assert b"Canary" not in body
+    form = parts(kind, body)
+    assert json.loads(form["params"].get_payload()) == {"strength": 0.5}
+    assert form["file"].get_filename() == "image.nii.gz"
+    assert form["file"].get_payload(decode=True) == content
+
+
+def test_the_slicer_script_names_an_image_and_says_why_it_failed(tmp_path, server):
+    server.name = "restored-x.png"
+    assert slicer_load.request_restored(server.url, "b", str(tmp_path), "1.2.3").endswith(".png")
+    assert server.asked[0][0] == "/infer/b?image=1.2.3&output=image"
+    server.status, server.answer = 400, b'{"detail": "strength must be a number."}'
+    with pytest.raises(RuntimeError, match=r"refused \(400\): strength must be a number"):
+        slicer_load.request_restored(server.url, "b", str(tmp_path), "1.2.3")
+    server.answer = b"gateway down"
+    with pytest.raises(RuntimeError, match="gateway down"):
+        slicer_load.request_restored(server.url, "b", str(tmp_path), "1.2.3")
+    with pytest.raises(RuntimeError, match="does not answer"):
+        slicer_load.request_restored("http://127.0.0.1:9", "b", str(tmp_path), "1.2.3")
+
+
+def test_the_slicer_script_lists_our_models_only(server):
+    server.answer = json.dumps({"models": {"a": {"type": "others"}, "b": {"type": "segmentation"}}}).encode()
+    assert slicer_load.list_models(server.url) == {"a": {"type": "others"}}
+
+
+def test_slicer_gets_a_scalar_volume(tmp_path, server, monkeypatch):
+    """With a stand-in for Slicer's Python module, which cannot be had here."""
+    loaded = []
+
+    def load(path, properties):
+        loaded.append((Path(path).read_bytes(), properties))
+        return "node"
+
+    util = SimpleNamespace(
+        saveNode=lambda node, path: Path(path).write_bytes(b"scene"),
+        loadVolume=load,
+        setSliceViewerLayers=lambda background: loaded.append(background),
+    )
+    monkeypatch.setitem(__import__("sys").modules, "slicer", SimpleNamespace(util=util))
+    node = SimpleNamespace(GetName=lambda: "CT")
+    assert slicer_load.restore_in_slicer(server.url, "b", node=node, strength=1) == "node"
+    properties = {"name": "CT restored (b)", "labelmap": False, "singleFile": True}
+    assert loaded == [(b"volume", properties), "node"]
+    form = parts(*server.asked[0][1:])
+    assert form["file"].get_payload(decode=True) == b"scene"
