@@ -1,0 +1,21 @@
+"""What MONAI's and Ignite's handlers leave open: training that can be killed at any moment, repeated, and followed."""
+
+from medrestore_monai.engines.best import BestWeights, EarlyStop
+from medrestore_monai.engines.history import TrainingHistory
+from medrestore_monai.engines.loader import EpochSampler, SeededLoader, derived_seed
+from medrestore_monai.engines.progress import ProgressBar
+from medrestore_monai.engines.state import TrainingState
+from medrestore_monai.engines.writing import replaced, write_atomically
+
+__all__ = [
+    "BestWeights",
+    "EarlyStop",
+    "EpochSampler",
+    "ProgressBar",
+    "SeededLoader",
+    "TrainingHistory",
+    "TrainingState",
+    "derived_seed",
+    "replaced",
+    "write_atomically",
+]

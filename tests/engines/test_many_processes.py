@@ -1,0 +1,70 @@
+"""Two processes train as one does, agree on every score, write each file once, and go on after a kill."""
+
+import json
+import re
+import time
+
+import pytest
+from tiny_bundle import make_tiny_bundle
+from training_runs import assert_same_training, finish, rows, saved, start, train, write_patients
+
+OPTIONS = {"max_epochs": 3, "val_interval": 1, "held_back": 0.2}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Four patients to train on and one for validation, whose three slices two processes cannot share evenly."""
+    root = tmp_path_factory.mktemp("processes")
+    return make_tiny_bundle(root), write_patients(root / "data", 5, slices=3)
+
+
+@pytest.fixture(scope="module")
+def two(place, tmp_path_factory):
+    return train(*place, tmp_path_factory.mktemp("two") / "run", ranks=2, batch_size=2, **OPTIONS)
+
+
+def test_two_processes_have_the_losses_of_one_with_the_same_global_batch(tmp_path, place, two):
+    one = train(*place, tmp_path / "one", batch_size=4, **OPTIONS)
+    assert len(rows(one)) == len(rows(two)) == 3
+    for expected, got in zip(rows(one), rows(two), strict=True):
+        assert float(got["learning_rate"]) == float(expected["learning_rate"])
+        # gradients are summed in another order, and Adam's first steps enlarge their rounding
+        assert float(got["loss"]) == pytest.approx(float(expected["loss"]), rel=1e-3)
+        assert float(got["PSNR"]) == pytest.approx(float(expected["PSNR"]), abs=0.02)
+        assert float(got["SSIM"]) == pytest.approx(float(expected["SSIM"]), abs=1e-3)
+
+
+def test_both_processes_have_the_same_scores_and_one_writes(two):
+    logs = [(two.parent / f"run-{rank}.log").read_text() for rank in (0, 1)]
+    scores = [re.findall(r"Epoch\[\d\] Metrics -- .*", log) for log in logs]
+    assert len(scores[0]) == 6
+    assert scores[0] == scores[1]
+    assert {path.name for path in two.iterdir()} == {"history.csv", "model.json", "model.pt", "state.pt", "tensorboard"}
+    assert len(list((two / "tensorboard").iterdir())) == 1
+    assert not any(name.startswith("module.") for name in saved(two)["network"])
+
+
+def test_two_killed_processes_go_on_as_if_nothing_had_happened(tmp_path, place, two):
+    options = {**OPTIONS, "batch_size": 2}
+    processes = start(*place, tmp_path / "run", ranks=2, **options)
+    end = time.monotonic() + 200
+    while not (tmp_path / "run" / "state.pt").exists() and time.monotonic() < end:
+        time.sleep(0.001)
+    for process in processes:
+        process.kill()
+    finish(processes)
+    assert saved(tmp_path / "run")["trainer"]["epoch"] < 3
+    assert_same_training(train(*place, tmp_path / "run", ranks=2, **options), two)
+
+
+def test_a_routing_network_trains_in_two_processes(tmp_path, place):
+    shape = {"dim": 8, "num_blocks": [1, 1, 1, 1], "num_refinement_blocks": 1, "prompt_channels": 8, "prompt_width": 4}
+    networks = "medrestore_monai.networks.RestoreRWKVRouting"
+    parts = {
+        "network_def": {"_target_": networks, "in_channels": 1, "out_channels": 1, **shape},
+        "loss": {"_target_": "medrestore_monai.losses.BalancedLoss", "loss": {"_target_": "torch.nn.L1Loss"}},
+        "train#inferer": {"_target_": "SimpleInferer"},
+    }
+    options = {**OPTIONS, "max_epochs": 1, "epoch_length": 2, "batch_size": 1}
+    run = train(*place, tmp_path / "run", ranks=2, **parts, **options)
+    assert json.loads((run / "model.json").read_text())["PSNR"] == float(rows(run)[0]["PSNR"])
