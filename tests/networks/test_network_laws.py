@@ -52,7 +52,8 @@ def test_keeps_any_size_and_the_image(build):
             before = image.clone()
             assert network(image).shape == image.shape
             assert torch.equal(image, before)
-            assert not torch.equal(network(image), image)
+            # a single pixel has nothing to sharpen: MedDeblur sees images without their mean
+            assert size == (1, 1) or not torch.equal(network(image), image)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (16, 16), (28, 28)])
