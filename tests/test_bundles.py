@@ -1,18 +1,35 @@
 """Bundles are found, their cards hold what they must, and their weights are the right ones or an error."""
 
+import copy
 import json
+import math
 import re
 from collections import OrderedDict
 from pathlib import Path
 
 import jsonschema
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from monai.data import set_track_meta
+from monai.utils import set_determinism
+from phantoms import ct_volume
 from tiny_bundle import BUNDLES, NAME, TINY, edit_json, make_tiny_bundle, write_tiny_weights
 
-from medrestore_monai.bundles import bundle_root, find_bundle, list_bundles, load_network, load_weights, verify_weights
-from medrestore_monai.networks import RestoreRWKV
+from medrestore_monai.bundles import (
+    bundle_root,
+    find_bundle,
+    list_bundles,
+    load_network,
+    load_weights,
+    start_from,
+    verify_weights,
+)
+from medrestore_monai.intensity import INTENSITY_RANGES
+from medrestore_monai.networks import RestoreRWKV, RestoreRWKVRouting
+from medrestore_monai.restore import unwrapped
 
 SHIPPED = sorted(path.parents[1] for path in BUNDLES.glob("*/configs/metadata.json"))
 
@@ -72,9 +89,19 @@ def test_the_card_of_a_shipped_bundle_is_complete(root):
     for key in SCHEMA["required"]:
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({k: v for k, v in metadata.items() if k != key}, SCHEMA)
-    for name in ("LICENSE", "docs/data_license.txt", "configs/train.json", "configs/inference.json"):
-        assert (root / name).is_file()
+    files = ["LICENSE", "docs/README.md", "docs/data_license.txt", "configs/logging.conf"]
+    files += [f"configs/{name}.json" for name in ("train", "inference", "evaluate", "multi_gpu_train")]
+    assert [name for name in files if not (root / name).is_file()] == []
     assert not list(root.rglob("*.py"))
+    assert "Not a medical device" in " ".join((root / "docs" / "README.md").read_text().split())
+
+
+@pytest.mark.parametrize("root", SHIPPED, ids=lambda root: root.name)
+def test_a_bundle_tells_modalities_that_have_a_range(root):
+    modalities = find_bundle(root).modalities
+    assert modalities
+    assert set(modalities) <= set(INTENSITY_RANGES)
+    assert len(set(modalities)) == len(modalities)
 
 
 @pytest.mark.parametrize("root", SHIPPED, ids=lambda root: root.name)
@@ -101,15 +128,75 @@ def test_the_configurations_of_a_bundle_agree(root):
     assert "training" in configs["train"]
 
 
-@pytest.mark.parametrize("overlay", [None, "base"])
-def test_the_network_of_a_configuration_can_be_built(overlay):
-    names = ["train", *([overlay] if overlay else [])]
-    files = [str(BUNDLES / NAME / "configs" / f"{name}.json") for name in names]
+# parameters, merged for inference, of the light network and of base.json, as our cards tell them
+COUNTS = {"RestoreRWKV": {None: 1.19e6, "base": 27.91e6}, "RestoreRWKVRouting": {None: 1.38e6, "base": 24.90e6}}
+
+
+def network_overlays(root):
+    """``None`` and the configurations that change the network."""
+    overlays = [
+        path.stem for path in sorted((root / "configs").glob("*.json")) if '"bundle_root"' not in path.read_text()
+    ]
+    told = [name for name in overlays if "network_def" in (root / "configs" / f"{name}.json").read_text()]
+    return [None, *(name for name in told if name not in ("metadata", "multi_gpu_train", "train_cpu"))]
+
+
+@pytest.mark.parametrize(
+    ("root", "overlay"),
+    [(root, overlay) for root in SHIPPED for overlay in network_overlays(root)],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_the_network_of_a_configuration_can_be_built(root, overlay):
     parser = ConfigParser()
-    parser.read_config(files)
-    network = parser.get_parsed_content("network_def")
-    count = sum(parameter.numel() for parameter in network.parameters())
-    assert count == pytest.approx(27.91e6 if overlay else 1.19e6, rel=0.01)
+    names = ["train", *([overlay] if overlay else [])]
+    parser.read_config([str(root / "configs" / f"{name}.json") for name in names])
+    network = parser.get_parsed_content("network_def").eval()
+    expected = COUNTS.get(type(network).__name__, {}).get("base" if overlay == "base" else None)
+    if expected is not None:
+        count = sum(parameter.numel() for parameter in network.merged().parameters())
+        assert count == pytest.approx(expected, rel=0.005)
+    channels = parser.get("network_def").get("in_channels", 1)
+    image = torch.rand(1, channels, 17, 12)
+    with torch.no_grad():
+        assert network(image).shape == image.shape
+
+
+def tiny_data(folder, modality):
+    """Three patients with two slices each, as NIfTI files in the unit of the modality."""
+    hu = ct_volume(2, 96)
+    values = {"CT": hu, "MR": (hu + 1024).clip(0) * 2, "PT": (hu + 1024).clip(0) / 200}[modality]
+    for patient in ("p1", "p2", "p3"):
+        (folder / patient).mkdir(parents=True)
+        image = nib.Nifti1Image(values.astype(np.float32), np.diag([-2.0, -2.0, 3.0, 1.0]))
+        nib.save(image, folder / patient / "image.nii.gz")
+
+
+QUICK = {"max_epochs": 1, "epoch_length": 1, "val_interval": 1, "batch_size": 2, "patch_size": [32, 32]}
+MEDICAL = [root for root in SHIPPED if set(find_bundle(root).modalities) <= {"CT", "MR", "PT"}]
+
+
+@pytest.mark.parametrize("root", MEDICAL, ids=lambda root: root.name)
+def test_a_training_step_is_made_and_validated(root, tmp_path):
+    modalities = find_bundle(root).modalities
+    for modality in modalities:
+        tiny_data(tmp_path / "data" / modality if len(modalities) > 1 else tmp_path / "data", modality)
+    parser = ConfigParser()
+    parser.read_config(str(root / "configs" / "train.json"))
+    places = {"dataset_dir": str(tmp_path / "data"), "output_dir": str(tmp_path / "out"), "num_workers": 0}
+    network = {f"network_def::{name}": value for name, value in TINY.items()}
+    parser.update({**QUICK, **places, **network, "device": torch.device("cpu"), "held_back": 0.34})
+    before = copy.deepcopy(parser.get_parsed_content("network").state_dict())
+    try:
+        with unwrapped():
+            parser.get_parsed_content("initialize")
+            parser.get_parsed_content("run")
+    finally:
+        set_track_meta(True)
+        set_determinism(None)
+    after = torch.load(tmp_path / "out" / "model.pt", weights_only=True)
+    assert after.keys() == before.keys()
+    assert any(not torch.equal(after[name], before[name]) for name in before)
+    assert math.isfinite(json.loads((tmp_path / "out" / "model.json").read_text())["PSNR"])
 
 
 def test_a_bundle_is_found_by_name_by_folder_and_from_inside(bundle, monkeypatch, tmp_path):
@@ -130,7 +217,7 @@ def test_the_list_has_each_name_once(bundle):
     found = list_bundles()
     assert [item.name for item in found] == sorted({item.name for item in found})
     (ours,) = [item for item in found if item.name == NAME]
-    assert (ours.root, ours.modality) == (bundle, "CT")
+    assert (ours.root, ours.modalities) == (bundle, ("CT",))
 
 
 def test_an_unknown_bundle_is_refused_with_those_there_are(bundle):
@@ -199,6 +286,18 @@ def test_damaged_weight_files_are_refused(tmp_path, damage):
         torch.save({"output.weight": Path("any object")}, path)  # a pickle that would call a constructor
     with pytest.raises(ValueError, match=r"wrong\.pt does not hold the weights"):
         load_weights(RestoreRWKV(**TINY), path)
+
+
+def test_a_network_starts_from_what_it_shares_with_a_bundle(bundle):
+    weights = torch.load(bundle / "models" / "model.pt", weights_only=True)
+    network = RestoreRWKVRouting(**TINY)
+    own = {name: values.clone() for name, values in network.state_dict().items()}
+    shared = [name for name in weights if name in own and own[name].shape == weights[name].shape]
+    assert start_from(network, NAME) == len(shared) > 0
+    for name, values in network.state_dict().items():
+        torch.testing.assert_close(values, weights[name] if name in shared else own[name], rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"Linear and the weights of .* have nothing in common"):
+        start_from(torch.nn.Linear(2, 2), NAME)
 
 
 def test_a_loaded_network_is_merged_and_computes_the_same(bundle):

@@ -1,0 +1,119 @@
+"""What bundles promise of their results, whatever the network does: measured k-space, total activity, units."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+from phantoms import ct_series, ct_volume, mr_series, pet_series
+from tiny_bundle import NAME, make_tiny_bundle
+from typer.testing import CliRunner
+
+from medrestore_monai.cli import app
+from medrestore_monai.dicom import read_series
+
+MRI, PET, ALL = "mri_superresolution_restore_rwkv", "pet_synthesis_restore_rwkv", "all_in_one_restore_rwkv"
+SIZE = (40, 37)  # an even and an odd count of lines
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundles")
+    for name in (NAME, MRI, PET, ALL):
+        make_tiny_bundle(folder, name)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _found(bundles, monkeypatch):
+    monkeypatch.setenv("MEDRESTORE_BUNDLES", str(bundles))
+
+
+def restore(source, output, bundle, *options, code=0):
+    command = ["restore", source, "-o", output, "--bundle", bundle, "--device", "cpu", *options]
+    result = CliRunner().invoke(app, [str(part) for part in command])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def positive(slices=3):
+    """A phantom without negative values, far from any end of a range."""
+    return (ct_volume(slices, SIZE, noise=0) + 1100) * 1.5
+
+
+def write(path, volume):
+    nib.save(nib.Nifti1Image(volume.astype(np.float32), np.diag([-2.0, -2.0, 3.0, 1.0])), path)
+    return path
+
+
+def voxels(path):
+    return np.asarray(nib.load(path).dataobj, dtype=np.float64)
+
+
+def center(volume):
+    """The measured center of k-space of every slice, by NumPy."""
+    spectrum = np.fft.fftshift(np.fft.fft2(volume, axes=(0, 1)), axes=(0, 1))
+    rows, columns = (slice(n // 2 - half + 1, n // 2 + half) for n, half in zip(SIZE, (5, 5), strict=True))
+    return spectrum[rows, columns]
+
+
+@pytest.mark.parametrize(("bundle", "options"), [(MRI, []), (ALL, ["--modality", "MR"])])
+def test_the_measured_kspace_is_that_of_the_input(tmp_path, bundle, options):
+    source = write(tmp_path / "mr.nii.gz", positive())
+    restore(source, tmp_path / "kept.nii.gz", bundle, *options)
+    restore(source, tmp_path / "off.nii.gz", bundle, *options, "--set", "kspace_kept=0")
+    before, kept, off = (voxels(tmp_path / name) for name in ("mr.nii.gz", "kept.nii.gz", "off.nii.gz"))
+    scale = np.abs(center(before)).max()
+    assert np.abs(center(kept) - center(before)).max() < 1e-6 * scale
+    assert np.abs(center(off) - center(before)).max() > 1e-4 * scale
+    assert np.abs(kept - before).max() > 1  # the periphery is the network's
+
+
+@pytest.mark.parametrize(("bundle", "options"), [(PET, []), (ALL, ["--modality", "PT"])])
+def test_the_total_activity_of_each_slice_stays(tmp_path, bundle, options):
+    source = write(tmp_path / "pet.nii.gz", positive() / 200 * np.array([0.1, 1, 2]))
+    restore(source, tmp_path / "kept.nii.gz", bundle, *options)
+    restore(source, tmp_path / "off.nii.gz", bundle, *options, "--set", "keep_total_activity=false")
+    before, kept, off = (
+        voxels(tmp_path / name).sum(axis=(0, 1)) for name in ("pet.nii.gz", "kept.nii.gz", "off.nii.gz")
+    )
+    np.testing.assert_allclose(kept, before, rtol=1e-5)
+    assert np.abs(off / before - 1).max() > 1e-3
+    assert np.abs(voxels(tmp_path / "kept.nii.gz") - voxels(tmp_path / "pet.nii.gz")).max() > 0.01
+
+
+SERIES = {"CT": ct_series, "MR": mr_series, "PT": pet_series}
+ALONE = {"CT": NAME, "MR": MRI, "PT": PET}
+
+
+@pytest.mark.parametrize("modality", SERIES)
+def test_the_header_tells_the_modality_and_strength_0_changes_nothing(tmp_path, modality):
+    SERIES[modality](tmp_path / "scan", slices=3, size=SIZE)
+    before = read_series(tmp_path / "scan")
+    restore(tmp_path / "scan", tmp_path / "all", ALL)
+    assert np.abs(read_series(tmp_path / "all").array - before.array).max() > 1
+    for name, bundle in (("same", ALL), ("alone", ALONE[modality])):
+        restore(tmp_path / "scan", tmp_path / name, bundle, "--strength", 0)
+        after = read_series(tmp_path / name)
+        assert after.modality == modality
+        step = max(float(ds.get("RescaleSlope", 1)) for ds in after.datasets) if modality == "PT" else 0
+        np.testing.assert_allclose(after.array, before.array, rtol=0, atol=0.5001 * step)
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+def test_a_step_for_one_modality_does_nothing_to_another(tmp_path, modality):
+    source = write(tmp_path / "image.nii.gz", positive())
+    own = {"CT": "mean_hu=off", "MR": "kspace_kept=0"}[modality]
+    restore(source, tmp_path / "a.nii.gz", ALL, "--modality", modality, "--set", own)
+    settings = ("--set", "mean_hu=off", "--set", "kspace_kept=0", "--set", "keep_total_activity=false")
+    restore(source, tmp_path / "b.nii.gz", ALL, "--modality", modality, *settings)
+    np.testing.assert_array_equal(voxels(tmp_path / "a.nii.gz"), voxels(tmp_path / "b.nii.gz"))
+
+
+def test_a_file_of_no_modality_is_refused(tmp_path):
+    source = write(tmp_path / "image.nii.gz", positive())
+    result = restore(source, tmp_path / "out.nii.gz", ALL, code=3)
+    assert "image.nii.gz tells no modality: give the modality, such as --modality CT, MR or PT." in result.stderr
+    assert not (tmp_path / "out.nii.gz").exists()
+    for bundle, modality, told in ((ALL, "US", "CT, MR, PT"), (MRI, "CT", "MR")):
+        result = restore(source, tmp_path / "out.nii.gz", bundle, "--modality", modality, code=2)
+        assert f"{bundle} restores {told}, not {modality}." in result.stderr
+    restore(source, tmp_path / "out.nii.gz", MRI, "--modality", "MR")
