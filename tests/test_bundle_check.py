@@ -102,7 +102,10 @@ CONFIGS = {
     "dunder": ({"x": "$().__class__.__base__.__subclasses__()"}, "the attribute __subclasses__"),
     "frames": ({"x": "$(i for i in [1]).gi_frame.f_back.f_globals"}, "the attribute gi_frame"),
     "format": ({"x": "$'{0.x}'.format(torch)"}, "the attribute format"),
-    "torch.load in an expression": ({"x": "$torch.load('models/evil.pt')"}, "torch.load is not among"),
+    "torch.load in an expression": (
+        {"x": "$torch.load('models/evil.pt', weights_only=True)"},
+        "torch.load is not among",
+    ),
     "torch.os": ({"x": "$torch.os.system('touch CANARY')"}, "torch.os.system is not among"),
     "NumPy file": ({"x": "$np.load('evil.npy', allow_pickle=True)"}, "numpy.load is not among"),
     "a module as a value": ({"x": "$torch.nn", "y": "$@x.modules"}, "torch.nn is not among"),

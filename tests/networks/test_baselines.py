@@ -141,8 +141,6 @@ def test_discriminator_learns_and_refuses_wrong_input():
 @pytest.mark.parametrize("bundle", ["ct_denoise", "mri_superresolution", "pet_synthesis"])
 @pytest.mark.parametrize("overlay", ["unet", "restormer"])
 def test_comparators_are_about_the_light_network_and_keep_any_size(bundle, overlay):
-    if overlay == "restormer":
-        pytest.importorskip("einops")
     torch.manual_seed(0)
     parser = ConfigParser()
     configs = Path(__file__).parents[2] / "bundles" / f"{bundle}_restore_rwkv" / "configs"

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import pywt
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
@@ -46,7 +47,6 @@ def test_separable_convolutions_are_their_formula():
 
 @pytest.mark.parametrize("level", [0, 1, 2])
 def test_fusion_chooses_by_channel_among_levels_brought_together_by_pywavelets(level):
-    pywt = pytest.importorskip("pywt")
     channels = (16, 16, 32)
     module = MLFF(channels, level)
     features = [torch.randn(2, width, 16 // 2**i, 24 // 2**i) for i, width in enumerate(channels)]

@@ -127,8 +127,6 @@ def assert_onnxruntime_gives_the_same(path, network, sizes):
 # the exporter needs minutes to keep the sizes of MLFF and MedDeblur free
 @pytest.mark.parametrize("name", ["aff", "deblurgan"])
 def test_one_onnx_file_takes_all_sizes(name, tmp_path):
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
     from medrestore_monai.onnx_network import export_onnx
 
     network = make(name).eval()
@@ -142,8 +140,6 @@ def test_one_onnx_file_takes_all_sizes(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["mlff", "meddeblur"])
 def test_an_onnx_file_of_one_size(name, tmp_path):
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
     network, image = make(name).eval(), torch.rand(1, 1, 30, 41)
     names = {"input_names": ["image"], "output_names": ["pred"]}
     program = torch.onnx.export(network.exportable(), (image,), dynamo=True, optimize=False, verbose=False, **names)

@@ -49,8 +49,6 @@ def test_pixels_take_the_same_experts_also_where_two_are_wanted_alike(chosen):
 
 
 def test_onnxruntime_computes_the_same_at_other_sizes(tmp_path):
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
     network = tiny()
     export_onnx(network.merged(), tmp_path / "routing.onnx")
     run = OnnxNetwork(tmp_path / "routing.onnx")

@@ -128,7 +128,7 @@ def test_more_bytes_than_32_bits_count():
     """2^31 numbers and a bit: offsets are 64 bits wide. In bfloat16, forward only, the last image against itself."""
     batch, shape = 129, (256, 256, 256)
     if torch.cuda.mem_get_info()[0] < 20 * 2**30:
-        pytest.skip("needs 20 GiB of device memory")
+        pytest.skip("needs 20 GiB of device memory")  # the longest sequence; smaller ones are tested anywhere
     w, u, k, v = inputs((1, *shape))
     k, v = k.bfloat16(), v.bfloat16()
     keys, values = k.expand(batch, *shape).contiguous(), v.expand(batch, *shape).contiguous()

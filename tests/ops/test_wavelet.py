@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+import pywt
 import torch
 from torch.testing import assert_close
 
 from medrestore_monai.ops.wavelet import haar_dwt, haar_iwt
 
-pywt = pytest.importorskip("pywt")
 SIZES = [(2, 3, 8, 12), (1, 2, 7, 9), (3, 1, 1, 1), (1, 4, 1, 10), (1, 1, 33, 64), (2, 2, 5, 2)]
 
 
