@@ -1,6 +1,6 @@
 """Lay MR volumes of several public collections out as training, validation and test folders, one sub-folder a patient.
 
-    python scripts/prepare_mri_training_data.py SOURCE OUTPUT
+    python scripts/prepare_mri_training_data.py SOURCE OUTPUT [--ct CT]
 
 SOURCE holds the folders named in ``PARTS``, with one NIfTI volume each:
 
@@ -11,7 +11,10 @@ SOURCE holds the folders named in ``PARTS``, with one NIfTI volume each:
 
 The validation patient is ``mri_thorax_seg3d``; ``--validation`` names another one of the training folders. The
 near-isotropic T1 volume is also laid out in its other two planes. In training, slices with little anatomy are left out.
-Values stay as they are, in arbitrary units. To load:
+Values stay as they are, in arbitrary units. With ``--ct``, a folder as ``prepare_ct_training_data.py`` makes it, MR
+slices drawn upon these CT slices (``mr_from_ct.py``) train as well.
+
+To load:
 
     "datalist": {"_target_": "medrestore_monai.layouts.training_slices", "folder": OUTPUT, "part": "train"}
 
@@ -23,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import preparing
+from mr_from_ct import mr_from_ct
 
 from medrestore_monai.images import read_image
 from medrestore_monai.layouts import training_slices
@@ -57,6 +61,9 @@ def with_anatomy(voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = preparing.parser(__doc__, "folder with the collections' folders")
     parser.add_argument("--validation", default="mri_thorax_seg3d", choices=TRAINING, help="(default: %(default)s)")
+    parser.add_argument("--ct", type=Path, help="folder of CT slices to draw MR slices upon")
+    parser.add_argument("--drawings", type=int, default=8, help="of each CT slice (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the drawings (default: %(default)s)")
     options = parser.parse_args(arguments)
     patients = [("validation" if name == options.validation else "train", name, TRAINING[name]) for name in TRAINING]
     patients += [("test", name, patient) for name, patient in TEST.items()]
@@ -66,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if len(volumes) != 1:
                 raise ValueError(f"{options.source / folder} must hold one NIfTI volume, not {len(volumes)}.")
             _lay_out(volumes[0], output / part / patient, folder, part)
+        if options.ct is not None:
+            preparing.draw_upon_ct(options.ct, output / "train", mr_from_ct, options.drawings, options.seed)
 
 
 def _lay_out(volume: Path, target: Path, folder: str, part: str) -> None:

@@ -23,12 +23,10 @@ Nothing is downloaded.
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import preparing
 from pet_from_ct import pet_from_ct
 
 from medrestore_monai.dicom import read_series, suv_factor
-from medrestore_monai.images import read_image
 from medrestore_monai.layouts import PatientSplit, training_slices
 
 
@@ -54,22 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             suv = series.array * suv_factor(series.datasets)
             preparing.write_volume(output / "test" / folder.name / "PET.nii.gz", suv, series.affine)
         if options.ct is not None:
-            _draw_upon_ct(options.ct, output / "train", options.drawings, options.seed)
-
-
-def _draw_upon_ct(source: Path, target: Path, drawings: int, seed: int) -> None:
-    random = np.random.RandomState(seed)
-    for path in preparing.progress(sorted(source.glob("*/*.nii.gz")), "CT slices"):
-        voxels, meta = read_image(path)
-        spacing = float(np.linalg.norm(np.asarray(meta["affine"])[:3, 0]))
-        slices = voxels[..., None] if voxels.ndim == 2 else voxels
-        for number in range(slices.shape[-1]):
-            for drawing in range(drawings):
-                suv, pixel = pet_from_ct(slices[..., number].astype(np.float32), spacing, random)
-                name = f"{path.name.removesuffix('.nii.gz')}_{number:03d}_{drawing}.nii.gz"
-                preparing.write_volume(
-                    target / f"upon_{path.parent.name}" / name, suv[..., None], np.diag([pixel, pixel, 4.0, 1.0])
-                )
+            preparing.draw_upon_ct(options.ct, output / "train", pet_from_ct, options.drawings, options.seed)
 
 
 if __name__ == "__main__":

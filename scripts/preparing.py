@@ -117,6 +117,36 @@ def write_volume(target: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
     nib.save(image, target)
 
 
+def draw_upon_ct(
+    source: Path,
+    target: Path,
+    draw: Callable[[np.ndarray, float, np.random.RandomState], tuple[np.ndarray, float]],
+    drawings: int,
+    seed: int,
+) -> None:
+    """Write slices of another modality, drawn upon CT slices, one folder ``upon_...`` a patient.
+
+    Args:
+        source: folder of ``PATIENT/NAME.nii.gz`` in HU.
+        target: folder to write in.
+        draw: called with a slice in HU ``(X, Y)``, its pixel size in mm and the source of randomness; returns a slice
+            of the other modality and its pixel size.
+        drawings: how many of each CT slice.
+        seed: of the drawings.
+    """
+    random = np.random.RandomState(seed)
+    for path in progress(sorted(source.glob("*/*.nii.gz")), "CT slices"):
+        voxels, meta = read_image(path)
+        spacing = float(np.linalg.norm(np.asarray(meta["affine"])[:3, 0]))
+        slices = voxels[..., None] if voxels.ndim == 2 else voxels
+        for number in range(slices.shape[-1]):
+            for drawing in range(drawings):
+                drawn, pixel = draw(slices[..., number].astype(np.float32), spacing, random)
+                name = f"{path.name.removesuffix('.nii.gz')}_{number:03d}_{drawing}.nii.gz"
+                affine = np.diag([pixel, pixel, 4.0, 1.0])
+                write_volume(target / f"upon_{path.parent.name}" / name, drawn[..., None], affine)
+
+
 def write_picture(target: Path, picture: np.ndarray) -> None:
     """Write an 8 bit picture ``(X, Y)`` or ``(3, X, Y)`` as PNG."""
     target.parent.mkdir(parents=True, exist_ok=True)

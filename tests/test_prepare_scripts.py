@@ -32,7 +32,7 @@ def prepare(monkeypatch, tmp_path):
 
     (tmp_path / "in").mkdir()
     yield run
-    for name in [*NAMES, "preparing", "pet_from_ct"]:
+    for name in [*NAMES, "preparing", "pet_from_ct", "mr_from_ct"]:
         sys.modules.pop(name, None)
 
 
@@ -213,6 +213,16 @@ def test_pet_upon_ct(prepare, tmp_path):
     drawn = [item for item in training_slices(out, "train") if item["patient"] == "upon_patient"]
     assert len(drawn) == 6
     assert "upon_patient" not in patients(training_slices(out, "validation"))
+
+
+def test_mr_upon_ct(prepare, tmp_path):
+    for folder in ("brain_t1_studyforrest", "breast_dce", "thorax_seg3d", "brain_t1gd_vsseg", "abdomen_t2_cmbcrc"):
+        volume(tmp_path / "in" / f"mri_{folder}" / "scan.nii.gz", np.full((5, 6, 7), 100, np.int16))
+    volume(tmp_path / "in" / "ct" / "patient" / "scan.nii.gz", np.full((40, 30, 2), 20, np.int16))
+    out = prepare("prepare_mri_training_data", "--ct", str(tmp_path / "in" / "ct"), "--drawings", "3")
+    drawn = [item for item in training_slices(out, "train") if item["patient"] == "upon_patient"]
+    assert len(drawn) == 6
+    assert all("upon_patient" not in patients(training_slices(out, part)) for part in ("validation", "test"))
 
 
 def test_rgb(prepare, tmp_path):
