@@ -9,11 +9,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-import shutil
 import uuid
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +20,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import ExplicitVRLittleEndian
 
+from medrestore_monai.aside import folder_aside
 from medrestore_monai.dicom.checks import DicomError, quiet, reading, rescale, storable
 from medrestore_monai.dicom.derivation import Derivation, derive, drop_outdated, identify
 from medrestore_monai.dicom.read import Series, read_series
@@ -81,7 +79,7 @@ def write_derived_series(
     uids = [_uid(series_uid, str(ds.SOPInstanceUID), str(index)) for index, ds in enumerate(series.datasets)]
     now = datetime.now(timezone.utc)
     names = [f"IM{index + 1:04d}.dcm" for index in range(len(uids))]
-    with _as_a_whole(output, overwrite) as folder:
+    with folder_aside(output, overwrite) as folder:
         for index, name in enumerate(names):
             stored, label = _quantize(series, image, index), series.files[index].label
             with reading(label):
@@ -233,25 +231,3 @@ def _save(ds: Dataset, path: Path, label: str) -> None:
             raise DicomError(f"The header of {label} cannot be written again ({type(error).__name__}).") from None
         stream.flush()
         os.fsync(stream.fileno())
-
-
-@contextmanager
-def _as_a_whole(output: Path, overwrite: bool) -> Iterator[Path]:
-    """A folder beside ``output`` to write to, which takes its place at the end, or vanishes if anything fails."""
-    missing = [parent for parent in output.parents if not parent.exists()]
-    work = output.with_name(f".{output.name}.{uuid.uuid4().hex[:12]}")
-    old = work.with_name(work.name + ".old")
-    try:
-        work.mkdir(parents=True)
-        yield work
-        if overwrite and output.exists():
-            output.rename(old)
-        work.rename(output)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        if old.exists() and not output.exists():
-            old.rename(output)
-        shutil.rmtree(work, ignore_errors=True)
-        for parent in missing:
-            with suppress(OSError):
-                parent.rmdir()  # only where nothing was written to it

@@ -3,14 +3,12 @@
 import csv
 import json
 import math
-import os
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from medrestore_monai.aside import folder_aside
 from medrestore_monai.report.summary import SliceScore, SummaryRow
 
 _TITLES = {"psnr": "PSNR, dB", "ssim": "SSIM", "rmse": "RMSE", "delta_e": "DeltaE 2000"}
@@ -46,23 +44,8 @@ def new_folder(output: Path, overwrite: bool = False) -> Iterator[Path]:
         FileExistsError: as :func:`check_folder`.
     """
     check_folder(output, overwrite)
-    missing = [parent for parent in output.parents if not parent.exists()]
-    work = output.with_name(f".{output.name}.{uuid.uuid4().hex[:12]}")
-    old = work.with_name(work.name + ".old")
-    try:
-        work.mkdir(parents=True)
-        yield work
-        if output.exists():
-            output.rename(old)
-        os.replace(work, output)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        if old.exists() and not output.exists():
-            old.rename(output)
-        shutil.rmtree(work, ignore_errors=True)
-        for parent in missing:
-            with suppress(OSError):
-                parent.rmdir()  # only where nothing was written to it
+    with folder_aside(output, overwrite) as folder:
+        yield folder
 
 
 def write_tables(

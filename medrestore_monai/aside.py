@@ -1,0 +1,37 @@
+"""Folders that are whole or not there: written aside and renamed into place."""
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def folder_aside(output: Path, overwrite: bool = False) -> Iterator[Path]:
+    """Give a folder beside ``output`` to write to, which takes its place at the end, or vanishes if anything fails.
+
+    Args:
+        output: where the folder is to be; folders above it are made, and taken away again if anything fails.
+        overwrite: replace what is there; it stays until the new folder is whole.
+
+    Raises:
+        OSError: nothing can be written, or ``output`` is there, not empty, and not to be replaced.
+    """
+    missing = [parent for parent in output.parents if not parent.exists()]
+    work = output.with_name(f".{output.name}.{uuid.uuid4().hex[:12]}")
+    old = work.with_name(work.name + ".old")
+    try:
+        work.mkdir(parents=True)
+        yield work
+        if overwrite and output.exists():
+            output.rename(old)
+        work.rename(output)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        if old.exists() and not output.exists():
+            old.rename(output)
+        shutil.rmtree(work, ignore_errors=True)
+        for parent in missing:
+            with suppress(OSError):
+                parent.rmdir()  # only where nothing was written to it
