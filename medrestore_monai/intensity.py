@@ -32,6 +32,7 @@ __all__ = [
 Image = TypeVar("Image", np.ndarray, torch.Tensor)
 
 _MR_PERCENTILE = 99.9
+_NO_SUV = ("Bq/ml", "counts")  # units of PET that the SUV is worked out from
 _MOST_SUV = 1000.0  # no tissue has more: such values are in Bq/ml
 _RECORD, _WINDOW = "intensity_range", "intensity_window"
 
@@ -98,20 +99,20 @@ def choose_range(
 ) -> IntensityRange:
     """Choose the range of one whole image or volume.
 
-    CT and PT have one range each; that of PT in Bq/ml is the SUV range divided by ``suv_factor``. MR has no unit: where
-    a volume exceeds 4095 or stays below a quarter of it, its own 99.9th percentile takes the place of 4095. RGB and
-    GRAY use the range of the integers in the file, 0..1 for floats.
+    CT and PT have one range each; that of PT in Bq/ml or counts is the SUV range divided by ``suv_factor``. MR has no
+    unit: where a volume exceeds 4095 or stays below a quarter of it, its own 99.9th percentile takes the place of 4095.
+    RGB and GRAY use the range of the integers in the file, 0..1 for floats.
 
     Args:
         image: any shape, finite, before scaling.
         modality: a key of :data:`INTENSITY_RANGES`.
         dtype: NumPy's name of the type the file holds; ``None``: unknown, taken as 8 bit.
         unit: unit of ``image`` if known, compared with that of the range; PET of no unit is taken as SUV.
-        suv_factor: SUV per Bq/ml, for PET in Bq/ml.
+        suv_factor: SUV per unit, for PET in Bq/ml or counts.
 
     Raises:
-        ValueError: for an unknown modality, another unit than the modality's, PET in Bq/ml without ``suv_factor``, PET
-            of no unit with values over 1000, or values over 255 in a picture of unknown type.
+        ValueError: for an unknown modality, another unit than the modality's, PET in Bq/ml or counts without
+            ``suv_factor``, PET of no unit with values over 1000, or values over 255 in a picture of unknown type.
     """
     if modality not in INTENSITY_RANGES:
         raise ValueError(f"modality must be one of {', '.join(INTENSITY_RANGES)}, got {modality!r}.")
@@ -130,13 +131,13 @@ def choose_range(
 def _pet_range(
     image: np.ndarray | torch.Tensor, intensity: IntensityRange, unit: str | None, suv_factor: float | None
 ) -> IntensityRange:
-    if unit == "Bq/ml":
+    if unit in _NO_SUV:
         if suv_factor is None or not suv_factor > 0:
-            raise ValueError(f"PT values in Bq/ml need their SUV per Bq/ml, suv_factor, got {suv_factor}.")
+            raise ValueError(f"PT values in {unit} need their SUV per unit, suv_factor, got {suv_factor}.")
         upper = intensity.upper / suv_factor
         return replace(intensity, unit=unit, upper=upper, window=(0.0, upper))
     if unit not in (None, intensity.unit):
-        raise ValueError(f"PT values must be in SUV or Bq/ml, got {unit}.")
+        raise ValueError(f"PT values must be in SUV, Bq/ml or counts, got {unit}.")
     if unit is None and float(image.max()) > _MOST_SUV:
         raise ValueError(
             f"PET values up to {float(image.max()):g} are no SUV: give the SUV per unit of the image, --suv-factor."
@@ -187,7 +188,7 @@ class ToUnitRanged(MapTransform):
     The range comes from the first key and serves all, so that pairs stay comparable. Where that image's meta data has
     an ``intensity_range`` already (a caller that reads a volume in slabs knows that of the whole), it is used.
     ``unit``, ``suv_factor`` and ``original_dtype`` are read from the meta data where a reader has put them, and
-    ``suv_missing``, which says why a PET series in Bq/ml has no ``suv_factor``.
+    ``suv_missing``, which says why a PET series in Bq/ml or counts has no ``suv_factor``.
 
     Args:
         keys: keys of the images, such as ``["image", "label"]``.
@@ -229,7 +230,7 @@ class ToUnitRanged(MapTransform):
             lower, upper = (float(v) for v in meta[_RECORD])
             window = usual.window if (lower, upper) == (usual.lower, usual.upper) else (lower, upper)
             return replace(usual, lower=lower, upper=upper, window=window)
-        if modality == "PT" and meta.get("unit") == "Bq/ml" and "suv_factor" not in meta and "suv_missing" in meta:
+        if modality == "PT" and meta.get("unit") in _NO_SUV and "suv_factor" not in meta and "suv_missing" in meta:
             raise ValueError(str(meta["suv_missing"]))
         return choose_range(
             image.as_tensor(), modality, meta.get("original_dtype"), meta.get("unit"), meta.get("suv_factor")

@@ -85,8 +85,8 @@ class LoadImageOrSeriesd(MapTransform):
             uses.
         allow_gaps: take a series with missing slices, as single images.
         suv: fields of :class:`~medrestore_monai.dicom.SUVOptions`, for PET. The meta data of a PET series hold
-            ``suv_factor``, the SUV per Bq/ml, or ``suv_missing``, the reason why there is none. A file that is not
-            DICOM is taken to be in SUV, unless ``suv`` names the ``factor``, which says that it is in Bq/ml.
+            ``suv_factor``, the SUV per Bq/ml or count, or ``suv_missing``, the reason why there is none. A file that is
+            not DICOM is taken to be in SUV, unless ``suv`` names the ``factor``, which says that it is in Bq/ml.
         allow_missing_keys: as in MONAI.
 
     Raises:

@@ -151,6 +151,30 @@ def test_a_series_in_suv_stays_one(tmp_path, configs):
     assert (np.abs(after.array - before.array) <= 0.505 * steps).all()
 
 
+def test_a_series_in_counts_stays_one(tmp_path, configs):
+    """Philips' scanners: the SUV is in a private element, which the derived series needs as well."""
+
+    def in_counts(ds, index):
+        ds.Units = "CNTS"
+        ds.private_block(0x7053, "Philips PET Private Group", create=True).add_new(0x00, "DS", "0.0125")
+
+    pet_series(tmp_path / "in", slices=3, size=(20, 24), edit=in_counts, slopes=[0.1, 0.2, 0.3])
+    restore(tmp_path / "in", tmp_path / "out", configs["PT"], device="cpu")
+    before, after = read_series(tmp_path / "in"), read_series(tmp_path / "out")
+    assert (after.unit, after.datasets[0].Units) == ("counts", "CNTS")
+    assert suv_factor(after.datasets) == suv_factor(before.datasets) == 0.0125
+    steps = np.array([float(ds.RescaleSlope) for ds in after.datasets])
+    assert (np.abs(after.array - before.array) <= 0.505 * steps).all()
+
+
+def test_counts_without_a_factor_are_refused(tmp_path, configs):
+    pet_series(tmp_path / "in", slices=2, size=(20, 24), edit=lambda ds, index: setattr(ds, "Units", "CNTS"))
+    with pytest.raises(ValueError, match=r"in counts, and its header has neither .* --suv-factor"):
+        restore(tmp_path / "in", tmp_path / "out", configs["PT"], device="cpu")
+    assert not (tmp_path / "out").exists()
+    restore(tmp_path / "in", tmp_path / "out", configs["PT"], device="cpu", suv={"factor": 0.01})
+
+
 def test_private_elements_that_the_suv_needs_stay(tmp_path, configs):
     def scanner(ds, index):
         ds.SeriesTime = "235900"  # of a later processing: only the private element tells when the scan began

@@ -312,7 +312,7 @@ def test_slice_that_is_no_plain_ct(tmp_path, values, message):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"Units": "CNTS"}, "PET units CNTS, where BQML"),
+        ({"Units": "PROPCNTS"}, "PET units PROPCNTS, where BQML"),
         ({"Units": None}, "PET units missing, where BQML"),
         ({"Units": "GML", "SUVType": "LBM"}, "SUV of type LBM, where SUV by body weight"),
     ],
@@ -323,9 +323,10 @@ def test_pet_in_other_units(tmp_path, values, message):
         read_series(tmp_path)
 
 
-def test_pet_stored_in_suv(tmp_path):
-    phantoms.pet_series(tmp_path, slices=1, edit=setting(Units="GML"))
-    assert read_series(tmp_path).unit == "SUV"
+@pytest.mark.parametrize(("units", "unit"), [("GML", "SUV"), ("CNTS", "counts")])
+def test_pet_stored_in_suv_or_counts(tmp_path, units, unit):
+    phantoms.pet_series(tmp_path, slices=1, edit=setting(Units=units))
+    assert read_series(tmp_path).unit == unit
 
 
 def test_no_message_tells_the_patient(tmp_path, recwarn, caplog):

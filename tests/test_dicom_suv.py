@@ -222,7 +222,7 @@ def test_range_in_bqml():
     assert (intensity.unit, intensity.upper, intensity.window) == ("Bq/ml", 50000.0, (0.0, 50000.0))
     with pytest.raises(ValueError, match="suv_factor"):
         choose_range(torch.zeros(1), "PT", unit="Bq/ml")
-    with pytest.raises(ValueError, match="SUV or Bq/ml, got HU"):
+    with pytest.raises(ValueError, match="SUV, Bq/ml or counts, got HU"):
         choose_range(torch.zeros(1), "PT", unit="HU")
     assert ToUnitRanged("image", "PT")({"image": MetaTensor(torch.full((1, 2, 2), 10.0))})["image"][0, 0, 0] == 0.5
 

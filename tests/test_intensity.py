@@ -122,7 +122,7 @@ def test_not_finite_values_are_refused_by_file_name(value):
 def test_bad_ranges_are_refused():
     with pytest.raises(ValueError, match="modality must be one of"):
         ToUnitRanged("image", "US")
-    with pytest.raises(ValueError, match="PT values in Bq/ml need their SUV per Bq/ml"):
+    with pytest.raises(ValueError, match="PT values in Bq/ml need their SUV per unit"):
         ToUnitRanged("image", "PT")({"image": MetaTensor(torch.rand(1, 4), meta={"unit": "Bq/ml"})})
     with pytest.raises(ValueError, match="values up to 300"):
         choose_range(torch.tensor([300.0]), "GRAY")

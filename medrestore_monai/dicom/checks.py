@@ -202,9 +202,9 @@ def _check_values(ds: Dataset, label: str) -> None:
     slope, intercept = rescale(ds)
     if not (np.isfinite(slope) and np.isfinite(intercept) and slope != 0):
         raise DicomError(f"{label} has rescale slope {slope} and intercept {intercept}, which make no image.")
-    if ds.Modality == "PT" and ds.get("Units") not in ("BQML", "GML"):
+    if ds.Modality == "PT" and ds.get("Units") not in ("BQML", "CNTS", "GML"):
         units = ds.get("Units") or "missing"
-        raise DicomError(f"{label} has PET units {units}, where BQML (Bq/ml) or GML (SUV) is expected.")
+        raise DicomError(f"{label} has PET units {units}, where BQML (Bq/ml), CNTS (counts) or GML (SUV) is expected.")
     if ds.Modality == "PT" and ds.Units == "GML" and (ds.get("SUVType") or "BW") != "BW":
         raise DicomError(f"{label} has SUV of type {ds.SUVType}, where SUV by body weight (BW) is expected.")
     if ds.Modality == "CT" and (ds.get("RescaleType") or "HU") not in ("HU", "US"):

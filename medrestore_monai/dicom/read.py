@@ -29,6 +29,7 @@ from medrestore_monai.dicom.files import SeriesInfo, SourceFile, find_series
 from medrestore_monai.dicom.geometry import series_grid
 
 UNITS = {"CT": "HU", "PT": "Bq/ml", "MR": "arbitrary"}
+_OTHER_PET_UNITS = {"GML": "SUV", "CNTS": "counts"}
 _J2K, _JPEG = "pylibjpeg pylibjpeg-openjpeg", "python-gdcm"
 _DECODERS = {"4.90": _J2K, "4.91": _J2K, "4.201": _J2K, "4.202": _J2K, "4.203": _J2K}
 
@@ -68,8 +69,8 @@ class Series:
 
     @property
     def unit(self) -> str:
-        """``HU``, ``Bq/ml`` or ``arbitrary``; ``SUV`` of a PET series that is stored as such."""
-        return "SUV" if self.datasets[0].get("Units") == "GML" else UNITS[self.modality]
+        """``HU``, ``Bq/ml`` or ``arbitrary``; ``SUV`` or ``counts`` of a PET series that is stored as such."""
+        return _OTHER_PET_UNITS.get(str(self.datasets[0].get("Units")), UNITS[self.modality])
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -203,9 +204,9 @@ def _decompress(ds: Dataset, label: str) -> np.ndarray:
 class DicomSeriesReader(ImageReader):
     """MONAI reader of one checked DICOM series, for ``LoadImaged(reader=DicomSeriesReader, ...)``.
 
-    The image is ``(X, Y, Z)``, float32, in HU, Bq/ml, SUV or arbitrary units, without a channel dimension. The metadata
-    carry ``affine`` (RAS, mm) and what is needed to find the source again: ``source``, ``series_uid``, ``allow_gaps``;
-    also ``modality``, ``unit``, ``spacing`` and ``regular``.
+    The image is ``(X, Y, Z)``, float32, in HU, Bq/ml, counts, SUV or arbitrary units, without a channel dimension. The
+    metadata carry ``affine`` (RAS, mm) and what is needed to find the source again: ``source``, ``series_uid``,
+    ``allow_gaps``; also ``modality``, ``unit``, ``spacing`` and ``regular``.
 
     Args:
         series_uid: which series, where there are several.

@@ -51,7 +51,7 @@ def write_derived_series(
 
     Args:
         source: the series that was restored, or the path of one.
-        image: restored voxels, shape ``(X, Y, Z)`` as the source, in its unit (HU, Bq/ml, arbitrary).
+        image: restored voxels, shape ``(X, Y, Z)`` as the source, in its unit (HU, Bq/ml, counts, SUV, arbitrary).
         output: folder to make; its files are ``IM0001.dcm`` and so on, sorted along the normal of the slices.
         derivation: how the image was made.
         overwrite: replace ``output`` if it holds nothing but what this package wrote.

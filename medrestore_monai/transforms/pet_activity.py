@@ -69,7 +69,7 @@ class KeepTotalActivityd(MapTransform):
 
 
 class ToSUVd(MapTransform):
-    """Turn PET images in Bq/ml into SUV, by the ``suv_factor`` that a loader has put in the meta data.
+    """Turn PET images in Bq/ml or counts into SUV, by the ``suv_factor`` that a loader has put in the meta data.
 
     Before a simulation in training, which is defined in SUV. Images that have no ``unit``, or SUV, stay as they are.
 
@@ -78,7 +78,7 @@ class ToSUVd(MapTransform):
         allow_missing_keys: as in MONAI.
 
     Raises:
-        ValueError: on a call, if an image is in Bq/ml and its SUV is not known; the message says why.
+        ValueError: on a call, if an image is in Bq/ml or counts and its SUV is not known; the message says why.
     """
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
