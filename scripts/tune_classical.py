@@ -1,6 +1,7 @@
 """Choose the parameters of the classical baselines on training data, for ``medrestore evaluate --tuned``.
 
     python scripts/tune_classical.py --bundle ct_denoise_restore_rwkv --data TRAIN -o tuned.json
+    python scripts/tune_classical.py --bundle NAME --data TRAIN --set dose=0.1 -o tuned.json
 
 TRAIN is what the bundle was trained on: of it, the patients of the training part are used, degraded as the bundle's
 ``evaluate.json`` says. Each method takes the values with the best mean PSNR in the modality's window: first of a coarse
@@ -21,7 +22,7 @@ from rich.progress import track
 
 from medrestore_monai.bundles import find_bundle
 from medrestore_monai.classical import BASELINES, GRIDS, KNOWN, Classical
-from medrestore_monai.evaluate import Contestant, known_psf, open_model, open_source, task_of
+from medrestore_monai.evaluate import Contestant, known_psf, open_model, open_source, parse_settings, task_of
 from medrestore_monai.inferers import SliceWiseInferer
 from medrestore_monai.protocols import PROTOCOLS
 
@@ -79,7 +80,9 @@ def read_cases(options: argparse.Namespace) -> tuple[list[tuple], str, str, Valu
     wishes = {"part": "train", "seed": options.seed}
     bundle = find_bundle(options.bundle)
     modality = bundle.modalities[0]
-    model = open_model(Contestant(bundle.name, bundle), modality, options.data, "cpu", {}, wishes)
+    model = open_model(
+        Contestant(bundle.name, bundle), modality, options.data, "cpu", parse_settings(options.set), wishes
+    )
     source = open_source(model, options.data, options.layout, "train", options.allow_gaps, options.slices)
     protocol = PROTOCOLS["standard"]
     cases = []
@@ -116,6 +119,7 @@ def main() -> None:
     parser.add_argument("--allow-gaps", action="store_true")
     parser.add_argument("--slices", type=int, default=8, help="how many, evenly spread over the training part")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="as for medrestore evaluate")
     parser.add_argument("--methods", help="names separated by commas; by default those of the bundle's task")
     options = parser.parse_args()
     cases, task, modality, known = read_cases(options)
