@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from pathlib import Path
 from typing import Any
 
 from monai.config import KeysCollection
@@ -24,11 +25,16 @@ class PictureModalityd(MapTransform):
 
     Args:
         keys: images as :class:`~medrestore_monai.loading.LoadImageOrSeriesd` reads them.
+        only: refuse everything else, for a model that knows pictures alone.
         allow_missing_keys: as in MONAI.
+
+    Raises:
+        ValueError: on a call, with ``only``, if an image is neither RGB nor GRAY.
     """
 
-    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+    def __init__(self, keys: KeysCollection, only: bool = False, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
+        self.only = only
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data`` with the notes."""
@@ -38,6 +44,9 @@ class PictureModalityd(MapTransform):
             if "modality" not in image.meta and str(image.meta.get("source", "")).lower().endswith(_PICTURES):
                 out[key] = image.clone()
                 out[key].meta["modality"] = "RGB" if image.shape[0] == 3 else "GRAY"
+            if self.only and (modality := out[key].meta.get("modality", "no picture")) not in ("RGB", "GRAY"):
+                source = Path(str(out[key].meta.get("source", key))).name
+                raise ValueError(f"{source} is {modality}: this model is for pictures, as PNG, JPEG or TIFF.")
         return out
 
 

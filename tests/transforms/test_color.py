@@ -63,3 +63,15 @@ def test_what_is_known_stays_and_volumes_get_nothing():
     assert PictureModalityd("image")({"image": said})["image"].meta["modality"] == "CT"
     volume = MetaTensor(torch.zeros(1, 2, 2, 2), meta={"source": "a.nii.gz"})
     assert "modality" not in PictureModalityd("image")({"image": volume})["image"].meta
+
+
+@pytest.mark.parametrize(
+    ("source", "modality", "message"),
+    [("ct/1.dcm", "CT", "1.dcm is CT: this model is for pictures"), ("a.nii.gz", None, "a.nii.gz is no picture")],
+)
+def test_a_model_for_pictures_alone_refuses_the_rest(source, modality, message):
+    meta = {"source": source} | ({"modality": modality} if modality else {})
+    with pytest.raises(ValueError, match=message):
+        PictureModalityd("image", only=True)({"image": MetaTensor(torch.zeros(1, 2, 2), meta=meta)})
+    picture = MetaTensor(torch.zeros(1, 2, 2), meta={"source": "a.tif"})
+    assert PictureModalityd("image", only=True)({"image": picture})["image"].meta["modality"] == "GRAY"
