@@ -17,6 +17,8 @@ __all__ = [
     "CharbonnierLoss",
     "FrequencyReconstructionLoss",
     "RestorationLoss",
+    "WassersteinDiscriminatorLoss",
+    "WassersteinGeneratorLoss",
     "WindowedLoss",
     "charbonnier",
     "frequency_distance",
@@ -359,3 +361,62 @@ class BalancedLoss(nn.Module):
             return self.loss(pred, label)
         images, balance = pred
         return self.loss(images, label) + self.weight * balance
+
+
+class WassersteinDiscriminatorLoss(nn.Module):
+    """What DeblurGAN's discriminator makes small: scores of restored images less those of clean ones, and the penalty.
+
+    The shares of the images in between, see :func:`gradient_penalty`, are drawn from PyTorch's random state.
+
+    Args:
+        discriminator: gives scores of any shape for images, larger for clean ones.
+        penalty: weight of :func:`gradient_penalty`.
+
+    Raises:
+        ValueError: if ``penalty`` is negative.
+
+    References:
+        Gulrajani et al., Improved Training of Wasserstein GANs, https://arxiv.org/abs/1704.00028
+    """
+
+    def __init__(self, discriminator: nn.Module, penalty: float = 10.0) -> None:
+        super().__init__()
+        if not penalty >= 0:
+            raise ValueError(f"penalty must not be negative, got {penalty}.")
+        self.discriminator, self.penalty = discriminator, penalty
+
+    def forward(self, restored: Tensor, clean: Tensor) -> Tensor:
+        """Return the scalar loss of two batches ``(B, C, H, W)``; what restored the images gets no gradient."""
+        restored = restored.detach()
+        distance = self.discriminator(clean).mean() - self.discriminator(restored).mean()
+        share = torch.rand(len(clean), 1, 1, 1, dtype=clean.dtype, device=clean.device)
+        return self.penalty * gradient_penalty(self.discriminator, clean, restored, share) - distance
+
+
+class WassersteinGeneratorLoss(nn.Module):
+    """What DeblurGAN's generator makes small: a loss of the content less the discriminator's scores.
+
+    The paper's content loss is the distance of VGG-19's features with weight 100. Their weights do not come with this
+    package: ``RestorationLoss(l1=100)`` needs none, and its ``perceptual`` is the nearest to the paper.
+
+    Args:
+        discriminator: gives scores of any shape for images, larger for clean ones.
+        content: of restored and clean images, such as :class:`RestorationLoss`; its weights count against ``weight``.
+        weight: of the scores.
+
+    Raises:
+        ValueError: if ``weight`` is negative.
+
+    References:
+        Kupyn et al., DeblurGAN, https://arxiv.org/abs/1711.07064
+    """
+
+    def __init__(self, discriminator: nn.Module, content: nn.Module, weight: float = 1.0) -> None:
+        super().__init__()
+        if not weight >= 0:
+            raise ValueError(f"weight must not be negative, got {weight}.")
+        self.discriminator, self.content, self.weight = discriminator, content, weight
+
+    def forward(self, restored: Tensor, clean: Tensor) -> Tensor:
+        """Return the scalar loss of two batches ``(B, C, H, W)``."""
+        return self.content(restored, clean) - self.weight * self.discriminator(restored).mean()

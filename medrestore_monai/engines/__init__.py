@@ -1,6 +1,7 @@
 """What MONAI's and Ignite's handlers leave open: training that can be killed at any moment, repeated, and followed."""
 
 from medrestore_monai.engines.best import BestWeights, EarlyStop
+from medrestore_monai.engines.gan import RestorationGanTrainer
 from medrestore_monai.engines.history import TrainingHistory
 from medrestore_monai.engines.loader import EpochSampler, SeededLoader, derived_seed
 from medrestore_monai.engines.progress import ProgressBar
@@ -12,6 +13,7 @@ __all__ = [
     "EarlyStop",
     "EpochSampler",
     "ProgressBar",
+    "RestorationGanTrainer",
     "SeededLoader",
     "TrainingHistory",
     "TrainingState",

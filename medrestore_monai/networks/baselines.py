@@ -186,7 +186,7 @@ class DeblurGANGenerator(ResidualNetwork):
 class DeblurGANDiscriminator(nn.Module):
     """Discriminator of DeblurGAN: MONAI's ``PatchDiscriminator`` with instance normalization, scores without a sigmoid.
 
-    Train it with :func:`~medrestore_monai.losses.gradient_penalty`.
+    Train it with :class:`~medrestore_monai.losses.WassersteinDiscriminatorLoss`.
 
     Args:
         in_channels: channels of the images.
