@@ -12,6 +12,7 @@ from pathlib import Path
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from PIL import Image
+from tifffile import TiffFileError
 
 __all__ = ["UnfitImageError", "explained"]
 
@@ -29,6 +30,7 @@ _DAMAGE = (
     zipfile.BadZipFile,
     ImageFileError,
     HeaderDataError,
+    TiffFileError,  # a ValueError in newer releases only
     Image.DecompressionBombError,
 )
 
