@@ -27,8 +27,8 @@ INPUT is a DICOM file or folder, NIfTI, PNG, TIFF, or a folder of these; what is
 by itself and can be given: `--bundle_root FOLDER`.
 
 #### **Checks of the zoo**
-`verify_metadata` and `verify_net_in_out --net_id network_def` pass. The network cannot be scripted: in the zoo's checks
-the name of this bundle belongs to `exclude_verify_torchscript_list`.
+`verify_metadata` and `verify_net_in_out --net_id network_def` pass. This bundle does not support TorchScript
+by `torch.jit.script`: `{name}` belongs to `exclude_verify_torchscript_list` in the zoo's `ci/bundle_custom_data.py`.
 """
 _EXPORT = """\
 Both exports take the network in its exportable form, `network_export`, and TorchScript by tracing:
@@ -59,7 +59,7 @@ def zoo_card(bundle: Bundle) -> str:
     placed: dict[str, list[str]] = {name: [] for name in _ORDER}
     placed["Model Description"].append(intro or str(metadata.get("description", "")))
     placed["Data"].append(f"{metadata.get('data_source', '')}\n\nLicenses: [data_license.txt](data_license.txt).")
-    placed["Additional Usage Steps"].append(_USAGE)
+    placed["Additional Usage Steps"].append(_USAGE.format(name=bundle.name))
     if "network_export" in bundle.config("inference").read_text(encoding="utf-8"):
         placed["Additional Usage Steps"].append(f"#### **Export**\n{_EXPORT}")
     placed["System Configuration"].append(_system(bundle))

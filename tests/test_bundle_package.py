@@ -12,6 +12,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from monai.bundle import ConfigParser, verify_metadata, verify_net_in_out
 from phantoms import ct_volume
 from tiny_bundle import NAME, edit_json, make_tiny_bundle
 from typer.testing import CliRunner
@@ -20,7 +22,7 @@ import medrestore_monai
 from medrestore_monai.bundle_check import check_bundle
 from medrestore_monai.bundle_package import REQUIREMENTS, package_bundle, write_zip
 from medrestore_monai.bundle_weights import get_weights
-from medrestore_monai.bundles import find_bundle
+from medrestore_monai.bundles import find_bundle, list_bundles
 from medrestore_monai.cli import app
 from medrestore_monai.restore import restore
 
@@ -210,9 +212,28 @@ def test_the_card_has_the_sections_of_the_zoo(packaged):
     text = "\n".join(lines)
     assert "The old way." not in text
     assert all(part in text for part in ("Its shape.", "The recipe.", "### In dB", "Some.", "More.", "In short."))
-    assert "exclude_verify_torchscript_list" in text
     assert "pure PyTorch" in text
     assert "Not a medical device" in text
+
+
+@pytest.mark.parametrize("each", list_bundles(), ids=lambda each: each.name)
+def test_each_bundle_passes_the_checks_of_the_zoo(each, tmp_path):
+    folder, _ = package_bundle(each, tmp_path)
+    meta, config = folder / "configs" / "metadata.json", folder / "configs" / "inference.json"
+    verify_net_in_out(net_id="network_def", meta_file=str(meta), config_file=str(config), p=1, n=1, any=1)
+    if shared := os.environ.get("MEDRESTORE_SHARED"):
+        schema = Path(shared, "schema", "meta_schema_20240725.json")
+        shutil.copy(schema, tmp_path / "schema.json")  # where it is, nothing is downloaded
+        verify_metadata(meta_file=str(meta), filepath=str(tmp_path / "schema.json"))
+    assert (folder / "docs" / "data_license.txt").is_file()
+    # TorchScript is declared as not supported, and is not
+    declared = f"`{each.name}` belongs to `exclude_verify_torchscript_list` in the zoo's `ci/bundle_custom_data.py`"
+    assert declared in (folder / "docs" / "README.md").read_text()
+    parser = ConfigParser()
+    parser.read_config(config)
+    network = parser.get_parsed_content("network_def")
+    with pytest.raises((RuntimeError, torch.jit.frontend.FrontendError)):
+        torch.jit.script(network)
 
 
 def test_weights_elsewhere_are_listed_and_found_again(bundle, tmp_path):
