@@ -3,7 +3,8 @@
 The random states of a training could be saved instead, but those of the loader's workers are out of reach.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ignite.distributed as idist
@@ -32,22 +33,37 @@ def derived_seed(use: int, *numbers: int) -> int:
 class EpochSampler(DistributedSampler):
     """Shuffle anew in each epoch, and again where an epoch is longer than the data; each process takes its share.
 
-    The batches of all processes together are those of one process with the batch size of all. MONAI's engines call
-    ``set_epoch``, as for every ``DistributedSampler``.
+    With weights, a round draws as many items as there are, with replacement. The batches of all processes together are
+    those of one process with the batch size of all. MONAI's engines call ``set_epoch``, as for every
+    ``DistributedSampler``.
 
     Args:
         length: number of items; of several processes that do not divide it, some get an item twice.
         seed: of the order and of the items' random transforms.
         num_replicas: number of processes; by default those that there are.
         rank: which of them this is.
+        weights: how often each item is drawn, relative to the others; by default once in a round.
+
+    Raises:
+        ValueError: there is no item, or the weights are not one for each item, finite, none negative and not all zero.
     """
 
-    def __init__(self, length: int, seed: int = 0, num_replicas: int | None = None, rank: int | None = None) -> None:
+    def __init__(
+        self,
+        length: int,
+        seed: int = 0,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+        weights: Sequence[float] | None = None,
+    ) -> None:
         if length < 1:
             raise ValueError(f"a training needs at least one item, got {length}.")
+        if weights is not None:
+            _check_weights(weights, length)
         replicas = idist.get_world_size() if num_replicas is None else num_replicas
         super().__init__(range(length), replicas, idist.get_rank() if rank is None else rank, seed=seed)
         self.length = length
+        self.weights = None if weights is None else torch.as_tensor(weights, dtype=torch.float64)
         self.rounds = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -59,27 +75,48 @@ class EpochSampler(DistributedSampler):
         """Yield this process's items of one round through the data."""
         begin = (self.seed, self.epoch, self.rounds)
         self.rounds += 1
-        order = torch.randperm(self.length, generator=torch.Generator().manual_seed(derived_seed(ORDER, *begin)))
+        generator = torch.Generator().manual_seed(derived_seed(ORDER, *begin))
+        if self.weights is None:
+            order = torch.randperm(self.length, generator=generator)
+        else:
+            order = torch.multinomial(self.weights, self.length, replacement=True, generator=generator)
         for place in range(self.rank, self.total_size, self.num_replicas):
             yield int(order[place % self.length]), derived_seed(ITEM, *begin, place)
+
+
+def _check_weights(weights: Sequence[float], length: int) -> None:
+    """Refuse weights that no items can be drawn by."""
+    if len(weights) != length:
+        raise ValueError(f"{length} items need as many weights, got {len(weights)}.")
+    if not (all(0 <= weight < math.inf for weight in weights) and any(weights)):
+        raise ValueError("weights must be finite, none negative and not all zero.")
 
 
 class SeededLoader(DataLoader):
     """MONAI's ``DataLoader``, shuffled by :class:`EpochSampler`, with a seed for the random transforms of each item.
 
     Args:
-        dataset: a dataset of MONAI's with a length.
+        dataset: a dataset of MONAI's with a length, or a ``ConcatDataset`` of such.
         batch_size: items per batch of one process.
         seed: see :class:`EpochSampler`.
         num_workers: processes that load.
+        weights: see :class:`EpochSampler`.
         kwargs: for PyTorch's ``DataLoader``; neither ``shuffle`` nor ``sampler``.
 
     Raises:
-        ValueError: there is no item.
+        ValueError: see :class:`EpochSampler`.
     """
 
-    def __init__(self, dataset: Dataset, batch_size: int, seed: int = 0, num_workers: int = 0, **kwargs: Any) -> None:
-        sampler = EpochSampler(len(dataset), seed)
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        seed: int = 0,
+        num_workers: int = 0,
+        weights: Sequence[float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        sampler = EpochSampler(len(dataset), seed, weights=weights)
         super().__init__(_SeededItems(dataset), num_workers, batch_size=batch_size, sampler=sampler, **kwargs)
 
 
@@ -94,5 +131,6 @@ class _SeededItems(Dataset):
 
     def __getitem__(self, drawn: Drawn) -> Any:
         index, seed = drawn
-        set_rnd(getattr(self.dataset, "transform", self.dataset), seed)
+        for part in getattr(self.dataset, "datasets", [self.dataset]):
+            set_rnd(getattr(part, "transform", part), seed)
         return self.dataset[index]

@@ -5,6 +5,7 @@ import re
 import time
 
 import pytest
+from phantoms import ct_series, mr_series, pet_series
 from tiny_bundle import make_tiny_bundle
 from training_runs import assert_same_training, finish, rows, saved, start, train, write_patients
 
@@ -44,17 +45,21 @@ def test_both_processes_have_the_same_scores_and_one_writes(two):
     assert not any(name.startswith("module.") for name in saved(two)["network"])
 
 
-def test_two_killed_processes_go_on_as_if_nothing_had_happened(tmp_path, place, two):
-    options = {**OPTIONS, "batch_size": 2}
-    processes = start(*place, tmp_path / "run", ranks=2, **options)
+def killed_and_continued(bundle, data, output, **options):
+    """Train in two processes that are killed after an epoch, then in two that go on."""
+    processes = start(bundle, data, output, ranks=2, **options)
     end = time.monotonic() + 200
-    while not (tmp_path / "run" / "state.pt").exists() and time.monotonic() < end:
+    while not (output / "state.pt").exists() and time.monotonic() < end:
         time.sleep(0.001)
     for process in processes:
         process.kill()
     finish(processes)
-    assert saved(tmp_path / "run")["trainer"]["epoch"] < 3
-    assert_same_training(train(*place, tmp_path / "run", ranks=2, **options), two)
+    assert saved(output)["trainer"]["epoch"] < options["max_epochs"]
+    return train(bundle, data, output, ranks=2, **options)
+
+
+def test_two_killed_processes_go_on_as_if_nothing_had_happened(tmp_path, place, two):
+    assert_same_training(killed_and_continued(*place, tmp_path / "run", batch_size=2, **OPTIONS), two)
 
 
 def test_a_routing_network_trains_in_two_processes(tmp_path, place):
@@ -68,3 +73,17 @@ def test_a_routing_network_trains_in_two_processes(tmp_path, place):
     options = {**OPTIONS, "max_epochs": 1, "epoch_length": 2, "batch_size": 1}
     run = train(*place, tmp_path / "run", ranks=2, **parts, **options)
     assert json.loads((run / "model.json").read_text())["PSNR"] == float(rows(run)[0]["PSNR"])
+
+
+def test_all_tasks_in_one_train_in_two_processes_that_go_on_after_a_kill(tmp_path):
+    bundle, data = make_tiny_bundle(tmp_path, "all_in_one_restore_rwkv"), tmp_path / "data"
+    for modality, series in (("CT", ct_series), ("MR", mr_series), ("PT", pet_series)):
+        for patient in range(3):
+            series(data / modality / f"p{patient}", slices=1, size=40)
+    options = {"max_epochs": 2, "epoch_length": 2, "batch_size": 1, "val_interval": 1}
+    whole = train(bundle, data, tmp_path / "whole", ranks=2, **options)
+    assert len({row["loss"] for row in rows(whole)}) == 2
+    logs = [(tmp_path / f"whole-{rank}.log").read_text() for rank in (0, 1)]
+    scores = [re.findall(r"Epoch\[\d\] Metrics -- .*", log) for log in logs]
+    assert scores[0] == scores[1] != []
+    assert_same_training(killed_and_continued(bundle, data, tmp_path / "again", **options), whole)
