@@ -2,17 +2,18 @@
 # Make the environment of the MONAI Label server, once: MONAI Label 0.8.5 needs older numpy and pydicom than the rest.
 # usage: bash scripts/label_env.sh [FOLDER]     (by default .venv-label; about 4 GB)
 # Run again, it installs this package anew where a file of it has changed, and else does nothing.
-# PYTHON names another Python 3.11; TORCH_INDEX another package index for torch and torchvision, for example PyTorch's
-# own CPU builds, where they are not to be CUDA builds.
+# PYTHON names a Python 3.11, by default python3 or else python3.11; TORCH_INDEX another package index for torch and
+# torchvision, for example PyTorch's own CPU builds, where they are not to be CUDA builds.
 set -eu
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 fail() { echo "Error: $1" >&2; exit 1; }
+tested() { "$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; }
 
 env="${1:-.venv-label}"
 python="${PYTHON:-python3}"
-command -v "$python" >/dev/null || fail "there is no $python; name a Python 3.11: PYTHON=python3.11"
-"$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || fail "$python is not Python 3.11, for which MONAI Label 0.8.5 was tested; name one: PYTHON=python3.11"
+[ -n "${PYTHON:-}" ] || tested python3 || python=python3.11
+tested "$python" || fail "MONAI Label 0.8.5 was tested with Python 3.11, which $python is not; name one: PYTHON=/path/to/python3.11"
 "$python" -c 'import venv, ensurepip' 2>/dev/null || fail "$python has no venv module; install it (Debian, Ubuntu: apt install python3-venv)"
 
 pip() { "$env/bin/python" -m pip install --quiet --disable-pip-version-check --constraint scripts/label_constraints.txt "$@" || fail "pip could not install: $*"; }

@@ -8,8 +8,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 fail() { echo "Error: $1" >&2; exit 1; }
 
-env="${LABEL_ENV:-.venv-label}"
-bash scripts/label_env.sh "$env"
 export PATH="$PATH:/usr/sbin"
 if ! command -v Orthanc >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
     apt-get update -qq && apt-get install -qq -y --no-install-recommends orthanc orthanc-dicomweb >/dev/null || true
@@ -17,6 +15,8 @@ fi
 command -v Orthanc >/dev/null || fail "there is no Orthanc to test with (apt install orthanc orthanc-dicomweb)"
 [ -n "$(ls /usr/share/orthanc/plugins/libOrthancDicomWeb.so* 2>/dev/null)" ] || fail "Orthanc has no DICOMweb plugin here (apt install orthanc-dicomweb)"
 
+env="${LABEL_ENV:-.venv-label}"
+bash scripts/label_env.sh "$env"
 export OMP_NUM_THREADS=1
 tests=("$env/bin/pytest" -p no:cacheprovider "$@" tests/label_app)
 # a network with nothing in it but this machine: whatever would be downloaded fails; and all processes end with the tests
