@@ -40,6 +40,9 @@ Both exports take the network in its exportable form, `network_export`, and Torc
     python -m monai.bundle onnx_export --net_id network_export --filepath models/model.onnx $files \\
       --input_shape "[2,1,41,70]" \\
       --converter_kwargs "{'input_names':['image'],'output_names':['pred'],'dynamic_axes':$axes}"
+
+Before a traced Restore-RWKV is loaded, `import medrestore_monai.ops.re_wkv_planes` must have made its operator known;
+the ONNX file needs nothing but a runtime.
 """
 _SYSTEM = """\
 Python, PyTorch {pytorch_version}, MONAI {monai_version} and NumPy {numpy_version}, with {packages}; CPU or CUDA.

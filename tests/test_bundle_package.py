@@ -1,6 +1,7 @@
 """The zoo form runs where nothing of ours is installed, keeps the zoo's rules, and is the same bytes every time."""
 
 import ast
+import importlib
 import json
 import os
 import shutil
@@ -114,6 +115,36 @@ def test_it_runs_from_its_folder_without_our_package(bundle, packaged, elsewhere
     got, want = (nib.load(path).get_fdata() for path in (tmp_path / "out" / "phantom.nii.gz", expected))
     np.testing.assert_allclose(got, want, atol=0.01)  # HU; the compiled kernel sums in another order
     assert not np.array_equal(got, nib.load(phantom).get_fdata())
+
+
+def test_it_trains_evaluates_and_exports_without_our_package(packaged, elsewhere, tmp_path):
+    data = tmp_path / "data"
+    for number in range(3):
+        (data / f"patient{number}").mkdir(parents=True)
+        values = ct_volume(2, (70 + number, 66))
+        nib.save(nib.Nifti1Image(values, np.diag([0.7, 0.7, 3, 1])), data / f"patient{number}" / "ct.nii.gz")
+    folder = tmp_path / "bundle"
+    shutil.copytree(packaged[0], folder)
+    brief = ["--max_epochs", "1", "--epoch_length", "2", "--val_interval", "1", "--num_workers", "0"]
+    brief += ["--batch_size", "1", "--patch_size", "[32,32]", "--held_back", "0.4"]
+    trained, report, exported = tmp_path / "trained", tmp_path / "report", tmp_path / "traced.ts"
+    files = ["--config_file", "configs/train.json", "--dataset_dir", data]
+    export = ["--ckpt_file", trained / "model.pt", "--meta_file", "configs/metadata.json"]
+    export += ["--config_file", "configs/inference.json", "--use_trace", "True", "--input_shape", "[1,1,32,32]"]
+    run_there(elsewhere, folder, ["run", "training", *files, "--output_dir", trained, *brief])
+    run_there(
+        elsewhere,
+        folder,
+        ["run", "evaluating", "--config_file", "configs/evaluate.json", "--dataset_dir", data, "--output_dir", report],
+        ["ckpt_export", "network_export", "--filepath", exported, *export],
+    )
+    history = (trained / "history.csv").read_text().splitlines()
+    assert len(history) == 2
+    assert history[0].startswith("epoch,learning_rate,loss,PSNR")
+    assert any(report.rglob("*.csv"))
+    importlib.import_module("medrestore_monai.ops.re_wkv_planes")  # the traced file calls its operator
+    image = torch.rand(1, 1, 40, 24)
+    assert torch.jit.load(exported)(image).shape == image.shape
 
 
 def test_it_runs_from_another_folder_under_another_name(packaged, elsewhere, phantom, tmp_path):
