@@ -307,3 +307,18 @@ def test_a_loaded_network_is_merged_and_computes_the_same(bundle):
     image = torch.rand(1, 1, 24, 17)
     with torch.no_grad():
         torch.testing.assert_close(ready(image), plain(image), rtol=0, atol=1e-5)
+
+
+TO_COMPARE = sorted(
+    path for name in ("unet", "restormer", "srn", "deblurgan") for path in BUNDLES.glob(f"*/configs/{name}.json")
+)
+
+
+@pytest.mark.parametrize("overlay", TO_COMPARE, ids=lambda path: f"{path.parents[1].name}-{path.stem}")
+def test_a_network_to_compare_with_starts_on_its_own(overlay):
+    """Our networks may start from the weights of another bundle, which fit no other network."""
+    parser = ConfigParser()
+    parser.read_config([str(overlay.parent / f"{name}.json") for name in ("train", "train_cpu", overlay.stem)])
+    parser["device"] = "$torch.device('cpu')"
+    parser.get_parsed_content("initialize")
+    assert type(parser.get_parsed_content("network")).__module__ != RestoreRWKV.__module__
