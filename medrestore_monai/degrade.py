@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from medrestore_monai.dicom import Derivation
+from medrestore_monai.intensity import NOT_YET_SUV
 from medrestore_monai.loading import LoadImageOrSeriesd
 from medrestore_monai.saving import SaveLikeSourced, plan_outputs
 from medrestore_monai.transforms.blur import RandGaussianBlurd, RandLinearMotionBlurd, RandMotionBlurd
@@ -231,7 +232,7 @@ def _filled(task: str, options: Mapping[str, Any], image: MetaTensor) -> dict[st
 
 def _suv_factor(image: MetaTensor) -> float:
     """Return the SUV per unit of an image that has been told nothing else."""
-    if image.meta.get("unit") in ("Bq/ml", "counts") and "suv_factor" not in image.meta:
+    if image.meta.get("unit") in NOT_YET_SUV and "suv_factor" not in image.meta:
         raise ValueError(f"{image.meta['source']} does not tell its SUV per unit: give the suv_factor.")
     return float(image.meta.get("suv_factor", 1.0))
 

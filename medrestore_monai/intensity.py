@@ -19,6 +19,7 @@ from monai.utils import convert_to_tensor, ensure_tuple
 
 __all__ = [
     "INTENSITY_RANGES",
+    "NOT_YET_SUV",
     "FromUnitRanged",
     "IntensityRange",
     "ToUnitRanged",
@@ -32,7 +33,8 @@ __all__ = [
 Image = TypeVar("Image", np.ndarray, torch.Tensor)
 
 _MR_PERCENTILE = 99.9
-_NO_SUV = ("Bq/ml", "counts")  # units of PET that the SUV is worked out from
+#: Units of PET that the SUV is worked out from.
+NOT_YET_SUV = ("Bq/ml", "counts")
 _MOST_SUV = 1000.0  # no tissue has more: such values are in Bq/ml
 _RECORD, _WINDOW = "intensity_range", "intensity_window"
 
@@ -131,7 +133,7 @@ def choose_range(
 def _pet_range(
     image: np.ndarray | torch.Tensor, intensity: IntensityRange, unit: str | None, suv_factor: float | None
 ) -> IntensityRange:
-    if unit in _NO_SUV:
+    if unit in NOT_YET_SUV:
         if suv_factor is None or not suv_factor > 0:
             raise ValueError(f"PT values in {unit} need their SUV per unit, suv_factor, got {suv_factor}.")
         upper = intensity.upper / suv_factor
@@ -230,7 +232,7 @@ class ToUnitRanged(MapTransform):
             lower, upper = (float(v) for v in meta[_RECORD])
             window = usual.window if (lower, upper) == (usual.lower, usual.upper) else (lower, upper)
             return replace(usual, lower=lower, upper=upper, window=window)
-        if modality == "PT" and meta.get("unit") in _NO_SUV and "suv_factor" not in meta and "suv_missing" in meta:
+        if modality == "PT" and meta.get("unit") in NOT_YET_SUV and "suv_factor" not in meta and "suv_missing" in meta:
             raise ValueError(str(meta["suv_missing"]))
         return choose_range(
             image.as_tensor(), modality, meta.get("original_dtype"), meta.get("unit"), meta.get("suv_factor")
