@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from miniatures import write_clean, write_recipe_data, write_volumes
 from monai.bundle import ConfigParser, verify_metadata, verify_net_in_out
 from phantoms import ct_volume
 from tiny_bundle import NAME, edit_json, make_tiny_bundle
@@ -23,7 +24,7 @@ import medrestore_monai
 from medrestore_monai.bundle_check import check_bundle
 from medrestore_monai.bundle_package import REQUIREMENTS, package_bundle, write_zip
 from medrestore_monai.bundle_weights import get_weights
-from medrestore_monai.bundles import find_bundle, list_bundles
+from medrestore_monai.bundles import find_bundle, list_bundles, load_network
 from medrestore_monai.cli import app
 from medrestore_monai.restore import restore
 
@@ -115,36 +116,6 @@ def test_it_runs_from_its_folder_without_our_package(bundle, packaged, elsewhere
     got, want = (nib.load(path).get_fdata() for path in (tmp_path / "out" / "phantom.nii.gz", expected))
     np.testing.assert_allclose(got, want, atol=0.01)  # HU; the compiled kernel sums in another order
     assert not np.array_equal(got, nib.load(phantom).get_fdata())
-
-
-def test_it_trains_evaluates_and_exports_without_our_package(packaged, elsewhere, tmp_path):
-    data = tmp_path / "data"
-    for number in range(3):
-        (data / f"patient{number}").mkdir(parents=True)
-        values = ct_volume(2, (70 + number, 66))
-        nib.save(nib.Nifti1Image(values, np.diag([0.7, 0.7, 3, 1])), data / f"patient{number}" / "ct.nii.gz")
-    folder = tmp_path / "bundle"
-    shutil.copytree(packaged[0], folder)
-    brief = ["--max_epochs", "1", "--epoch_length", "2", "--val_interval", "1", "--num_workers", "0"]
-    brief += ["--batch_size", "1", "--patch_size", "[32,32]", "--held_back", "0.4"]
-    trained, report, exported = tmp_path / "trained", tmp_path / "report", tmp_path / "traced.ts"
-    files = ["--config_file", "configs/train.json", "--dataset_dir", data]
-    export = ["--ckpt_file", trained / "model.pt", "--meta_file", "configs/metadata.json"]
-    export += ["--config_file", "configs/inference.json", "--use_trace", "True", "--input_shape", "[1,1,32,32]"]
-    run_there(elsewhere, folder, ["run", "training", *files, "--output_dir", trained, *brief])
-    run_there(
-        elsewhere,
-        folder,
-        ["run", "evaluating", "--config_file", "configs/evaluate.json", "--dataset_dir", data, "--output_dir", report],
-        ["ckpt_export", "network_export", "--filepath", exported, *export],
-    )
-    history = (trained / "history.csv").read_text().splitlines()
-    assert len(history) == 2
-    assert history[0].startswith("epoch,learning_rate,loss,PSNR")
-    assert any(report.rglob("*.csv"))
-    importlib.import_module("medrestore_monai.ops.re_wkv_planes")  # the traced file calls its operator
-    image = torch.rand(1, 1, 40, 24)
-    assert torch.jit.load(exported)(image).shape == image.shape
 
 
 def test_it_runs_from_another_folder_under_another_name(packaged, elsewhere, phantom, tmp_path):
@@ -250,8 +221,8 @@ def test_the_card_has_the_sections_of_the_zoo(packaged):
 @pytest.mark.parametrize("each", list_bundles(), ids=lambda each: each.name)
 def test_each_bundle_passes_the_checks_of_the_zoo(each, tmp_path):
     folder, _ = package_bundle(each, tmp_path)
-    meta, config = folder / "configs" / "metadata.json", folder / "configs" / "inference.json"
-    verify_net_in_out(net_id="network_def", meta_file=str(meta), config_file=str(config), p=1, n=1, any=1)
+    meta, inference = folder / "configs" / "metadata.json", folder / "configs" / "inference.json"
+    verify_net_in_out(net_id="network_def", meta_file=str(meta), config_file=str(inference), p=1, n=1, any=1)
     if shared := os.environ.get("MEDRESTORE_SHARED"):
         schema = Path(shared, "schema", "meta_schema_20240725.json")
         shutil.copy(schema, tmp_path / "schema.json")  # where it is, nothing is downloaded
@@ -260,11 +231,65 @@ def test_each_bundle_passes_the_checks_of_the_zoo(each, tmp_path):
     # TorchScript is declared as not supported, and is not
     declared = f"`{each.name}` belongs to `exclude_verify_torchscript_list` in the zoo's `ci/bundle_custom_data.py`"
     assert declared in (folder / "docs" / "README.md").read_text()
-    parser = ConfigParser()
-    parser.read_config(config)
-    network = parser.get_parsed_content("network_def")
+    network = config(folder, "inference").get_parsed_content("network_def")
     with pytest.raises((RuntimeError, torch.jit.frontend.FrontendError)):
         torch.jit.script(network)
+
+
+def write_data(bundle, folder):
+    """What the recipe of a bundle takes, as small as it may be, and a folder of one modality to evaluate on."""
+    if "RGB" in bundle.modalities:
+        folder.mkdir()
+        return write_recipe_data(bundle.name, folder), write_clean(folder.parent / "pictures")
+    parts = [folder / modality if len(bundle.modalities) > 1 else folder for modality in bundle.modalities]
+    for part, modality in zip(parts, bundle.modalities, strict=True):
+        write_volumes(part, modality)
+    return folder, parts[0]
+
+
+def config(folder, name):
+    parser = ConfigParser()
+    parser.read_config(folder / "configs" / f"{name}.json")
+    return parser
+
+
+@pytest.mark.parametrize("each", list_bundles(), ids=lambda each: each.name)
+def test_each_bundle_evaluates_exports_and_trains_without_our_package(each, elsewhere, tmp_path):
+    folder, _ = package_bundle(each, tmp_path / "zoo")
+    data, images = write_data(each, tmp_path / "data")
+    report, exported, trained = tmp_path / "report", tmp_path / "traced.ts", tmp_path / "trained"
+    channels = each.metadata["network_data_format"]["inputs"]["image"]["num_channels"]
+    evaluation = ["--config_file", "configs/evaluate.json", "--dataset_dir", images, "--output_dir", report]
+    if images.parent == data:  # one of several modalities
+        evaluation += ["--modality", images.name]
+    export = ["--ckpt_file", "models/model.pt", "--meta_file", "configs/metadata.json", "--use_trace", "True"]
+    export += ["--config_file", "configs/inference.json", "--input_shape", f"[2,{channels},32,40]"]
+    # of data too large to keep in memory
+    training = ["--config_file", "configs/train.json", "--dataset_dir", data, "--output_dir", trained]
+    training += ["--max_epochs", "1", "--epoch_length", "1", "--val_interval", "1", "--num_workers", "0"]
+    training += ["--batch_size", "1", "--cache_rate", "0"]
+    if "patch_size" in config(folder, "train"):
+        training += ["--patch_size", "[28,28]"]
+    told = run_there(
+        elsewhere,
+        folder,
+        ["run", "evaluating", *evaluation],
+        ["ckpt_export", "network_export", "--filepath", exported, *export],
+        ["run", "training", *training],
+    )
+    assert f"source: {folder}" in told
+    assert "kernel: False" in told  # pure PyTorch
+    assert any(report.rglob("*.csv"))
+    importlib.import_module("medrestore_monai.ops.re_wkv_planes")  # the traced file calls its operator
+    image = torch.rand(1, channels, 40, 24)
+    network = load_network(config(folder, "inference").get_parsed_content("network_def"), each.weights, each.root)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.load(exported)(image), network(image), atol=1e-4, rtol=0)
+    history = (trained / "history.csv").read_text().splitlines()
+    assert len(history) == 2
+    assert history[0].startswith("epoch,learning_rate,loss,PSNR")
+    state = torch.load(trained / "model.pt", weights_only=True)
+    config(folder, "train").get_parsed_content("network_def").load_state_dict(state)
 
 
 def test_weights_elsewhere_are_listed_and_found_again(bundle, tmp_path):

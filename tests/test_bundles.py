@@ -8,14 +8,12 @@ from collections import OrderedDict
 from pathlib import Path
 
 import jsonschema
-import nibabel as nib
-import numpy as np
 import pytest
 import torch
+from miniatures import write_volumes
 from monai.bundle import ConfigParser
 from monai.data import set_track_meta
 from monai.utils import set_determinism
-from phantoms import ct_volume
 from tiny_bundle import BUNDLES, NAME, TINY, edit_json, make_tiny_bundle, write_tiny_weights
 
 from medrestore_monai.bundles import (
@@ -161,16 +159,6 @@ def test_the_network_of_a_configuration_can_be_built(root, overlay):
         assert network(image).shape == image.shape
 
 
-def tiny_data(folder, modality):
-    """Three patients with two slices each, as NIfTI files in the unit of the modality."""
-    hu = ct_volume(2, 96)
-    values = {"CT": hu, "MR": (hu + 1024).clip(0) * 2, "PT": (hu + 1024).clip(0) / 200}[modality]
-    for patient in ("p1", "p2", "p3"):
-        (folder / patient).mkdir(parents=True)
-        image = nib.Nifti1Image(values.astype(np.float32), np.diag([-2.0, -2.0, 3.0, 1.0]))
-        nib.save(image, folder / patient / "image.nii.gz")
-
-
 QUICK = {"max_epochs": 1, "epoch_length": 1, "val_interval": 1, "batch_size": 2, "patch_size": [32, 32]}
 MEDICAL = [root for root in SHIPPED if set(find_bundle(root).modalities) <= {"CT", "MR", "PT"}]
 
@@ -179,7 +167,7 @@ MEDICAL = [root for root in SHIPPED if set(find_bundle(root).modalities) <= {"CT
 def test_a_training_step_is_made_and_validated(root, tmp_path):
     modalities = find_bundle(root).modalities
     for modality in modalities:
-        tiny_data(tmp_path / "data" / modality if len(modalities) > 1 else tmp_path / "data", modality)
+        write_volumes(tmp_path / "data" / modality if len(modalities) > 1 else tmp_path / "data", modality)
     parser = ConfigParser()
     parser.read_config(str(root / "configs" / "train.json"))
     places = {"dataset_dir": str(tmp_path / "data"), "output_dir": str(tmp_path / "out"), "num_workers": 0}

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from miniatures import AFF_NAME, MED_NAME, MLFF_NAME, pixels, write_clean, write_recipe_data
 from monai.bundle import ConfigParser
 from phantoms import ct_series
 from PIL import Image
@@ -29,7 +30,6 @@ from medrestore_monai.networks.aff_unet_rwkv import AFF
 from medrestore_monai.networks.mlff_unet import MLFF, MRFAB
 from medrestore_monai.restore import restore
 
-AFF_NAME, MLFF_NAME, MED_NAME = "rgb_deblur_aff_unet_rwkv", "rgb_deblur_mlff_unet", "multimodal_deblur_meddeblur"
 TINY = {
     AFF_NAME: (AFFUNetRWKV, {"channels": [8, 8, 8, 8]}),
     MLFF_NAME: (MLFFUNet, {"channels": [16, 16, 16, 16], "growth": 8}),
@@ -60,15 +60,6 @@ def bundle(request, tmp_path_factory):
     return root
 
 
-def pixels(*shape, dtype=np.uint8, seed=0):
-    """A smooth picture with its full range in use."""
-    noise = np.random.default_rng(seed).random(shape)
-    for axis in (0, 1):
-        noise = sum(np.roll(noise, shift, axis) for shift in range(4))
-    unit = (noise - noise.min()) / (noise.max() - noise.min())
-    return np.rint(unit * np.iinfo(dtype).max).astype(dtype)
-
-
 def parsed(root, *names, **options):
     parser = ConfigParser()
     parser.read_config([str(root / "configs" / f"{name}.json") for name in names])
@@ -81,33 +72,6 @@ def test_the_shipped_and_the_papers_size(name):
     for overlays, expected in zip(([], ["base"]), PARAMETERS[name], strict=True):
         network = parsed(BUNDLES / name, "train", *overlays).get_parsed_content("network_def")
         assert sum(parameter.numel() for parameter in network.parameters()) == pytest.approx(expected, rel=0.01)
-
-
-def write_clean(folder, sides=(96, 101)):
-    """Two collections of unequal size, color and gray."""
-    for part, count in (("train", 3), ("validation", 1), ("test", 1)):
-        for number in range(count):
-            for patient, shape in (("blood_1", (*sides, 3)), ("mr_2", sides))[: 1 if number else 2]:
-                path = folder / part / patient / f"{number}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels(*shape, seed=number)).save(path)
-    return folder
-
-
-def write_recipe_data(name, folder):
-    """Data as the paper of the bundle has them, in miniature."""
-    if name == AFF_NAME:
-        arrays = {f"{part}_images": pixels(28, 28, 9)[None].repeat(3, 0)[..., :3] for part in ("train", "val", "test")}
-        np.savez(folder / "pathmnist.npz", **arrays)
-    elif name == MLFF_NAME:
-        for scene in ("GOPR1", "GOPR2", "GOPR3"):
-            for side in ("blur", "sharp"):
-                path = folder / "train" / scene / side / "000001.png"
-                path.parent.mkdir(parents=True)
-                Image.fromarray(pixels(260, 300, 3)).save(path)
-    else:
-        write_clean(folder, (140, 90))
-    return folder
 
 
 def test_the_papers_recipe_gives_batches_that_teach(bundle, tmp_path):
