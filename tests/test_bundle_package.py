@@ -219,6 +219,19 @@ def test_the_card_has_the_sections_of_the_zoo(packaged):
 
 
 @pytest.mark.parametrize("each", list_bundles(), ids=lambda each: each.name)
+def test_each_bundle_requires_versions_that_the_python_of_the_zoo_can_have(each):
+    pins = {}
+    for line in (Path(__file__).resolve().parents[1] / "scripts" / "constraints.txt").read_text().splitlines():
+        pin, _, marker = line.partition(";")
+        if "==" in pin and ">=" not in marker:  # Python 3.10
+            name, _, version = pin.partition("==")
+            pins[name] = version
+    required = {**each.metadata["required_packages_version"], "numpy": each.metadata["numpy_version"]}
+    required |= {"torch": each.metadata["pytorch_version"], "monai": each.metadata["monai_version"]}
+    assert required == {name: pins[name] for name in required}
+
+
+@pytest.mark.parametrize("each", list_bundles(), ids=lambda each: each.name)
 def test_each_bundle_passes_the_checks_of_the_zoo(each, tmp_path):
     folder, _ = package_bundle(each, tmp_path)
     meta, inference = folder / "configs" / "metadata.json", folder / "configs" / "inference.json"

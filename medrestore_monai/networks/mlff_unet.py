@@ -151,13 +151,9 @@ class MLFF(nn.Module):
         self.wavelets = wavelets
         width, bands = channels[level], 4 if wavelets else 1
         # a transform down multiplies the channels by the number of bands, one up divides them
+        adapted = [width * bands**other // bands**level for other in range(3)]
         self.adapt = nn.ModuleList(
-            nn.Identity()
-            if other == level
-            else nn.Conv2d(
-                before, width // bands ** (level - other) if other < level else width * bands ** (other - level), 1
-            )
-            for other, before in enumerate(channels)
+            nn.Identity() if other == level else nn.Conv2d(channels[other], adapted[other], 1) for other in range(3)
         )
         self.squeeze = nn.Conv2d(width, width // 8, 1)
         self.expand = nn.Conv2d(width // 8, 3 * width, 1)
