@@ -1,11 +1,14 @@
-"""Size, multiply-adds and training step of the deblurring networks, side by side; prints a Markdown table.
+"""Size, multiply-adds and time of the deblurring networks and classical methods, side by side; Markdown tables.
 
-    OMP_NUM_THREADS=1 python scripts/benchmark_deblurring.py
-    OMP_NUM_THREADS=1 python scripts/benchmark_deblurring.py --in-channels 3 --batch 4 --rounds 5
+    python scripts/benchmark_deblurring.py                               # one 512x512 color picture, 2 threads
+    python scripts/benchmark_deblurring.py --height 720 --width 1280     # as GoPro's, the paper's table 5
+    python scripts/benchmark_deblurring.py --training --threads 1 --rounds 5
 
-A step is forward, the paper's loss, backward and Adam in float32, on one thread. Times are CPU seconds of an image, the
-smallest of all rounds, in which the networks take turns. Multiply-adds are of one image without gradients, of products
-(convolutions and matrices) only.
+Networks are those of the bundles' configurations: as shipped, in the paper's size (``base.json``), and those to compare
+with. Weights are random; batch normalization is merged into convolutions where a network can. Multiply-adds are of
+products (convolutions and matrices) only. All take turns, round after round, and the table shows the smallest time:
+wall time, and CPU time of all threads, which other work on the machine disturbs least. ``--training`` times a step
+instead (forward, the configuration's loss, backward, Adam; float32) with patches of ``--patch`` pixels.
 """
 
 import argparse
@@ -13,84 +16,119 @@ import time
 from collections.abc import Callable
 
 import torch
+from monai.bundle import ConfigParser
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from medrestore_monai.losses import RestorationLoss
-from medrestore_monai.networks import AFFUNetRWKV, DeblurGANGenerator, MedDeblur, MLFFUNet, SRNDeblur
+from medrestore_monai.bundles import find_bundle
+from medrestore_monai.classical import METHODS
 
-AFF, MLFF, MED = {"l1": 1, "charbonnier": 1, "ssim": 0.2}, {"mse": 1, "frequency": 0.1}, {"l1": 1}
-NETWORKS: dict[str, tuple[type[nn.Module], dict, dict]] = {
-    "AFF-UNet-RWKV": (AFFUNetRWKV, {}, AFF),
-    "AFF-UNet-RWKV, 16 to 128": (AFFUNetRWKV, {"channels": (16, 32, 64, 128)}, AFF),
-    "AFF-UNet-RWKV, without mixer": (AFFUNetRWKV, {"mixer": False}, AFF),
-    "MLFF-DMRFAB U-Net": (MLFFUNet, {}, MLFF),
-    "MLFF-DMRFAB U-Net, 16 to 128, growth 32": (MLFFUNet, {"channels": (16, 32, 64, 128), "growth": 32}, MLFF),
-    "MedDeblur": (MedDeblur, {}, MED),
-    "MedDeblur, 16 to 64": (MedDeblur, {"channels": (16, 32, 64)}, MED),
-    "MedDeblur, 16, 16, 32": (MedDeblur, {"channels": (16, 16, 32)}, MED),
-    "SRN-Deblur": (SRNDeblur, {}, MED),
-    "DeblurGAN generator": (DeblurGANGenerator, {}, MED),
+AFF, MLFF, MED = "rgb_deblur_aff_unet_rwkv", "rgb_deblur_mlff_unet", "multimodal_deblur_meddeblur"
+NETWORKS: dict[str, tuple[str, ...]] = {  # a bundle, and what is laid over its train.json
+    "AFF-UNet-RWKV, shipped": (AFF,),
+    "AFF-UNet-RWKV, full": (AFF, "base"),
+    "MLFF-DMRFAB U-Net, shipped": (MLFF,),
+    "MLFF-DMRFAB U-Net, full": (MLFF, "base"),
+    "MedDeblur, shipped": (MED,),
+    "MedDeblur, full": (MED, "base"),
+    "UNet (MONAI), narrow": (AFF, "unet"),
+    "SRN-Deblur, narrow": (AFF, "srn"),
+    "DeblurGAN generator, narrow": (AFF, "deblurgan"),
+}
+CLASSICAL = {
+    "unsharp masking": ("unsharp_masking", {"sigma": 2.0, "amount": 1.0}),
+    "Wiener": ("wiener", {"sigma": 2.0, "balance": 0.01}),
+    "Richardson-Lucy, 10 iterations": ("richardson_lucy", {"sigma": 2.0, "iterations": 10}),
 }
 
 
-def training_step(network: nn.Module, loss: nn.Module, shape: tuple[int, ...]) -> Callable[[], None]:
+def configured(bundle: str, *overlays: str) -> ConfigParser:
+    """Read a bundle's ``train.json`` with what is laid over it."""
+    parser = ConfigParser()
+    parser.read_config([str(find_bundle(bundle).config(name)) for name in ("train", *overlays)])
+    parser["device"] = torch.device("cpu")
+    return parser
+
+
+def for_inference(network: nn.Module) -> nn.Module:
+    """Merge what can be merged, as ``medrestore restore`` does."""
+    merged = getattr(network, "merged", None)
+    return (merged() if merged else network).eval().requires_grad_(False)
+
+
+def training_step(parser: ConfigParser, network: nn.Module, batch: int, patch: int) -> Callable[[], None]:
     """Return one step of training, whose state lives on."""
+    loss = parser.get_parsed_content("loss")
+    learner = parser.get_parsed_content("train::trainer::network")
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
-    label = torch.rand(shape)
+    label = torch.rand(batch, 3, patch, patch)
     image = label + 0.05 * torch.randn_like(label)
 
     def step() -> None:
         optimizer.zero_grad()
-        loss(network(image), label).backward()
+        loss(learner(image), label).backward()
         optimizer.step()
 
     return step
 
 
-def seconds(function: Callable[[], object]) -> float:
-    """CPU time of one call."""
-    start = time.thread_time()
+def timed(function: Callable[[], object]) -> tuple[float, float]:
+    """Return wall time and CPU time of a call, in seconds."""
+    wall, cpu = time.perf_counter(), time.process_time()
     function()
-    return time.thread_time() - start
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def multiply_adds(network: nn.Module, shape: tuple[int, ...]) -> float:
-    """Multiply-adds of one image of a batch."""
+def multiply_adds(network: nn.Module, image: torch.Tensor) -> float:
+    """Multiply-adds for one image."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, *shape[1:]))
+        network(image)
     return counter.get_total_flops() / 2
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--in-channels", type=int, default=1)
-    parser.add_argument("--patch", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--height", type=int, default=512)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    parser.add_argument("--training", action="store_true", help="time a training step instead")
+    parser.add_argument("--patch", type=int, default=64, help="side of the training patches")
+    parser.add_argument("--batch", type=int, default=8, help="patches in a step")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    channels = arguments.in_channels
-    shape = (arguments.batch, channels, arguments.patch, arguments.patch)
-    networks = {name: kind(channels, channels, **options) for name, (kind, options, _) in NETWORKS.items()}
-    steps = {name: training_step(networks[name], RestorationLoss(**NETWORKS[name][2]), shape) for name in NETWORKS}
-    training, inference = dict.fromkeys(NETWORKS, float("inf")), dict.fromkeys(NETWORKS, float("inf"))
-    image = torch.rand(shape)
-    for _ in range(arguments.rounds + 1):  # the smallest time leaves out the first, slower round
-        for name, network in networks.items():
-            network.train()
-            training[name] = min(training[name], seconds(steps[name]) / arguments.batch)
-            network.eval()
-            with torch.inference_mode():
-                inference[name] = min(
-                    inference[name], seconds(lambda network=network: network(image)) / arguments.batch
-                )
-    print("| network | million parameters | GMAC | step, s an image | inference, s an image |\n|---|---|---|---|---|")
-    for name, network in networks.items():
+    image = torch.rand(1, 3, options.height, options.width)
+    sizes: dict[str, tuple[float, float]] = {}
+    calls: dict[str, Callable[[], object]] = {}
+    for name, (bundle, *overlays) in NETWORKS.items():
+        configuration = configured(bundle, *overlays)
+        network = configuration.get_parsed_content("network")
         million = sum(parameter.numel() for parameter in network.parameters()) / 1e6
-        work = multiply_adds(network.eval(), shape) / 1e9
-        print(f"| {name} | {million:.2f} | {work:.2f} | {training[name]:.3f} | {inference[name]:.3f} |")
+        if not options.training:
+            ready = for_inference(network)
+            sizes[name] = million, multiply_adds(ready, image) / 1e9
+            calls[name] = lambda ready=ready: ready(image)
+        elif "discriminator" not in configuration:  # a GAN's loss is that of two networks
+            sizes[name] = million, float("nan")
+            calls[name] = training_step(configuration, network.train(), options.batch, options.patch)
+    if not options.training:
+        planes = image[0].double().numpy()
+        for name, (method, arguments) in CLASSICAL.items():
+            calls[name] = lambda method=method, arguments=arguments: METHODS[method](planes, **arguments)
+    best = dict.fromkeys(calls, (float("inf"), float("inf")))
+    for _ in range(options.rounds + 1):  # the smallest time leaves out the first, slower round
+        for name, call in calls.items():
+            best[name] = min(best[name], timed(call))
+    what = f"a step of {options.batch} patches of {options.patch}x{options.patch}" if options.training else "a picture"
+    print(f"{torch.backends.cpu.get_cpu_capability()}, {options.threads} threads, {tuple(image.shape[1:])}; {what}\n")
+    print("| | million parameters | MB | G multiply-adds | wall, s | CPU, s | wall, relative |")
+    print("|---|---|---|---|---|---|---|")
+    first = next(iter(best.values()))[0]
+    for name, (wall, cpu) in best.items():
+        million, work = sizes.get(name, (float("nan"), float("nan")))
+        cells = "| | |" if million != million else f"| {million:.2f} | {4 * million:.1f} | {work:.1f}"
+        print(f"| {name} {cells} | {wall:.3f} | {cpu:.3f} | {wall / first:.2f} |".replace("nan", ""))
 
 
 if __name__ == "__main__":

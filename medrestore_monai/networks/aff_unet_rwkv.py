@@ -28,6 +28,8 @@ class AFFUNetRWKV(ResidualNetwork):
     the defaults and 3 channels it has 2.22 million parameters, with ``channels=(16, 32, 64, 128)`` 0.56 million.
 
     Training needs more than one value per channel for batch normalization; padding to multiples of 16 sees to it.
+    Two things are ours, with which it learns several times as fast: it sees images without their mean, and the filters
+    of its first convolution start with sum zero.
 
     Args:
         in_channels: channels of the input.
@@ -51,7 +53,7 @@ class AFFUNetRWKV(ResidualNetwork):
         aff: bool = True,
         mixer: bool = True,
     ) -> None:
-        super().__init__(in_channels, multiple=2**LEVELS)
+        super().__init__(in_channels, multiple=2**LEVELS, without_mean=True)
         if in_channels != out_channels:
             raise ValueError(
                 f"the residual needs out_channels equal to in_channels, got {out_channels}, {in_channels}."
@@ -64,6 +66,9 @@ class AFFUNetRWKV(ResidualNetwork):
         self.decoder = nn.ModuleList(
             _DecoderLevel(channels[i + 1], channels[i], aff, mixer) for i in reversed(range(LEVELS - 1))
         )
+        with torch.no_grad():
+            first = next(self.encoder.parameters())
+            first -= first.mean(dim=(2, 3), keepdim=True)
         self.output = nn.Conv2d(channels[0], out_channels, 3, padding=1)
         nn.init.normal_(self.output.weight, std=1e-3)  # training starts close to the identity
         nn.init.zeros_(self.output.bias)

@@ -81,13 +81,16 @@ class Residual(ResidualNetwork):
         in_channels: channels of the images.
         multiple: what the sides are padded to multiples of; 2 to the number of times that ``network`` halves them, and
             above the smallest side that it takes.
+        without_mean: see :class:`~medrestore_monai.networks.residual.ResidualNetwork`.
 
     Raises:
         ValueError: if ``in_channels`` is not positive.
     """
 
-    def __init__(self, network: nn.Module, in_channels: int = 1, multiple: int = 16) -> None:
-        super().__init__(in_channels, multiple)
+    def __init__(
+        self, network: nn.Module, in_channels: int = 1, multiple: int = 16, without_mean: bool = False
+    ) -> None:
+        super().__init__(in_channels, multiple, without_mean)
         self.network = network
 
     def change(self, x: Tensor) -> Tensor:

@@ -9,14 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medrestore_monai.networks.residual import ResidualNetwork, crop, draw_weights
+from medrestore_monai.networks.residual import CONTRAST, ResidualNetwork, crop, draw_weights
 
 __all__ = ["AllScales", "MedDeblur", "RDSAM", "SpatialAsymmetricAttention"]
 
 GROWTH = 8  # channels that a dense layer adds
 RELU = math.sqrt(2)  # what a ReLU takes from the scale of features
 RESIDUAL = 0.3  # scale of what a residual block adds at the start
-CONTRAST = 4.0  # brings the contrast of pictures scaled to [0, 1] near 1
 
 
 class MedDeblur(ResidualNetwork):

@@ -8,7 +8,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ResidualNetwork", "crop", "draw_weights", "pad_to_multiple"]
+__all__ = ["CONTRAST", "ResidualNetwork", "crop", "draw_weights", "pad_to_multiple"]
+
+CONTRAST = 4.0  # brings the contrast of pictures scaled to [0, 1] near 1
 
 
 class ResidualNetwork(nn.Module):
@@ -20,17 +22,20 @@ class ResidualNetwork(nn.Module):
     Args:
         in_channels: channels of the images.
         multiple: what the padded sides are multiples of.
+        without_mean: let :meth:`change` see images without the mean of each channel, times four. Features are else
+            mostly brightness, which is right already, and a network trains several times as long.
 
     Raises:
         ValueError: if ``in_channels`` is not positive.
     """
 
-    def __init__(self, in_channels: int, multiple: int) -> None:
+    def __init__(self, in_channels: int, multiple: int, without_mean: bool = False) -> None:
         super().__init__()
         if in_channels < 1:
             raise ValueError(f"in_channels must be at least 1, got {in_channels}.")
         self.in_channels = in_channels
         self.multiple = multiple
+        self.without_mean = without_mean
 
     def forward(self, x: Tensor) -> Tensor:
         """Restore a batch.
@@ -44,16 +49,21 @@ class ResidualNetwork(nn.Module):
         Raises:
             ValueError: the input is not such a batch.
         """
-        return x + crop(self.change(self.padded(x)), x.shape[2], x.shape[3]).to(x.dtype)
+        change = self.change(self.padded(x))
+        if self.without_mean:
+            change = change / CONTRAST
+        return x + crop(change, x.shape[2], x.shape[3]).to(x.dtype)
 
     def change(self, x: Tensor) -> Tensor:
         """Return what to add to padded images ``(B, in_channels, H, W)``."""
         raise NotImplementedError
 
     def padded(self, x: Tensor) -> Tensor:
-        """Check a batch, and return it with the sides and the type the network needs."""
+        """Check a batch, and return what :meth:`change` sees of it, with the sides and the type the network needs."""
         if x.ndim != 4 or x.shape[1] != self.in_channels or x.numel() == 0:
             raise ValueError(f"expected a non-empty (B, {self.in_channels}, H, W), got {tuple(x.shape)}.")
+        if self.without_mean:
+            x = CONTRAST * (x - x.mean(dim=(2, 3), keepdim=True))
         x = pad_to_multiple(x, self.multiple)
         return x.to(next(self.parameters()).dtype)
 
@@ -66,7 +76,7 @@ class ResidualNetwork(nn.Module):
         return copy.deepcopy(self).eval().requires_grad_(False)
 
 
-def draw_weights(convolution: nn.Conv2d | nn.ConvTranspose2d, gain: float = 1.0) -> None:
+def draw_weights(convolution: nn.Conv2d | nn.ConvTranspose2d, gain: float = 1.0, zero_sum: bool = False) -> None:
     """Draw normal weights that keep the scale of features, and clear the bias.
 
     PyTorch's own start divides the variance by three a layer, after which a deep network without normalization hardly
@@ -75,11 +85,16 @@ def draw_weights(convolution: nn.Conv2d | nn.ConvTranspose2d, gain: float = 1.0)
     Args:
         convolution: changed in place.
         gain: factor on the scale, such as ``sqrt(2)`` before a ReLU.
+        zero_sum: let each kernel sum to zero, so that it starts as a filter of detail. Where features are mostly
+            brightness, which is right already, they otherwise drown what is to be found.
     """
     inputs: float = convolution.in_channels // convolution.groups * math.prod(convolution.kernel_size)
     if isinstance(convolution, nn.ConvTranspose2d):
         inputs /= math.prod(convolution.stride)  # of its kernel elements, a pixel sees one in so many
     nn.init.normal_(convolution.weight, std=gain / math.sqrt(inputs))
+    if zero_sum:
+        with torch.no_grad():
+            convolution.weight -= convolution.weight.mean(dim=(2, 3), keepdim=True)
     if convolution.bias is not None:
         nn.init.zeros_(convolution.bias)
 
