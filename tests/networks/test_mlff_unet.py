@@ -31,6 +31,13 @@ def test_wrong_channels_are_refused():
             MLFFUNet(channels=channels)
 
 
+def test_depthwise_filters_start_as_filters_of_detail():
+    filters = [module.depthwise.weight for module in MLFFUNet(**TINY).modules() if isinstance(module, DSC)]
+    for weight in filters:
+        assert_close(weight.sum(dim=(1, 2, 3)), torch.zeros(len(weight)), rtol=0, atol=1e-6)
+        assert weight.std() > 0.1
+
+
 def test_separable_convolutions_are_their_formula():
     block, x = RDSC(3), torch.randn(2, 3, 6, 7)
 

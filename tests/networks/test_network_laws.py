@@ -52,7 +52,7 @@ def test_keeps_any_size_and_the_image(build):
             before = image.clone()
             assert network(image).shape == image.shape
             assert torch.equal(image, before)
-            # a single pixel has nothing to sharpen: MedDeblur sees images without their mean
+            # a single pixel has nothing to sharpen: most networks see images without their mean
             assert size == (1, 1) or not torch.equal(network(image), image)
 
 
@@ -99,6 +99,17 @@ def test_starts_close_to_the_identity(name):
     image = torch.rand(1, 1, 32, 32)
     change = kind(in_channels=1, out_channels=1, **options).eval()(image) - image
     assert 0 < change.abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("name", ["aff", "mlff", "meddeblur", "srn-deblur"])
+def test_brightness_stays_out_of_it(name):
+    network, image = make(name, in_channels=2).eval(), torch.rand(1, 2, 21, 30)
+    with torch.no_grad():
+        change = network(image) - image
+        for brightness in (torch.tensor([3.0, -0.5]).view(2, 1, 1), 0.25):
+            shifted = image + brightness
+            assert_close(network(shifted) - shifted, change, rtol=0, atol=1e-5 * max(1, float(change.abs().max())))
+        assert (network(2 * image) - 2 * image - change).abs().max() > 0.01 * change.abs().max()
 
 
 def test_bfloat16_is_close(build):
