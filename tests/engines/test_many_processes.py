@@ -5,8 +5,9 @@ import re
 import time
 
 import pytest
+from miniatures import AFF_NAME, MED_NAME, MLFF_NAME, write_recipe_data
 from phantoms import ct_series, mr_series, pet_series
-from tiny_bundle import make_tiny_bundle
+from tiny_bundle import BUNDLES, make_tiny_bundle
 from training_runs import assert_same_training, finish, rows, saved, start, train, write_patients
 
 OPTIONS = {"max_epochs": 3, "val_interval": 1, "held_back": 0.2}
@@ -45,6 +46,14 @@ def test_both_processes_have_the_same_scores_and_one_writes(two):
     assert not any(name.startswith("module.") for name in saved(two)["network"])
 
 
+def test_fewer_validation_images_than_processes_are_shared_all_the_same(tmp_path, place):
+    data, options = write_patients(tmp_path / "data", 4, slices=1), {**OPTIONS, "max_epochs": 1, "held_back": 0.25}
+    run = train(place[0], data, tmp_path / "run", ranks=2, batch_size=1, **options)
+    scores = [re.findall(r"Epoch\[\d\] Metrics -- .*", (tmp_path / f"run-{rank}.log").read_text()) for rank in (0, 1)]
+    assert scores[0] == scores[1]
+    assert json.loads((run / "model.json").read_text())["PSNR"] == float(rows(run)[0]["PSNR"])
+
+
 def killed_and_continued(bundle, data, output, **options):
     """Train in two processes that are killed after an epoch, then in two that go on."""
     processes = start(bundle, data, output, ranks=2, **options)
@@ -72,6 +81,15 @@ def test_a_routing_network_trains_in_two_processes(tmp_path, place):
     }
     options = {**OPTIONS, "max_epochs": 1, "epoch_length": 2, "batch_size": 1}
     run = train(*place, tmp_path / "run", ranks=2, **parts, **options)
+    assert json.loads((run / "model.json").read_text())["PSNR"] == float(rows(run)[0]["PSNR"])
+
+
+@pytest.mark.parametrize("name", [AFF_NAME, MLFF_NAME, MED_NAME])
+def test_the_networks_for_pictures_train_in_two_processes(name, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    options = {"max_epochs": 1, "epoch_length": 1, "val_interval": 1, "batch_size": 1, "cache_rate": 0}
+    run = train(BUNDLES / name, write_recipe_data(name, data), tmp_path / "run", ranks=2, **options)
     assert json.loads((run / "model.json").read_text())["PSNR"] == float(rows(run)[0]["PSNR"])
 
 
