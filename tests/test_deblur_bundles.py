@@ -196,6 +196,7 @@ REACH = {AFF_NAME: 203, MLFF_NAME: 334}
 
 def without_global_averages(network):
     """Hold fixed what is averaged over the whole image; the rest is convolutions."""
+    network.without_mean = False
     for module in network.modules():
         if isinstance(module, AFF):
             torch.nn.init.zeros_(module.overall[-1].weight)
