@@ -51,7 +51,7 @@ def bundle(request, tmp_path_factory):
     network = kind(**options)
     for name, parameter in network.named_parameters():
         if name.endswith(("output.weight", "decoder.0.2.pointwise.weight")):
-            torch.nn.init.normal_(parameter, std=0.02)
+            torch.nn.init.normal_(parameter, std=0.06)
     (root / "models").mkdir()
     weights = root / "models" / "model.pt"
     torch.save(network.state_dict(), weights)
