@@ -120,8 +120,9 @@ def main() -> None:
     for _ in range(options.rounds + 1):  # the smallest time leaves out the first, slower round
         for name, call in calls.items():
             best[name] = min(best[name], timed(call))
-    what = f"a step of {options.batch} patches of {options.patch}x{options.patch}" if options.training else "a picture"
-    print(f"{torch.backends.cpu.get_cpu_capability()}, {options.threads} threads, {tuple(image.shape[1:])}; {what}\n")
+    side = options.patch
+    what = f"a step of {options.batch} patches of {side}x{side}" if options.training else f"{tuple(image.shape[1:])}"
+    print(f"{torch.backends.cpu.get_cpu_capability()}, {options.threads} threads, {what}\n")
     print("| | million parameters | MB | G multiply-adds | wall, s | CPU, s | wall, relative |")
     print("|---|---|---|---|---|---|---|")
     first = next(iter(best.values()))[0]

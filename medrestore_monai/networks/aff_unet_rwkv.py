@@ -28,7 +28,7 @@ class AFFUNetRWKV(ResidualNetwork):
     the defaults and 3 channels it has 2.22 million parameters, with ``channels=(16, 32, 64, 128)`` 0.56 million.
 
     Training needs more than one value per channel for batch normalization; padding to multiples of 16 sees to it.
-    Two things are ours, with which it learns several times as fast: it sees images without their mean, and the filters
+    Two things are ours, with which it learns faster: it sees images without their mean, and the filters
     of its first convolution start with sum zero.
 
     Args:

@@ -23,7 +23,7 @@ class ResidualNetwork(nn.Module):
         in_channels: channels of the images.
         multiple: what the padded sides are multiples of.
         without_mean: let :meth:`change` see images without the mean of each channel, times four. Features are else
-            mostly brightness, which is right already, and a network trains several times as long.
+            mostly brightness, which is right already, and hide what is to be found.
 
     Raises:
         ValueError: if ``in_channels`` is not positive.
