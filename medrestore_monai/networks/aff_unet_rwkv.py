@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from medrestore_monai.networks.residual import ResidualNetwork
+from medrestore_monai.networks.residual import ResidualNetwork, start_with_sum_zero
 
 __all__ = ["AFF", "AFFUNetRWKV", "RWKVLiteMixer"]
 
@@ -66,9 +66,7 @@ class AFFUNetRWKV(ResidualNetwork):
         self.decoder = nn.ModuleList(
             _DecoderLevel(channels[i + 1], channels[i], aff, mixer) for i in reversed(range(LEVELS - 1))
         )
-        with torch.no_grad():
-            first = next(self.encoder.parameters())
-            first -= first.mean(dim=(2, 3), keepdim=True)
+        start_with_sum_zero(next(self.encoder.parameters()))  # the weight of the first convolution
         self.output = nn.Conv2d(channels[0], out_channels, 3, padding=1)
         nn.init.normal_(self.output.weight, std=1e-3)  # training starts close to the identity
         nn.init.zeros_(self.output.bias)

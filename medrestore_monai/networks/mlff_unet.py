@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medrestore_monai.networks.residual import ResidualNetwork, draw_weights
+from medrestore_monai.networks.residual import ResidualNetwork, draw_weights, start_with_sum_zero
 from medrestore_monai.ops.wavelet import haar_dwt, haar_iwt
 
 __all__ = ["DMRFAB", "DSC", "MLFF", "MLFFUNet", "MRFAB", "RDSC"]
@@ -83,7 +83,9 @@ class MLFFUNet(ResidualNetwork):
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                draw_weights(module, zero_sum=module.groups > 1)
+                draw_weights(module)
+                if module.groups > 1:
+                    start_with_sum_zero(module.weight)
         nn.init.normal_(self.decoder[0][2].pointwise.weight, std=1e-3)  # training starts close to the identity
 
     def change(self, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CONTRAST", "ResidualNetwork", "crop", "draw_weights", "pad_to_multiple"]
+__all__ = ["CONTRAST", "ResidualNetwork", "crop", "draw_weights", "pad_to_multiple", "start_with_sum_zero"]
 
 CONTRAST = 4.0  # brings the contrast of pictures scaled to [0, 1] near 1
 
@@ -76,7 +76,7 @@ class ResidualNetwork(nn.Module):
         return copy.deepcopy(self).eval().requires_grad_(False)
 
 
-def draw_weights(convolution: nn.Conv2d | nn.ConvTranspose2d, gain: float = 1.0, zero_sum: bool = False) -> None:
+def draw_weights(convolution: nn.Conv2d | nn.ConvTranspose2d, gain: float = 1.0) -> None:
     """Draw normal weights that keep the scale of features, and clear the bias.
 
     PyTorch's own start divides the variance by three a layer, after which a deep network without normalization hardly
@@ -85,18 +85,25 @@ def draw_weights(convolution: nn.Conv2d | nn.ConvTranspose2d, gain: float = 1.0,
     Args:
         convolution: changed in place.
         gain: factor on the scale, such as ``sqrt(2)`` before a ReLU.
-        zero_sum: let each kernel sum to zero, so that it starts as a filter of detail. Where features are mostly
-            brightness, which is right already, they otherwise drown what is to be found.
     """
     inputs: float = convolution.in_channels // convolution.groups * math.prod(convolution.kernel_size)
     if isinstance(convolution, nn.ConvTranspose2d):
         inputs /= math.prod(convolution.stride)  # of its kernel elements, a pixel sees one in so many
     nn.init.normal_(convolution.weight, std=gain / math.sqrt(inputs))
-    if zero_sum:
-        with torch.no_grad():
-            convolution.weight -= convolution.weight.mean(dim=(2, 3), keepdim=True)
     if convolution.bias is not None:
         nn.init.zeros_(convolution.bias)
+
+
+def start_with_sum_zero(weight: Tensor) -> None:
+    """Let each kernel sum to zero, so that it starts as a filter of detail.
+
+    Where features are mostly brightness, which is right already, they otherwise drown what is to be found.
+
+    Args:
+        weight: kernels ``(..., H, W)``, changed in place.
+    """
+    with torch.no_grad():
+        weight -= weight.mean(dim=(-2, -1), keepdim=True)
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:

@@ -104,3 +104,9 @@ def test_merged_computes_the_same_and_changes_nothing(options):
     assert_close(merged(image), expected, rtol=1e-4, atol=1e-4 * float((expected - image).abs().max()))
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+def test_the_first_filters_start_as_filters_of_detail():
+    weight = AFFUNetRWKV(channels=(8, 8, 8, 8)).encoder[0][0].weight
+    assert_close(weight.sum(dim=(2, 3)), torch.zeros(8, 3), rtol=0, atol=1e-6)
+    assert weight.std() > 0.01
