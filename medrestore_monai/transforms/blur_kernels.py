@@ -13,6 +13,7 @@ __all__ = ["gaussian_kernel", "linear_motion_kernel", "motion_kernel"]
 
 _NEGLIGIBLE = 1e-9  # weights below are left out: what rounding leaves of a corner that is just touched
 _REACH = 4.0  # standard deviations
+_WIDEST = 1000  # pixels, of length and sigma: more would take hours, and leave nothing of any image
 
 
 def motion_kernel(length: int, angle: float) -> np.ndarray:
@@ -32,14 +33,14 @@ def motion_kernel(length: int, angle: float) -> np.ndarray:
         Weights, float64, shape ``(length | 1, length | 1)``.
 
     Raises:
-        ValueError: the length is no integer or below 1, or the angle is not finite.
+        ValueError: the length is no whole number of 1 to 1000, or the angle is not finite.
 
     References:
         Sharif et al., MedDeblur: Medical Image Deblurring with Residual Dense Spatial-Asymmetric Attention,
         algorithm 1, https://doi.org/10.3390/math11010115
     """
-    if length < 1 or int(length) != length or not math.isfinite(angle):
-        raise ValueError(f"length must be a whole number of at least 1 pixel, got {length} at {angle} degrees.")
+    if not 1 <= length <= _WIDEST or int(length) != length or not math.isfinite(angle):
+        raise ValueError(f"length must be a whole number of 1 to {_WIDEST} pixels, got {length} at {angle} degrees.")
     length = int(length)
     if length == 1:
         return np.ones((1, 1))
@@ -68,10 +69,10 @@ def linear_motion_kernel(length: float, angle: float) -> np.ndarray:
         Weights, float64, an odd square that holds the path.
 
     Raises:
-        ValueError: the length is below 1, or not finite, as the angle.
+        ValueError: the length is not 1 to 1000, or the angle not finite.
     """
-    if not 1 <= length < math.inf or not math.isfinite(angle):
-        raise ValueError(f"length must be at least 1 pixel, got {length} at {angle} degrees.")
+    if not 1 <= length <= _WIDEST or not math.isfinite(angle):
+        raise ValueError(f"length must be 1 to {_WIDEST} pixels, got {length} at {angle} degrees.")
     direction = np.array([math.cos(math.radians(angle)), math.sin(math.radians(angle))])
     half = math.ceil((length - 1) / 2)
     edges = np.arange(-half - 1, half + 1) + 0.5  # between the pixels
@@ -94,10 +95,10 @@ def gaussian_kernel(sigma: float) -> np.ndarray:
         Weights, float64, shape ``(2 * round(4 * sigma) + 1,)``.
 
     Raises:
-        ValueError: sigma is negative or not finite.
+        ValueError: sigma is not 0 to 1000.
     """
-    if not 0 <= sigma < math.inf:
-        raise ValueError(f"sigma must be 0 or more pixels, got {sigma}.")
+    if not 0 <= sigma <= _WIDEST:
+        raise ValueError(f"sigma must be 0 to {_WIDEST} pixels, got {sigma}.")
     reach = int(_REACH * sigma + 0.5)
     if reach == 0:
         return np.ones(1)

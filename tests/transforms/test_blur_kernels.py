@@ -69,9 +69,11 @@ def test_the_least_strength_is_one_pixel(kernel):
         (lambda: motion_kernel(0, 0), "length must be a whole number"),
         (lambda: motion_kernel(2.5, 0), "got 2.5"),
         (lambda: motion_kernel(3, math.nan), "nan degrees"),
-        (lambda: linear_motion_kernel(0.5, 0), "at least 1 pixel"),
+        (lambda: linear_motion_kernel(0.5, 0), "1 to 1000 pixels"),
         (lambda: linear_motion_kernel(math.inf, 0), "got inf"),
-        (lambda: gaussian_kernel(-1), "0 or more pixels"),
+        (lambda: motion_kernel(1001, 0), "1 to 1000 pixels"),
+        (lambda: gaussian_kernel(1e6), "0 to 1000 pixels"),
+        (lambda: gaussian_kernel(-1), "0 to 1000 pixels"),
     ],
 )
 def test_bad_input_is_refused(call, match):
