@@ -42,7 +42,9 @@ def test_a_bundle_offers_what_its_configuration_has(tmp_path):
     offered = offered_options(CT_BUNDLE / "configs" / "inference.json", ["cpu"], write_back=False)
     assert offered["strength"] == 1.0
     assert (offered["tile"], offered["precision"]) == ("auto", ["float32", "bfloat16"])
-    assert not {"weights", "dataset_dir", "write_back", "series_uid", "progress", "network_def"} & set(offered)
+    assert not {"allow_gaps", "weights", "dataset_dir", "write_back", "series_uid", "progress", "network_def"} & set(
+        offered
+    )
     (tmp_path / "inference.json").write_text(
         '{"kspace_kept": 0.25, "modality": null, "suv": {}, "halo": 64, "mean": "check", "x": "$1"}'
     )

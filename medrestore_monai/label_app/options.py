@@ -20,6 +20,7 @@ _AUTO = "auto"
 # values of an inference.json that are the app's own business, or that change nothing in the result
 _NOT_OFFERED = {"amp", "overwrite", "progress", "slice_batch_size", "slab", "halo"}
 _NOT_OFFERED |= {"dataset_dir", "output_dir", "bundle_root", "weights", "backend", "precision", "modality", "tile"}
+_NOT_OFFERED.add("allow_gaps")  # the answer is one NIfTI file, whose grid knows no gaps
 _WORD = r"[a-z][a-z_]{0,31}"  # of a bundle's own choices; holds nothing that MONAI would run
 #: What MONAI Label and its clients put into a request beside the options of a task.
 _OF_MONAI_LABEL = {

@@ -79,8 +79,9 @@ class RestoreTask(InferTask):
             warnings.catch_warnings(record=True) as notes,
         ):
             output = self._restore(source, Path(place), wanted)
+            made = write_result(output, Path(place), wanted.dtype, wanted.extension)  # before anything is stored
             stored = store_series(self.client, output) if wanted.write_back else {}
-            result = _keep(write_result(output, Path(place), wanted.dtype, wanted.extension))
+            result = _keep(made)
         done = {
             "bundle": self.bundle.name,
             "version": self.bundle.metadata["version"],
