@@ -1,5 +1,6 @@
 """Folders that are whole or not there: written aside and renamed into place."""
 
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -12,12 +13,14 @@ def folder_aside(output: Path, overwrite: bool = False) -> Iterator[Path]:
     """Give a folder beside ``output`` to write to, which takes its place at the end, or vanishes if anything fails.
 
     Args:
-        output: where the folder is to be; folders above it are made, and taken away again if anything fails.
+        output: where the folder is to be, or a link to it; folders above it are made, and taken away again if anything
+            fails.
         overwrite: replace what is there; it stays until the new folder is whole.
 
     Raises:
         OSError: nothing can be written, or ``output`` is there, not empty, and not to be replaced.
     """
+    output = output.resolve()
     missing = [parent for parent in output.parents if not parent.exists()]
     work = output.with_name(f".{output.name}.{uuid.uuid4().hex[:12]}")
     old = work.with_name(work.name + ".old")
@@ -35,3 +38,21 @@ def folder_aside(output: Path, overwrite: bool = False) -> Iterator[Path]:
         for parent in missing:
             with suppress(OSError):
                 parent.rmdir()  # only where nothing was written to it
+
+
+def refuse_links(source: Path, output: Path) -> None:
+    """Refuse to replace an output that files of the source lie in, by way of links.
+
+    Args:
+        source: a file or a folder.
+        output: a file or a folder that is to be replaced.
+
+    Raises:
+        ValueError: it is so.
+    """
+    place = output.resolve()
+    inside = (Path(folder) / name for folder, _, names in os.walk(source, followlinks=True) for name in names)
+    for file in inside if source.is_dir() else (source,):
+        real = file.resolve()
+        if place == real or place in real.parents:
+            raise ValueError(f"The output {output} holds the source's {file.name}, by a link; name another output.")

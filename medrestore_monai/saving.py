@@ -14,9 +14,27 @@ from typing import Any
 import numpy as np
 from monai.transforms import Transform
 
+from medrestore_monai.aside import refuse_links
 from medrestore_monai.dicom import Derivation, find_series, read_series, write_derived_series
 from medrestore_monai.images import write_image
 from medrestore_monai.loading import IMAGE_SUFFIXES, Item, find_images, forget, is_image_file
+
+# endings of files that this package does not write, which would be odd names of folders
+_OTHER_KINDS = (
+    ".dcm",
+    ".zip",
+    ".nrrd",
+    ".nhdr",
+    ".mha",
+    ".mhd",
+    ".hdr",
+    ".img",
+    ".mgz",
+    ".gz",
+    ".gif",
+    ".bmp",
+    ".webp",
+)
 
 
 def plan_outputs(
@@ -94,6 +112,8 @@ def _target(path: Path, source: Path, output: Path) -> Path:
     """Return where the result of the image at ``path`` goes."""
     if is_image_file(path) and path == source:
         if not is_image_file(output):
+            if output.suffix.lower() in _OTHER_KINDS and not output.is_dir():
+                raise ValueError(f"the output {output.name} is of another kind than {path.name}; the kind must stay.")
             return output / path.name
         if _kind(output) not in (_kind(path), ".png" if _kind(path) == ".jpg" else ""):  # PNG loses nothing more
             raise ValueError(f"the output {output.name} is of another kind than {path.name}; the kind must stay.")
@@ -120,8 +140,10 @@ def _check_targets(targets: Sequence[Path], source: Path, overwrite: bool) -> No
             raise ValueError(f"the output {target} and the source {source} may not lie in one another.")
         if place in known:
             raise ValueError(f"two images of {source} would both become {target}; restore them one by one.")
-        if target.exists() and not overwrite:
-            raise FileExistsError(f"{target} exists; name another output, or --overwrite.")
+        if target.exists():
+            if not overwrite:
+                raise FileExistsError(f"{target} exists; name another output, or --overwrite.")
+            refuse_links(source, target)
         known.add(place)
 
 
@@ -195,6 +217,8 @@ class _Volume:
             Path(self._folder.name) / "voxels", dtype=np.float32, mode="w+", shape=(shape[-1], *shape[:-1])
         )
         self.voxels = np.moveaxis(stored, 0, -1)
+        if os.name == "posix":
+            self._folder.cleanup()  # mapped, it lives on without a name: nothing is left of a process that is killed
         _volumes.add(self)
 
     def close(self) -> None:

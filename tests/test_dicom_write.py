@@ -150,6 +150,35 @@ def test_padding_value_of_the_wrong_sign(tmp_path):
     np.testing.assert_array_equal(stored(written)[:, :5], stored(files[0])[:, :5])
 
 
+def test_padding_range_without_a_value(tmp_path):
+    def pad(ds, index):
+        ds.add_new("PixelPaddingValue", "SS", -2000)
+        ds.add_new("PixelPaddingRangeLimit", "SS", None)
+
+    volume = phantoms.ct_volume(1, 32)
+    volume[:5] = -3024
+    files = phantoms.ct_series(tmp_path / "in", volume=volume, signed=True, bits_stored=16, edit=pad)
+    image = read_series(tmp_path / "in").array + 50
+    (written,) = write_derived_series(tmp_path / "in", image, tmp_path / "out", DENOISE)
+    np.testing.assert_array_equal(stored(written)[:, :5], stored(files[0])[:, :5])
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_texts_outside_of_the_declared_character_set_keep_their_bytes(tmp_path, syntax):
+    (file,) = phantoms.ct_series(tmp_path / "in", slices=1)
+    ds = pydicom.dcmread(file)
+    ds.SpecificCharacterSet, ds.PatientName, ds.StudyDescription = "ISO_IR 100", "Müller^Jan", "Schädel"
+    ds.file_meta.TransferSyntaxUID = syntax
+    ds.save_as(file)
+    file.write_bytes(file.read_bytes().replace(b"ISO_IR 100", b"ISO_IR 192"))  # Latin-1 that claims to be UTF-8
+    series = read_series(tmp_path / "in")
+    (written,) = write_derived_series(series, series.array, tmp_path / "out", DENOISE)
+    for keyword in ("PatientName", "StudyDescription", "PatientID", "SpecificCharacterSet"):
+        before, after = (pydicom.dcmread(path).get_item(keyword).value for path in (file, written))
+        assert after == before
+    assert b"M\xfcller^Jan" in written.read_bytes()
+
+
 def test_slices_with_gaps_are_restored_one_by_one(tmp_path):
     phantoms.ct_series(tmp_path / "in", slices=4, positions=[0, 6, 40, 41])
     series = read_series(tmp_path / "in", allow_gaps=True)
@@ -403,6 +432,32 @@ def test_output_and_source_in_one_another(tmp_path, place):
     phantoms.ct_series(tmp_path / "in", slices=1)
     with pytest.raises(ValueError, match="may not lie in one another"):
         write_derived_series(tmp_path / "in", np.zeros((32, 32, 1)), tmp_path / place, DENOISE, overwrite=True)
+
+
+def test_overwriting_never_removes_the_source_of_links(tmp_path):
+    phantoms.ct_series(tmp_path / "in", slices=2)
+    series = read_series(tmp_path / "in")
+    first = write_derived_series(series, series.array, tmp_path / "first", DENOISE)
+    (tmp_path / "links").mkdir()
+    for file in first:
+        (tmp_path / "links" / file.name).symlink_to(file)
+    kept = [file.read_bytes() for file in first]
+    linked = read_series(tmp_path / "links")
+    with pytest.raises(ValueError, match="holds the source's IM000"):
+        write_derived_series(linked, linked.array, tmp_path / "first", DENOISE, overwrite=True)
+    assert [file.read_bytes() for file in first] == kept
+
+
+def test_an_output_that_is_a_link_stays_one(tmp_path):
+    phantoms.ct_series(tmp_path / "in", slices=1)
+    series = read_series(tmp_path / "in")
+    (tmp_path / "store").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "store")
+    for change in (0, 1):
+        write_derived_series(series, series.array + change, tmp_path / "link", DENOISE, overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "link", "store"]
+    np.testing.assert_array_equal(read_series(tmp_path / "store").array, series.array + 1)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -40,6 +40,22 @@ def test_one_file_goes_to_a_file_or_into_a_folder(tmp_path, output, expected):
     assert [item["output"] for item in plan_outputs(source, tmp_path / output)] == [str(tmp_path / expected)]
 
 
+@pytest.mark.parametrize("name", ["b.nrrd", "b.dcm", "b.zip"])
+def test_no_folder_gets_the_name_of_another_kind_of_file(tmp_path, name):
+    source = write_nifti(tmp_path / "in" / "a.nii.gz")
+    with pytest.raises(ValueError, match=f"the output {name} is of another kind than a.nii.gz"):
+        plan_outputs(source, tmp_path / name)
+
+
+def test_a_result_that_the_source_links_to_is_not_replaced(tmp_path):
+    result = write_nifti(tmp_path / "out" / "a.nii.gz")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.nii.gz").symlink_to(result)
+    for source, output in ((tmp_path / "in", tmp_path / "out"), (tmp_path / "in" / "a.nii.gz", result)):
+        with pytest.raises(ValueError, match=r"holds the source's a\.nii\.gz|may not lie in one another"):
+            plan_outputs(source, output, overwrite=True)
+
+
 def test_a_jpeg_picture_becomes_jpeg_or_png(tmp_path):
     Image.fromarray(np.zeros((8, 9), np.uint8)).save(tmp_path / "a.jpg")
     for name in ("b.jpg", "b.JPEG", "b.png"):

@@ -5,23 +5,31 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import struct
 import tempfile
 import zipfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import pydicom
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.filereader import read_file_meta_info
 
 from medrestore_monai.dicom.checks import ENHANCED_CLASSES, IMAGE_CLASSES, DicomError, kind_problem, reading
 
-_DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _MAX_UNPACKED = 2 << 30  # an archive may always unpack to this many bytes ...
 _MAX_RATIO = 20  # ... or to this many times its own size; CT compresses two- to fivefold
 _MAX_MEMBERS = 100_000
+_LONGEST_FIRST = 1024  # bytes that the first element of a file may have; it is a length, a character set or a type
+
+
+class NoImageError(DicomError):
+    """A place holds no CT, MR or PET image, and nothing that cannot be read either."""
 
 
 class SourceFile(NamedTuple):
@@ -71,21 +79,22 @@ def find_series(path: str | os.PathLike[str], problems: list[str] | None = None)
     """Group the CT, MR and PET image files of a place by series.
 
     Files that are not DICOM, DICOMDIR files and other kinds of objects (reports, structure sets, segmentations) are
-    passed over where there is an image series beside them.
+    passed over where there is an image series beside them. Images without the DICOM preamble are refused.
 
     Args:
-        path: a DICOM file, a folder (searched with its subfolders) or a ``.zip`` archive of one.
-        problems: where given, files that cannot be read are told here and left out.
+        path: a DICOM file, a folder (searched with its subfolders, also through links) or a ``.zip`` archive of one.
+        problems: where given, files and subfolders that cannot be read are told here and left out.
 
     Returns:
         The series, sorted by description and UID; empty only where ``problems`` tells why.
 
     Raises:
-        DicomError: a file cannot be read or is cut short, or there is no CT, MR or PET image.
+        DicomError: a file cannot be read or is cut short.
+        NoImageError: there is no CT, MR or PET image.
         FileNotFoundError: there is no such path.
     """
     path = Path(path)
-    files, archive = _list_files(path)
+    files, archive = _list_files(path, problems)
     groups: dict[str, list[_Header]] = {}
     other = ""
     for file in files:
@@ -97,7 +106,7 @@ def find_series(path: str | os.PathLike[str], problems: list[str] | None = None)
         else:
             other = other or f"{file.label} {kind_problem(header.sop_class, header.modality)}."
     if not groups and not problems:
-        raise DicomError(other or f"There is no DICOM image in {path.name or path}.")
+        raise NoImageError(other or f"There is no DICOM image in {path.name or path}.")
     found = [
         SeriesInfo(
             uid,
@@ -112,11 +121,69 @@ def find_series(path: str | os.PathLike[str], problems: list[str] | None = None)
     return sorted(found, key=lambda series: (series.description, series.uid))
 
 
-def _list_files(path: Path) -> tuple[list[SourceFile], tempfile.TemporaryDirectory[str] | None]:
+def walk(
+    root: Path, onerror: Callable[[OSError], object] | None = None
+) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Walk a folder as ``os.walk`` does, but also through links to folders, and into no folder twice.
+
+    Links come last: a folder has its own name where a link leads to it, too. A link to a folder above is not followed.
+
+    Args:
+        root: a folder, or a link to one.
+        onerror: called with the error of a folder that may not be read.
+
+    Yields:
+        A folder, the names of its subfolders, of which the caller may remove some, and those of its files.
+    """
+    seen = {str(folder) for folder in Path(os.path.realpath(root)).parents}
+    waiting = [str(root)]
+    while waiting:
+        for place, subfolders, names in os.walk(waiting.pop(0), onerror=onerror):
+            real = os.path.realpath(place)
+            if real in seen:
+                subfolders.clear()
+                continue
+            seen.add(real)
+            yield Path(place), subfolders, names
+            inside = [os.path.join(place, name) for name in subfolders]
+            waiting += [folder for folder in inside if os.path.islink(folder)]
+
+
+def begins_as_dicom(file: Path) -> bool:
+    """Tell by its first bytes whether a file is DICOM, be it without the preamble.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with file.open("rb") as stream:
+        head = stream.read(132)
+    return head[128:] == b"DICM" or _is_bare(head)
+
+
+def _is_bare(head: bytes) -> bool:
+    """Tell whether bytes begin with an element of group 0002 or 0008, explicit or implicit little endian."""
+    if len(head) < 8:
+        return False
+    group, element, length = struct.unpack("<HHI", head[:8])
+    if group not in (2, 8) or (element and not dictionary_has_tag((group, element))):
+        return False
+    vr = dictionary_VR((group, element)) if element else "UL"  # the length of the group
+    return bool(head[4:6] == vr.encode() or length <= _LONGEST_FIRST)
+
+
+def _list_files(
+    path: Path, problems: list[str] | None
+) -> tuple[list[SourceFile], tempfile.TemporaryDirectory[str] | None]:
     if not path.exists():
         raise FileNotFoundError(f"There is no file or folder {path}.")
     if path.is_dir():
-        found = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)
+        refused: list[OSError] = []
+        found = [folder / name for folder, _, names in walk(path, refused.append) for name in names]
+        unread = [f"{error.filename} cannot be read: {error.strerror}." for error in refused]
+        if unread and problems is None:
+            raise DicomError(unread[0])
+        if problems is not None:
+            problems += unread
         return [SourceFile(file, file.relative_to(path).as_posix()) for file in sorted(found)], None
     if path.suffix.lower() == ".zip":
         return _unpack(path)
@@ -170,25 +237,37 @@ def _group_header(file: SourceFile, alone: bool) -> _Header | None:
     hidden = name.startswith(".") or name.upper() == "DICOMDIR"
     with reading(file.label):
         with file.path.open("rb") as stream:
-            is_dicom = stream.read(132)[128:] == b"DICM"
-        if not is_dicom:
-            if not hidden and (alone or name.lower().endswith(_DICOM_SUFFIXES)):
+            head = stream.read(132)
+        bare = head[128:] != b"DICM"
+        if bare and (hidden or not _is_bare(head)):
+            if not hidden and (alone or name.lower().endswith(DICOM_SUFFIXES)):
                 raise DicomError(f"{file.label} is not a DICOM file.")
             return None
-        meta = read_file_meta_info(str(file.path))
-        if meta.get("MediaStorageSOPClassUID") == _DICOMDIR_CLASS:
+        if not bare and _is_index(file):
             return None
-        if meta.get("TransferSyntaxUID") is None:
-            raise DicomError(f"{file.label} does not say its transfer syntax: it is cut short or damaged.")
-        if meta.TransferSyntaxUID == _DEFLATED:
-            raise DicomError(
-                f"{file.label} is deflated (compressed as a whole), which is not accepted; inflate it first."
-            )
         tags = ["SOPClassUID", "SeriesInstanceUID", "Modality", "SeriesDescription", "ImageType"]
-        ds = pydicom.dcmread(str(file.path), stop_before_pixels=True, specific_tags=tags)
+        ds = pydicom.dcmread(str(file.path), stop_before_pixels=True, force=bare, specific_tags=tags)
+        if bare and (ds.get("SOPClassUID") or "") in ("", *IMAGE_CLASSES, *ENHANCED_CLASSES):
+            raise DicomError(f"{file.label} is DICOM without the preamble, which is not accepted; save it with one first.")
         for keyword in tags[:2]:
             if not ds.get(keyword):
                 raise DicomError(f"{file.label} has no {keyword} (cut short or stripped), so its series is unknown.")
         localizer = "LOCALIZER" in [str(value).strip() for value in ds.get("ImageType", None) or []]
         sop_class, series, modality, description = (str(ds.get(keyword) or "") for keyword in tags[:4])
         return _Header(file, sop_class, series, modality, description, localizer)
+
+
+def _is_index(file: SourceFile) -> bool:
+    """Tell by the file meta information whether a file is a DICOMDIR.
+
+    Raises:
+        DicomError: it has no transfer syntax, or one that is not accepted.
+    """
+    meta = read_file_meta_info(str(file.path))
+    if meta.get("MediaStorageSOPClassUID") == _DICOMDIR_CLASS:
+        return True
+    if meta.get("TransferSyntaxUID") is None:
+        raise DicomError(f"{file.label} does not say its transfer syntax: it is cut short or damaged.")
+    if meta.TransferSyntaxUID == _DEFLATED:
+        raise DicomError(f"{file.label} is deflated (compressed as a whole), which is not accepted; inflate it first.")
+    return False
