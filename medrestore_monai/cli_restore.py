@@ -105,8 +105,10 @@ def restore(
         if tile is not None:
             options["tile"] = tile
         if weights is not None:
-            options["weights"] = str(weights)
+            options["weights"] = str(weights.absolute())  # MONAI would run a text that starts with "$" as code
         found = find_bundle(bundle)
+        if "suv" in options and "PT" not in found.modalities:
+            raise ValueError(f"--suv-factor and what goes with it are for PET; {found.name} does not restore PET.")
         options |= _modality_option(found, modality)
         changes = parse_settings(settings or [])
         check_settings(found.config("inference"), changes)

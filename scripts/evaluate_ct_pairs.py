@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--precision", default="float32")
     options = parser.parse_args()
-    extra = {"weights": str(options.weights)} if options.weights else {}
+    extra = {"weights": str(options.weights.absolute())} if options.weights else {}
     config = find_bundle(options.bundle).config("inference")
     rows: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
     for quarter in sorted(options.pairs.glob("*/quarter_*")):

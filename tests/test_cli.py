@@ -160,6 +160,15 @@ def test_what_is_clipped_is_said(tmp_path):
     assert re.search(r"Note: .*values lie outside the range of uint8 and were clipped", result.stderr)
 
 
+def test_the_name_of_weights_is_never_run_as_code(tmp_path, monkeypatch):
+    Image.fromarray(np.zeros(SIZE[::-1], np.uint8)).save(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    result = run("restore", "a.png", "-o", "out.png", "--weights", "$open('made', 'w').close()")
+    assert result.exit_code == 3
+    assert "is missing" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
 def test_doctor_and_bundles_answer(bundle):
     report = run("doctor").stdout
     for word in ("torch", "monai", "pydicom", "CUDA", "Bi-WKV", "JPEG 2000", NAME):
@@ -194,6 +203,18 @@ def unknown_device(folder):
 
 def bad_tile(folder):
     return 2, "tile must be .* multiples of .* got 100", [good(folder), "--tile", "100"]
+
+
+def suv_without_pet(folder):
+    return (
+        2,
+        "--suv-factor .* for PET; ct_denoise_restore_rwkv does not restore PET",
+        [
+            good(folder),
+            "--suv-factor",
+            "0.5",
+        ],
+    )
 
 
 def bad_uid(folder):
@@ -306,6 +327,7 @@ def good(folder):
 
 BAD = [
     *(no_input, output_exists, unknown_bundle, no_such_device, unknown_device, bad_tile, bad_uid, unknown_uid),
+    suv_without_pet,
     *(own_weights_missing, own_weights_wrong, empty_folder, folder_without_images, no_image_file, truncated_nifti),
     *(damaged_zip, zip_without_images, truncated_dicom, missing_slice, duplicated_slice, uneven_slices, tilted_gantry),
     *(wrong_modality, color_picture, nan, other_kind, output_in_source),
