@@ -170,6 +170,18 @@ def load_and_save(source, output, change=0.0, overwrite=False):
     save({"image": image, "pred": image + change, "output": str(output)})
 
 
+@pytest.mark.skipif(os.name != "posix", reason="a file that is open keeps its name here")
+def test_slabs_that_wait_for_the_last_one_have_no_name_that_a_killed_process_could_leave(tmp_path):
+    ct_series(tmp_path / "ct", slices=4, size=16)
+    image = LoadImageOrSeriesd("image")({"image": str(tmp_path / "ct")})["image"]
+    save = SaveLikeSourced(Derivation("denoise"))
+    for start in (0, 2):
+        part = {"image": image, "pred": image[..., start : start + 2] + 1, "output": str(tmp_path / "out")}
+        assert [path.name for path in tmp_path.iterdir()] == ["ct"]
+        save({**part, "start": start, "stop": start + 2, "slices": 4})
+    np.testing.assert_array_equal(read_series(tmp_path / "out").array, read_series(tmp_path / "ct").array + 1)
+
+
 def test_a_series_is_written_as_a_derived_one(tmp_path):
     ct_series(tmp_path / "ct", slices=3, size=16)
     before = tree(tmp_path / "ct")
