@@ -1,7 +1,9 @@
 import gzip
+import io
 import os
 import struct
 import warnings
+import zipfile
 import zlib
 
 import nibabel as nib
@@ -12,7 +14,7 @@ from monai.data import DataLoader, Dataset, NibabelReader, PILReader, decollate_
 from monai.transforms import LoadImage, LoadImaged
 from PIL import Image
 
-from medrestore_monai.images import ImageFileReader, read_header, read_image, write_image
+from medrestore_monai.images import ImageFileReader, read_header, read_image, read_picture_set, write_image
 
 AFFINE = np.array([[-0.7, 0.1, 0, 120.5], [0.1, -0.7, 0, 99.25], [0, 0, 2.5, -300], [0, 0, 0, 1]])
 
@@ -52,6 +54,7 @@ def write_picture(path, stored, **options):
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "float32", "float64"])
+@pytest.mark.filterwarnings("ignore:.*written as float64")
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
 def test_nifti_comes_back_with_its_header(tmp_path, name, dtype, kind):
     stored = numbers((7, 5, 3), dtype).astype("f4").astype(dtype)
@@ -266,6 +269,7 @@ def test_resolution_and_description_of_pictures_are_kept(tmp_path):
         np.testing.assert_array_equal(after.asarray(), before.asarray())
 
 
+@pytest.mark.filterwarnings("ignore:.*written as float64")
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "float32", "float64"])
 def test_numpy_files_keep_type_and_name(tmp_path, dtype):
     stored = numbers((5, 6, 7), dtype).astype("f4").astype(dtype)
@@ -278,6 +282,42 @@ def test_numpy_files_keep_type_and_name(tmp_path, dtype):
     assert after.dtype == stored.dtype
     np.testing.assert_array_equal(after, stored)
     np.testing.assert_array_equal(np.load(tmp_path / "out_a.npz")["volume"], stored)
+
+
+@pytest.mark.parametrize("name", ["file", "allow_pickle", "args", "kwds", "a volume"])
+def test_an_array_in_an_archive_may_have_any_name(tmp_path, name):
+    stored = numbers((5, 6, 7), "int16")
+    _archive(tmp_path / "a.npz", {f"{name}.npy": _npy(stored)})
+    image, meta = read_image(tmp_path / "a.npz")
+    write_image(tmp_path / "b.npz", image, like=meta)
+    with zipfile.ZipFile(tmp_path / "b.npz") as archive:
+        assert archive.namelist() == [f"{name}.npy"]
+    with np.load(tmp_path / "b.npz") as after:
+        np.testing.assert_array_equal(after[name], stored)
+
+
+def test_a_file_in_the_place_of_a_picture_set_is_refused(tmp_path):
+    _archive(tmp_path / "a.npz", {"train_images.npy": b"no array"})
+    with pytest.raises(ValueError, match=r"a\.npz has no array 'train_images'"):
+        read_picture_set(tmp_path / "a.npz", "train_images")
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.npy"])
+def test_float64_is_rounded_with_a_note(tmp_path, name):
+    stored = numbers((5, 6, 7), "float64")
+    if name == "a.nii":
+        write_nifti(tmp_path / name, stored)
+    else:
+        np.save(tmp_path / name, stored)
+    image, meta = read_image(tmp_path / name)
+    with pytest.warns(UserWarning, match=rf"out_{name} is written as float64 .* 7 digits"):
+        write_image(tmp_path / f"out_{name}", image, like=meta)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write_image(tmp_path / f"exact_{name}", stored, like=meta)
+    read = np.load if name == "a.npy" else lambda path: nib.load(path).get_fdata()
+    np.testing.assert_array_equal(read(tmp_path / f"out_{name}"), stored.astype("f4"))
+    np.testing.assert_array_equal(read(tmp_path / f"exact_{name}"), stored)
 
 
 def test_orientation_in_memory_is_that_of_monai(tmp_path):
@@ -377,6 +417,27 @@ def test_cut_files_are_refused(tmp_path, name, part):
         assert "\n" not in str(caught.value)
 
 
+def _npy(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def _archive(path, members):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+def _locked(path):
+    """Write an archive that says it is encrypted, in bit 0 of the flags of its two headers."""
+    _archive(path, {"a.npy": _npy(np.zeros((4, 4)))})
+    data = bytearray(path.read_bytes())
+    data[6] |= 1
+    data[data.index(b"PK\1\2") + 8] |= 1
+    path.write_bytes(data)
+
+
 def _time_series(path):
     nib.Nifti1Image(np.zeros((3, 3, 3, 2), np.int16), AFFINE).to_filename(path)
 
@@ -426,10 +487,19 @@ def _deep_png(path):
         ("a.tif", lambda p: tifffile.imwrite(p, np.zeros((4, 4, 4), np.uint8), photometric="rgb"), "without alpha"),
         ("b.tif", _two_sizes, "one size"),
         ("c.tif", lambda p: tifffile.imwrite(p, np.zeros((2, 3, 4, 4), np.uint8)), "one size"),
+        (
+            "d.tif",
+            lambda p: tifffile.imwrite(p, np.zeros((2, 5, 6, 7), np.uint8)),
+            "YX, YXS or ZYX.*got 1 series.*QQYX",
+        ),
         ("a.npz", lambda p: np.savez(p, a=np.zeros(3), b=np.zeros(3)), "got 2: a, b"),
+        ("b.npz", lambda p: _archive(p, {"readme.txt": b"no array"}), "expected one array, got the file readme.txt"),
+        ("d.npz", lambda p: _locked(p), "cannot be read.* password"),
+        ("c.npz", lambda p: _archive(p, {"a.npy": b"no array"}), "expected one array, got the file a"),
         ("a.npy", lambda p: np.save(p, np.zeros((4, 4), complex)), "expected numbers of type"),
         ("b.npy", lambda p: np.save(p, np.array([{}]), allow_pickle=True), "cannot be read"),
         ("c.npy", lambda p: np.save(p, np.zeros(4, "u1")), "expected one 2D"),
+        ("e.npy", lambda p: _archive(p, {"a.npy": _npy(np.zeros((4, 4)))}), "cannot be read"),
         ("d.npy", lambda p: np.save(p, np.full((2, 2), 2**30)[:1].astype("i4")), "too large"),
     ],
 )

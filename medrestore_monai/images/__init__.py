@@ -1,9 +1,10 @@
 """One reader and writer for NIfTI, PNG, JPEG, TIFF and NumPy that keeps depth, affine and units.
 
 Arrays lie in memory as MONAI has them: ``(X, Y)``, ``(X, Y, Z)`` or, for RGB, ``(C, X, Y)``, where X counts the columns
-of a picture and Y its rows. What is read and written back unchanged is the same, voxel by voxel; but for JPEG, which
-is lossy: it comes in 8 bit, gray or RGB, is turned upright as its EXIF orientation says, and is written with quality 95
-and full color resolution.
+of a picture and Y its rows. What is read and written back unchanged is the same, voxel by voxel, with two exceptions.
+float64 is rounded to float32, though written as float64 again. JPEG is lossy: it comes in 8 bit, gray or RGB, is turned
+upright as its EXIF orientation says, and is written with quality 95 and full color resolution. PNG and TIFF keep their
+pixels as stored, and their orientation beside them.
 
 ``files`` holds the reader and the writer, ``headers`` tells what a file holds without its pixels; ``nifti``,
 ``pictures``, ``jpeg`` and ``arrays`` know one group of formats each.

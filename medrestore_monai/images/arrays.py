@@ -62,8 +62,8 @@ def read_picture_set(path: Path, name: str) -> np.ndarray:
         ValueError: if the file is damaged, has no such array, or it holds something else.
     """
     with explained(path), np.load(path, allow_pickle=False) as archive:
-        pictures: np.ndarray | None = archive[name] if name in archive.files else None
-    if pictures is None:
+        pictures: np.ndarray | bytes | None = archive[name] if name in archive.files else None
+    if not isinstance(pictures, np.ndarray):
         raise ValueError(f"{path} has no array {name!r}.")
     if pictures.dtype != np.uint8 or not (pictures.ndim == 3 or (pictures.ndim == 4 and pictures.shape[3] == 3)):
         raise ValueError(
@@ -74,22 +74,28 @@ def read_picture_set(path: Path, name: str) -> np.ndarray:
 
 
 def read_npy(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    """Read the array as it is."""
-    with explained(path):
-        return np.asarray(np.load(path, allow_pickle=False)), {}
+    """Read the array as it is.
+
+    Raises:
+        ValueError: if the file is damaged or holds something else.
+    """
+    with explained(path), path.open("rb") as file:
+        return npy_format.read_array(file, allow_pickle=False), {}
 
 
 def read_npz(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """Read the only array of an archive, and its name.
 
     Raises:
-        ValueError: if the file is damaged or holds several arrays.
+        ValueError: if the file is damaged, or holds several arrays or something else.
     """
     with explained(path), np.load(path, allow_pickle=False) as archive:
         names = list(archive.files)
         stored = archive[names[0]] if len(names) == 1 else None
     if stored is None:
         raise ValueError(f"{path}: expected one array, got {len(names)}: {', '.join(names[:8])}.")
+    if not isinstance(stored, np.ndarray):
+        raise ValueError(f"{path}: expected one array, got the file {names[0]}.")
     return stored, {"npz_key": names[0]}
 
 
@@ -100,5 +106,10 @@ def write_npy(file: BinaryIO, stored: np.ndarray, like: Mapping[str, Any]) -> No
 
 def write_npz(file: BinaryIO, stored: np.ndarray, like: Mapping[str, Any]) -> None:
     """Write the array under the name it had, else ``image``, compressed."""
-    content: dict[str, Any] = {str(like.get("npz_key", "image")): stored}
-    np.savez_compressed(file, **content)
+    name = str(like.get("npz_key", "image"))
+    # numpy.savez takes names as keywords, so that an array may not be called file or allow_pickle
+    with (
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open(f"{name}.npy", "w", force_zip64=True) as member,
+    ):
+        npy_format.write_array(member, stored, allow_pickle=False)

@@ -25,6 +25,7 @@ _DAMAGE = (
     KeyError,
     IndexError,
     MemoryError,
+    RuntimeError,  # imagecodecs, broken TIFF; zipfile, locked or unknown compression
     struct.error,
     zlib.error,
     zipfile.BadZipFile,

@@ -227,6 +227,11 @@ def _stored(path: Path, kind: str, array: np.ndarray, like: Mapping[str, Any]) -
     if not np.isfinite(array).all():
         raise ValueError(f"{path}: the image to write has NaN or infinite values.")
     if dtype.kind == "f":
+        if dtype == np.float64 and array.dtype == np.float32:
+            warnings.warn(
+                f"{path} is written as float64 like its source, but was computed in float32: about 7 digits are exact.",
+                stacklevel=3,
+            )
         return array.astype(dtype)
     return _rounded(path, array, dtype, slope, inter)
 

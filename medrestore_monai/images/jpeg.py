@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from medrestore_monai.images.damage import explained
+from medrestore_monai.images.pictures import orientation_exif
 
 __all__ = ["open_jpeg", "read_jpeg", "write_jpeg"]
 
@@ -26,6 +27,7 @@ def open_jpeg(path: Path) -> Image.Image:
     with explained(path):
         picture = Image.open(path, formats=["JPEG"])
     if picture.mode not in ("L", "RGB"):
+        picture.close()
         raise ValueError(f"{path}: expected JPEG with gray or RGB, got {picture.mode}.")
     return picture
 
@@ -51,14 +53,15 @@ def read_jpeg(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
 def write_jpeg(file: BinaryIO, stored: np.ndarray, like: Mapping[str, Any]) -> None:
     """Write one picture of quality 95, with full color resolution and the resolution and color profile of ``like``.
 
-    EXIF entries are not kept: they may tell who was pictured, when and where, and the picture is upright.
+    EXIF entries of a JPEG are not kept: they may tell who was pictured, when and where, and the picture is upright.
+    Pixels of a PNG or TIFF may not be, and keep their orientation.
     """
     warnings.warn(
         f"JPEG loses detail: written with quality {_QUALITY} and full color resolution; name the output .png to keep "
         "every gray level.",
         stacklevel=3,
     )
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"exif": orientation_exif(like)}
     if "dpi" in like:
         options["dpi"] = tuple(round(float(value)) for value in like["dpi"])
     if "icc_profile" in like:

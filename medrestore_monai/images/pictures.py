@@ -1,7 +1,12 @@
-"""PNG and TIFF files: 8 and 16 bit gray, 8 and 16 bit RGB, TIFF also float and pages."""
+"""PNG and TIFF files: 8 and 16 bit gray, 8 and 16 bit RGB, TIFF also float and pages.
+
+Pixels stay as stored, and their orientation (tag 274 of TIFF and EXIF) is written again: unlike in JPEG, many programs
+ignore it, and source and result must look alike in those, too.
+"""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -9,13 +14,17 @@ from typing import Any, BinaryIO
 import numpy as np
 import tifffile
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from medrestore_monai.images.damage import UnfitImageError, explained
 
-__all__ = ["open_png", "read_png", "read_tiff", "tiff_layout", "write_png", "write_tiff"]
+__all__ = ["open_png", "orientation_exif", "read_png", "read_tiff", "tiff_layout", "write_png", "write_tiff"]
 
-
+_ORIENTATION = 274
+_TURNED = range(2, 9)  # orientations; 1 is upright, others mean nothing
 _COLOR_TYPES = {0: "gray", 2: "RGB", 3: "palette", 4: "gray with alpha", 6: "RGB with alpha"}
+# by Pillow's names: the chunk, the type of its numbers, and what they are multiplied with
+_COLOR_CHUNKS = {"gamma": (b"gAMA", "I", 100000), "chromaticity": (b"cHRM", "I", 100000), "srgb": (b"sRGB", "B", 1)}
 
 
 def open_png(path: Path) -> tuple[Image.Image, int, int]:
@@ -29,6 +38,15 @@ def open_png(path: Path) -> tuple[Image.Image, int, int]:
     with explained(path):
         picture = Image.open(path, formats=["PNG"])
     depth, color_type = head[24], head[25]  # of the IHDR chunk
+    try:
+        _check_png(path, picture, depth, color_type)
+    except ValueError:
+        picture.close()
+        raise
+    return picture, depth, color_type
+
+
+def _check_png(path: Path, picture: Image.Image, depth: int, color_type: int) -> None:
     if depth < 8 or color_type == 3 or (depth == 16 and color_type != 0):
         # Pillow would cut 16 bit color to 8 bit without a word
         hint = "; save it as TIFF, which is read with all 16" if depth == 16 else ""
@@ -38,7 +56,6 @@ def open_png(path: Path) -> tuple[Image.Image, int, int]:
         )
     if getattr(picture, "n_frames", 1) > 1 or "transparency" in picture.info:
         raise ValueError(f"{path}: expected one opaque picture, got an animation or transparency.")
-    return picture, depth, color_type
 
 
 def read_png(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
@@ -48,11 +65,13 @@ def read_png(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         ValueError: if the file is damaged, transparent, animated, or has a palette, 16 bit color or under 8 bit.
     """
     picture, depth, color_type = open_png(path)
-    with explained(path):
-        picture.load()
+    with picture:
+        with explained(path):
+            picture.load()
+            orientation = picture.getexif().get(_ORIENTATION)
+        rows = np.asarray(picture)
     if "transparency" in picture.info:
         raise ValueError(f"{path}: expected one opaque picture, got an animation or transparency.")
-    rows = np.asarray(picture)
     meta: dict[str, Any] = {"color": color_type in (2, 6), "png_mode": picture.mode}
     if color_type in (4, 6):
         if (rows[..., -1] != 255).any():
@@ -62,16 +81,25 @@ def read_png(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         meta["dpi"] = [float(value) for value in picture.info["dpi"]]
     if "icc_profile" in picture.info:
         meta["icc_profile"] = np.frombuffer(picture.info["icc_profile"], dtype=np.uint8).copy()
+    if orientation in _TURNED:
+        meta["orientation"] = int(orientation)
+    for name in _COLOR_CHUNKS:
+        if name in picture.info:
+            meta[f"png_{name}"] = [float(value) for value in np.atleast_1d(picture.info[name])]
     # Pillow gives 16 bit gray as I;16 or, in older versions, as I
     return rows.astype(np.uint16 if depth == 16 else np.uint8).T, meta
 
 
 def write_png(file: BinaryIO, stored: np.ndarray, like: Mapping[str, Any]) -> None:
-    """Write one picture with the resolution and color profile of ``like``."""
+    """Write one picture with the resolution, orientation, color profile and color chunks of ``like``."""
     picture = Image.fromarray(np.ascontiguousarray(stored.T))
     if like.get("png_mode") in ("LA", "RGBA"):
         picture.putalpha(255)
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"pnginfo": PngInfo(), "exif": orientation_exif(like)}
+    for name, (chunk, code, factor) in _COLOR_CHUNKS.items():
+        values = [round(float(value) * factor) for value in like.get(f"png_{name}", ())]
+        if values:
+            options["pnginfo"].add(chunk, struct.pack(f">{len(values)}{code}", *values))
     if "dpi" in like:
         options["dpi"] = tuple(float(value) for value in like["dpi"])
     if "icc_profile" in like:
@@ -79,11 +107,21 @@ def write_png(file: BinaryIO, stored: np.ndarray, like: Mapping[str, Any]) -> No
     picture.save(file, format="PNG", **options)
 
 
+def orientation_exif(like: Mapping[str, Any]) -> bytes:
+    """Return EXIF that holds the orientation of ``like`` and nothing else; empty if it has none."""
+    if "orientation" not in like:
+        return b""
+    exif = Image.Exif()
+    exif[_ORIENTATION] = int(like["orientation"])
+    return exif.tobytes()
+
+
 def read_tiff(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """Read TIFF pages, shape ``(X, Y)``, ``(X, Y, Z)`` or ``(3, X, Y)``.
 
     Raises:
-        ValueError: if the file is damaged, or holds pages of several sizes, an alpha channel or a palette.
+        ValueError: if the file is damaged, or holds pages of several sizes, an alpha channel, a palette, or samples
+            packed into fewer bits than their type has.
     """
     with explained(path), tifffile.TiffFile(path) as tiff:
         shape, color = tiff_layout(path, tiff)
@@ -99,8 +137,13 @@ def read_tiff(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
             resolution = [page.tags[f"{axis}Resolution"].value for axis in "XY"]
             unit = page.tags["ResolutionUnit"].value if "ResolutionUnit" in page.tags else 2
             meta["tiff_resolution"] = [int(v) for pair in resolution for v in pair] + [int(unit)]
-        if page.description and page.description.isascii():
+        if page.description:
             meta["tiff_description"] = page.description
+        if page.tags.valueof(_ORIENTATION) in _TURNED:
+            meta["orientation"] = int(page.tags.valueof(_ORIENTATION))
+        profile = page.tags.valueof("InterColorProfile")
+        if profile:
+            meta["icc_profile"] = np.frombuffer(bytes(profile), dtype=np.uint8).copy()
     return rows.T, meta
 
 
@@ -111,21 +154,27 @@ def tiff_layout(path: Path, tiff: tifffile.TiffFile) -> tuple[tuple[int, ...], b
         ValueError: as :func:`read_tiff`.
     """
     series, count = tiff.series[0], len(tiff.series)
-    sides = {axis: side for axis, side in zip(series.axes, series.shape, strict=True) if side > 1 or axis in "YX"}
-    axes, shape = "".join(sides), tuple(sides.values())
-    photometric = tifffile.PHOTOMETRIC(series.keyframe.photometric).name
+    page = series.keyframe
+    sides = [(axis, side) for axis, side in zip(series.axes, series.shape, strict=True) if side > 1 or axis in "YX"]
+    axes, shape = "".join(axis for axis, _ in sides), tuple(side for _, side in sides)
+    photometric = tifffile.PHOTOMETRIC(page.photometric).name
     color = axes == "YXS" and shape[-1] == 3 and photometric == "RGB"
     gray = photometric in ("MINISBLACK", "MINISWHITE") and axes[-2:] == "YX" and len(axes) <= 3 and axes[:1] != "C"
     if count != 1 or not (gray or color):
         raise UnfitImageError(
-            f"{path}: expected TIFF with one gray or RGB picture without alpha, or gray pages of one size, got {count} "
-            f"series, the first {photometric} with axes {series.axes} and shape {series.shape}."
+            f"{path}: expected TIFF with one gray or RGB picture without alpha, or gray pages of one size (axes YX, "
+            f"YXS or ZYX), got {count} series, the first {photometric} of axes {series.axes} and shape {series.shape}."
         )
+    if page.dtype is None or page.bitspersample != page.dtype.itemsize * 8:
+        raise UnfitImageError(f"{path}: expected TIFF with 8, 16, 32 or 64 bits per sample, got {page.bitspersample}.")
     return shape, color
 
 
 def write_tiff(file: BinaryIO, stored: np.ndarray, like: Mapping[str, Any]) -> None:
-    """Write pages with the resolution, description and photometric meaning of ``like``."""
+    """Write pages with the resolution, description, photometric meaning, orientation and color profile of ``like``.
+
+    The description is written as UTF-8, as OME-TIFF wants it, though TIFF means it to be ASCII.
+    """
     options: dict[str, Any] = {"photometric": str(like.get("tiff_photometric", "MINISBLACK")).lower()}
     if float(like.get("original_channel_dim", float("nan"))) == 0:
         options["photometric"] = "rgb"
@@ -134,6 +183,10 @@ def write_tiff(file: BinaryIO, stored: np.ndarray, like: Mapping[str, Any]) -> N
     if "tiff_resolution" in like:
         x_top, x_bottom, y_top, y_bottom, unit = (int(value) for value in like["tiff_resolution"])
         options.update(resolution=((x_top, x_bottom), (y_top, y_bottom)), resolutionunit=unit)
-    tifffile.imwrite(
-        file, np.ascontiguousarray(stored.T), metadata=None, description=like.get("tiff_description"), **options
-    )
+    if "tiff_description" in like:
+        options["description"] = str(like["tiff_description"]).encode()
+    if "orientation" in like:
+        options["extratags"] = [(_ORIENTATION, "H", 1, int(like["orientation"]), False)]  # in every page
+    if "icc_profile" in like:
+        options["iccprofile"] = np.asarray(like["icc_profile"], dtype=np.uint8).tobytes()
+    tifffile.imwrite(file, np.ascontiguousarray(stored.T), metadata=None, **options)

@@ -1,0 +1,184 @@
+"""What PNG and TIFF hold beside their pixels: written and read back with Pillow, tifffile and by hand."""
+
+import contextlib
+import gc
+import struct
+import warnings
+
+import numpy as np
+import pytest
+import tifffile
+from monai.data import DataLoader, Dataset, decollate_batch
+from monai.transforms import LoadImaged
+from PIL import Image, ImageCms, ImageOps
+from PIL.PngImagePlugin import PngInfo
+
+from medrestore_monai.images import ImageFileReader, read_header, read_image, write_image
+
+GRAY = np.random.default_rng(0).integers(0, 256, (9, 14), dtype=np.uint8)
+RGB = np.random.default_rng(1).integers(0, 256, (9, 14, 3), dtype=np.uint8)
+
+
+def again(path):
+    """Read a file and write it unchanged; return the path of the copy."""
+    image, meta = read_image(path)
+    return write_image(path.with_name(f"out_{path.name}"), image, like=meta)
+
+
+def turned_png(path, stored, orientation):
+    exif = Image.Exif()
+    exif[274], exif[315] = orientation, "the artist"
+    Image.fromarray(stored).save(path, exif=exif)
+
+
+def shown(path):
+    """The picture as a viewer that heeds the orientation shows it."""
+    if path.suffix != ".tif":
+        with Image.open(path) as picture:
+            return np.asarray(ImageOps.exif_transpose(picture))
+    # Pillow 13 scrambles uncompressed TIFF of orientations 5 to 8
+    with tifffile.TiffFile(path) as tiff:
+        picture = Image.fromarray(tiff.asarray())
+        picture.getexif()[274] = tiff.pages[0].tags.valueof(274) or 1
+    return np.asarray(ImageOps.exif_transpose(picture))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("stored", [GRAY, RGB], ids=["gray", "rgb"])
+def test_orientation_of_tiff_and_png_is_kept(tmp_path, stored, orientation):
+    photometric = "rgb" if stored.ndim == 3 else "minisblack"
+    tags = [(274, "H", 1, orientation, True)]
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric=photometric, extratags=tags)
+    turned_png(tmp_path / "a.png", stored, orientation)
+    for name in ("a.tif", "a.png"):
+        out = again(tmp_path / name)
+        np.testing.assert_array_equal(shown(out), shown(tmp_path / name))
+        assert read_header(out) == read_header(tmp_path / name)
+        assert shown(out).shape[:2] == ((9, 14) if orientation < 5 else (14, 9))
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "out_a.tif"), stored)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out_a.png")), stored)
+    # nothing else of the EXIF, which may tell who was pictured
+    assert set(Image.open(tmp_path / "out_a.png").getexif()) <= {274}
+
+
+def test_orientation_of_pages_is_kept_in_each(tmp_path):
+    stored = np.stack([GRAY, GRAY[::-1], GRAY[:, ::-1]])
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="minisblack", extratags=[(274, "H", 1, 6, False)])
+    with tifffile.TiffFile(again(tmp_path / "a.tif")) as after:
+        assert [page.tags[274].value for page in after.pages] == [6, 6, 6]
+        np.testing.assert_array_equal(after.asarray(), stored)
+
+
+def test_a_picture_keeps_its_orientation_in_another_format(tmp_path):
+    turned_png(tmp_path / "a.png", np.repeat(np.arange(0, 140, 10, dtype=np.uint8)[None], 9, axis=0), 6)
+    image, meta = read_image(tmp_path / "a.png")
+    write_image(tmp_path / "b.tif", image, like=meta)
+    with pytest.warns(UserWarning, match="JPEG"):
+        write_image(tmp_path / "b.jpg", image, like=meta)
+    for name in ("b.tif", "b.jpg"):
+        np.testing.assert_allclose(shown(tmp_path / name).astype(int), shown(tmp_path / "a.png"), atol=4)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_meta_data_of_turned_pictures_survive_batches(tmp_path, name):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    if name == "a.tif":
+        tifffile.imwrite(
+            tmp_path / name, GRAY, extratags=[(274, "H", 1, 8, True)], iccprofile=profile, description=b"5 \xc2\xb5m"
+        )
+    else:
+        exif, chunks = Image.Exif(), PngInfo()
+        exif[274] = 8
+        chunks.add(b"gAMA", struct.pack(">I", 45455))
+        Image.fromarray(GRAY).save(tmp_path / name, exif=exif, pnginfo=chunks, icc_profile=profile)
+    load = LoadImaged("image", reader=ImageFileReader, ensure_channel_first=True)
+    batch = next(iter(DataLoader(Dataset([{"image": tmp_path / name}] * 2, load), batch_size=2)))
+    image = decollate_batch(batch)[1]["image"]
+    write_image(tmp_path / f"batch_{name}", image, like=image.meta)
+    assert (tmp_path / f"batch_{name}").read_bytes() == again(tmp_path / name).read_bytes()
+
+
+def packed_tiff(path, bits, photometric=1):
+    """Write 8 rows of 16 samples of so many bits each, by hand as TIFF 6.0 says."""
+    data = bytes(range(16)) * bits  # 16 * 8 * bits / 8
+    entries = {256: 16, 257: 8, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: 8, 279: len(data)}
+    fields = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries.items())
+    directory = struct.pack("<H", len(entries)) + fields + bytes(4)
+    path.write_bytes(b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory)
+
+
+def test_tiff_with_packed_samples_is_refused(tmp_path):
+    packed_tiff(tmp_path / "8.tif", 8)
+    assert read_image(tmp_path / "8.tif")[0].shape == (16, 8)
+    for bits in (1, 2, 4, 12):
+        packed_tiff(tmp_path / "a.tif", bits)
+        for read in (read_image, read_header):
+            with pytest.raises(ValueError, match=rf"a\.tif: expected TIFF with 8, .* bits per sample, got {bits}\.$"):
+                read(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.png", "a.jpg"])
+def test_color_profiles_are_kept(tmp_path, name):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.fromarray(RGB).save(tmp_path / name, icc_profile=profile)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="JPEG loses")
+        out = again(tmp_path / name)
+    assert Image.open(out).info["icc_profile"] == profile
+
+
+def chunks(path):
+    """All chunks of a PNG by their kind."""
+    data, found = path.read_bytes()[8:], {}
+    while data:
+        length = struct.unpack(">I", data[:4])[0]
+        found[data[4:8]] = data[8 : 8 + length]
+        data = data[12 + length :]
+    return found
+
+
+@pytest.mark.parametrize("stored", [GRAY, RGB, GRAY.astype(np.uint16) * 257], ids=["gray", "rgb", "16bit"])
+def test_color_chunks_of_png_are_kept(tmp_path, stored):
+    # a curve of 1/2.2, the primaries of Rec. 709, and the intent "absolute colorimetric"
+    wanted = {
+        b"gAMA": struct.pack(">I", 45455),
+        b"cHRM": struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000),
+        b"sRGB": b"\x03",
+    }
+    info = PngInfo()
+    for kind, content in wanted.items():
+        info.add(kind, content)
+    Image.fromarray(stored).save(tmp_path / "a.png", pnginfo=info)
+    assert wanted.items() <= chunks(tmp_path / "a.png").items()
+    out = again(tmp_path / "a.png")
+    assert wanted.items() <= chunks(out).items()
+    np.testing.assert_array_equal(np.asarray(Image.open(out)), stored)
+    Image.fromarray(stored).save(tmp_path / "plain.png")
+    assert not wanted.keys() & chunks(again(tmp_path / "plain.png")).keys()
+
+
+def test_ome_tiff_keeps_its_voxel_size_and_axes(tmp_path):
+    stored = np.stack([GRAY] * 4)
+    sizes = {"PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "µm", "PhysicalSizeZ": 2.5, "PhysicalSizeZUnit": "µm"}
+    tifffile.imwrite(tmp_path / "a.ome.tif", stored, photometric="minisblack", metadata={"axes": "ZYX", **sizes})
+    out = again(tmp_path / "a.ome.tif")
+    with tifffile.TiffFile(tmp_path / "a.ome.tif") as before, tifffile.TiffFile(out) as after:
+        assert after.series[0].axes == "ZYX"
+        assert 'PhysicalSizeX="0.5" PhysicalSizeXUnit="µm"' in after.ome_metadata
+        assert after.ome_metadata == before.ome_metadata
+        np.testing.assert_array_equal(after.asarray(), stored)
+
+
+def test_refused_pictures_are_closed(tmp_path):
+    Image.new("CMYK", (4, 4)).save(tmp_path / "a.jpg")
+    Image.new("P", (4, 4)).save(tmp_path / "a.png")
+    Image.fromarray(GRAY).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:-60])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for name in ("a.jpg", "a.png", "cut.png"):
+            for read in (read_image, read_header):
+                with contextlib.suppress(ValueError):
+                    read(tmp_path / name)
+        gc.collect()
+    assert not [str(note.message) for note in caught]
