@@ -1,6 +1,5 @@
 """Folders that are whole or not there: written aside and renamed into place."""
 
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -51,8 +50,17 @@ def refuse_links(source: Path, output: Path) -> None:
         ValueError: it is so.
     """
     place = output.resolve()
-    inside = (Path(folder) / name for folder, _, names in os.walk(source, followlinks=True) for name in names)
-    for file in inside if source.is_dir() else (source,):
+    for file in _files_below(source, set()):
         real = file.resolve()
         if place == real or place in real.parents:
             raise ValueError(f"The output {output} holds the source's {file.name}, by a link; name another output.")
+
+
+def _files_below(path: Path, seen: set[Path]) -> Iterator[Path]:
+    """Yield the files of a folder, also those behind links, but no folder twice; a file gives itself."""
+    if not path.is_dir():
+        yield path
+    elif path.resolve() not in seen:
+        seen.add(path.resolve())
+        for entry in path.iterdir():
+            yield from _files_below(entry, seen)

@@ -145,6 +145,9 @@ def _check_targets(targets: Sequence[Path], source: Path, overwrite: bool) -> No
                 raise FileExistsError(f"{target} exists; name another output, or --overwrite.")
             refuse_links(source, target)
         known.add(place)
+    for place in known:
+        if not known.isdisjoint(place.parents):
+            raise ValueError(f"results of {source} would lie in one another, at {place}; restore them one by one.")
 
 
 class SaveLikeSourced(Transform):
@@ -227,7 +230,7 @@ class _Volume:
 
 
 def _slab_prefix(target: Path) -> str:
-    return f".medrestore-{hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:12]}-"
+    return f".medrestore-{hashlib.sha256(os.fsencode(target.resolve())).hexdigest()[:12]}-"
 
 
 _volumes: weakref.WeakSet[_Volume] = weakref.WeakSet()

@@ -56,6 +56,13 @@ def test_a_result_that_the_source_links_to_is_not_replaced(tmp_path):
             plan_outputs(source, output, overwrite=True)
 
 
+def test_no_result_lies_in_another(tmp_path):
+    ct_series(tmp_path / "in", slices=2, size=16)
+    write_nifti(tmp_path / "in" / "t1.nii.gz")
+    with pytest.raises(ValueError, match=r"would lie in one another, at .*t1"):
+        plan_outputs(tmp_path / "in", tmp_path / "out")
+
+
 def test_a_jpeg_picture_becomes_jpeg_or_png(tmp_path):
     Image.fromarray(np.zeros((8, 9), np.uint8)).save(tmp_path / "a.jpg")
     for name in ("b.jpg", "b.JPEG", "b.png"):
