@@ -92,8 +92,11 @@ def restore(
     }
     with reported(USAGE):
         from medrestore_monai.bundles import PRECISIONS, check_backend, find_bundle
+        from medrestore_monai.layouts import is_image_file
         from medrestore_monai.restore import check_options, check_settings, parse_settings
 
+        if source.is_dir() and is_image_file(output):
+            raise ValueError(f"the output of {source} is a folder, but {output.name} names a file.")
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
         options: dict[str, Any] = {"strength": strength, "series_uid": series or "", "allow_gaps": allow_gaps}
@@ -143,11 +146,12 @@ def _suv_options(suv: dict[str, Any]) -> dict[str, Any]:
 def _restore_one(
     source: Path, output: Path, bundle: "Bundle", device: str, overwrite: bool, options: dict[str, Any]
 ) -> int:
+    from medrestore_monai.cli_studies import printable
     from medrestore_monai.restore import restore as run
 
     results = run(source, output, bundle.config("inference"), device=device, overwrite=overwrite, **options)
     for result in results:
-        console.print(f"{result.source} -> {result.output}", soft_wrap=True, markup=False)
+        console.print(printable(f"{result.source} -> {result.output}"), soft_wrap=True, markup=False)
     summary = f"Restored {len(results)} image(s) with {bundle.name}. {RESEARCH}"
     console.print(summary, soft_wrap=True, markup=False)
     return 0

@@ -17,15 +17,25 @@ from medrestore_monai.studies.ledger import MANIFEST, Ledger, Record
 def show_plan(job: Job, studies: Sequence[Study]) -> None:
     """Print what a job would do, and do nothing."""
     records = Ledger(job.output).read_all()
-    table = Table("study", "modality", "files", "state", title=f"{job.source} -> {job.output}")
+    table = Table("study", "modality", "files", "state", title=_plain(f"{job.source} -> {job.output}"))
     for study in studies:
         state = state_of(study, records.get(study.name), job)
         reason = study.unfit or study.problem or ("restored otherwise: " + state if state not in _PLAIN else state)
-        table.add_row(escape(study.name), study.modality, str(study.files), escape(reason))
+        table.add_row(_plain(study.name), _plain(study.modality), str(study.files), _plain(reason))
     console.print(table)
 
 
 _PLAIN = ("to do", "done")
+
+
+def printable(text: str) -> str:
+    """Return a text with what is not UTF-8, as a file name may be, written out."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _plain(text: str) -> str:
+    """Return a text that rich prints as it is."""
+    return escape(printable(text))
 
 
 @contextmanager
@@ -57,9 +67,9 @@ def _print_line(progress: Progress) -> None:
         return
     words = f"[{progress.done}/{progress.total}] {record['name']}: {record['outcome']}"
     words += f" ({record['reason']})" if record["reason"] else f" in {record['seconds']:.1f} s"
-    errors.print(f"{words}; {_rate(progress)}", soft_wrap=True, markup=False)
+    errors.print(f"{printable(words)}; {_rate(progress)}", soft_wrap=True, markup=False)
     for note in record["notes"]:
-        errors.print(f"[yellow]Note:[/yellow] {escape(record['name'])}: {escape(note)}", soft_wrap=True)
+        errors.print(f"[yellow]Note:[/yellow] {_plain(record['name'])}: {_plain(note)}", soft_wrap=True)
 
 
 def _rate(progress: Progress) -> str:
@@ -83,12 +93,12 @@ def show_results(records: Sequence[Record], job: Job, bundle: str) -> int:
     table = Table("study", "outcome", "why")
     for record in records:
         if record["outcome"] != "restored":
-            table.add_row(escape(record["name"]), _WORDS[record["outcome"]], escape(record["reason"]))
+            table.add_row(_plain(record["name"]), _WORDS[record["outcome"]], _plain(record["reason"]))
     if table.row_count:
         console.print(table)
     words = ", ".join(f"{count} {_WORDS[outcome]}" for outcome, count in counts.items() if count or outcome != "unfit")
     summary = f"{len(records)} studies with {bundle}: {words}. {job.output / MANIFEST} tells all. {RESEARCH}"
-    console.print(summary, soft_wrap=True, markup=False)
+    console.print(printable(summary), soft_wrap=True, markup=False)
     return BAD_DATA if counts["failed"] else 0
 
 

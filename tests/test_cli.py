@@ -169,6 +169,11 @@ def test_the_name_of_weights_is_never_run_as_code(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
+def test_a_folder_does_not_become_a_file(tmp_path):
+    message = "the output of .*ct is a folder, but y.nii names a file"
+    assert_refused(tmp_path, 2, message, "restore", good(tmp_path), "-o", tmp_path / "y.nii")
+
+
 def test_doctor_and_bundles_answer(bundle):
     report = run("doctor").stdout
     for word in ("torch", "monai", "pydicom", "CUDA", "Bi-WKV", "JPEG 2000", NAME):
@@ -264,7 +269,7 @@ def damaged_zip(folder):
 def zip_without_images(folder):
     with zipfile.ZipFile(folder / "a.zip", "w") as archive:
         archive.writestr("a.txt", "text")
-    return 3, "a.txt is not a DICOM file", [folder / "a.zip"]
+    return 3, "no DICOM image in a.zip", [folder / "a.zip"]
 
 
 def truncated_dicom(folder):

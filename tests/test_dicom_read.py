@@ -1,5 +1,6 @@
 """Reading DICOM series: values and geometry against pydicom, MONAI and hand; every flaw is refused by name."""
 
+import os
 import zipfile
 from pathlib import Path
 
@@ -123,6 +124,69 @@ def test_other_files_are_passed_over(tmp_path):
     ds.save_as(report)
     (series,) = find_series(tmp_path)
     assert (series.modality, series.description, len(series.files)) == ("CT", "phantom a", 3)
+
+
+def test_links_to_folders_are_followed_and_none_is_entered_twice(tmp_path):
+    files = phantoms.ct_series(tmp_path / "elsewhere" / "x", slices=4)
+    (tmp_path / "scan" / "a").mkdir(parents=True)
+    files[0].rename(tmp_path / "scan" / "a" / "first.dcm")
+    (tmp_path / "scan" / "b").symlink_to("a")
+    (tmp_path / "scan" / "c").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "up").symlink_to("../scan")
+    (tmp_path / "scan" / "a" / "top").symlink_to(tmp_path)
+    (series,) = find_series(tmp_path / "scan")
+    assert [file.label for file in series.files[:2]] == ["a/first.dcm", f"c/x/{min(file.name for file in files[1:])}"]
+    assert read_series(tmp_path / "scan").shape == (32, 32, 4)
+
+
+def without_preamble(file, **encoding):
+    ds = pydicom.dcmread(file)
+    ds = Dataset({element.tag: element for element in ds})
+    pydicom.dcmwrite(file, ds, **encoding)
+    assert file.read_bytes()[128:132] != b"DICM"
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+def test_slice_without_preamble_is_named(tmp_path, implicit):
+    file = phantoms.ct_series(tmp_path, slices=3)[2].rename(tmp_path / "IM3")
+    without_preamble(file, implicit_vr=implicit, little_endian=True)
+    with pytest.raises(DicomError, match=r"^IM3 is DICOM without the preamble"):
+        find_series(tmp_path)
+
+
+def test_file_meta_information_without_preamble_is_named(tmp_path):
+    file = phantoms.ct_series(tmp_path, slices=3)[2].rename(tmp_path / "IM3")
+    file.write_bytes(file.read_bytes()[132:])
+    with pytest.raises(DicomError, match=r"^IM3 is DICOM without the preamble"):
+        find_series(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "head", [b"", b"\x08\0\x05", b"\x08\0\0\0\0\x02\0\0", b"\x02\0\0\0\x01\0\0\0", b"\x08\0\xff\xff\2\0\0\0"]
+)
+def test_other_files_that_begin_alike_are_passed_over(tmp_path, head):
+    phantoms.ct_series(tmp_path, slices=3)
+    (tmp_path / "numbers").write_bytes(head + bytes(200) * (len(head) > 3))
+    report = phantoms.ct_series(
+        tmp_path / "r", slices=1, series="r", edit=setting(SOPClassUID="1.2.840.10008.5.1.4.1.1.88.11")
+    )
+    without_preamble(report[0].rename(tmp_path / "report"), implicit_vr=True, little_endian=True)
+    assert len(find_series(tmp_path)[0].files) == 3
+
+
+def test_subfolder_that_may_not_be_read(tmp_path, monkeypatch):
+    phantoms.ct_series(tmp_path, slices=3)
+    (tmp_path / "more").mkdir()
+    scandir = os.scandir
+
+    def forbidding(path):
+        if str(path).endswith("more"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", forbidding)
+    with pytest.raises(DicomError, match="more cannot be read: Permission denied"):
+        find_series(tmp_path)
 
 
 def test_two_series_are_listed_and_one_can_be_picked(tmp_path):

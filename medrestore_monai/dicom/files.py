@@ -98,7 +98,7 @@ def find_series(path: str | os.PathLike[str], problems: list[str] | None = None)
     groups: dict[str, list[_Header]] = {}
     other = ""
     for file in files:
-        header = _read_header(file, len(files) == 1, problems)
+        header = _read_header(file, file.path == path, problems)
         if header is None:
             continue
         if header.sop_class in (*IMAGE_CLASSES, *ENHANCED_CLASSES):
@@ -121,9 +121,7 @@ def find_series(path: str | os.PathLike[str], problems: list[str] | None = None)
     return sorted(found, key=lambda series: (series.description, series.uid))
 
 
-def walk(
-    root: Path, onerror: Callable[[OSError], object] | None = None
-) -> Iterator[tuple[Path, list[str], list[str]]]:
+def walk(root: Path, onerror: Callable[[OSError], object] | None = None) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Walk a folder as ``os.walk`` does, but also through links to folders, and into no folder twice.
 
     Links come last: a folder has its own name where a link leads to it, too. A link to a folder above is not followed.
@@ -161,14 +159,15 @@ def begins_as_dicom(file: Path) -> bool:
 
 
 def _is_bare(head: bytes) -> bool:
-    """Tell whether bytes begin with an element of group 0002 or 0008, explicit or implicit little endian."""
+    """Tell whether bytes begin with an element of group 0002 or 0008, in explicit or implicit little endian."""
     if len(head) < 8:
         return False
     group, element, length = struct.unpack("<HHI", head[:8])
     if group not in (2, 8) or (element and not dictionary_has_tag((group, element))):
         return False
     vr = dictionary_VR((group, element)) if element else "UL"  # the length of the group
-    return bool(head[4:6] == vr.encode() or length <= _LONGEST_FIRST)
+    implicit = group == 8 and (length == 4 if vr == "UL" else length <= _LONGEST_FIRST)
+    return implicit or head[4:6] == vr.encode()
 
 
 def _list_files(
@@ -248,7 +247,9 @@ def _group_header(file: SourceFile, alone: bool) -> _Header | None:
         tags = ["SOPClassUID", "SeriesInstanceUID", "Modality", "SeriesDescription", "ImageType"]
         ds = pydicom.dcmread(str(file.path), stop_before_pixels=True, force=bare, specific_tags=tags)
         if bare and (ds.get("SOPClassUID") or "") in ("", *IMAGE_CLASSES, *ENHANCED_CLASSES):
-            raise DicomError(f"{file.label} is DICOM without the preamble, which is not accepted; save it with one first.")
+            raise DicomError(
+                f"{file.label} is DICOM without the preamble, which is not accepted; save it with one first."
+            )
         for keyword in tags[:2]:
             if not ds.get(keyword):
                 raise DicomError(f"{file.label} has no {keyword} (cut short or stripped), so its series is unknown.")

@@ -11,7 +11,15 @@ one side; all that is wrong with a data set is in one error.
 
 from medrestore_monai.layouts.checks import check_items
 from medrestore_monai.layouts.clean import ixi, medmnist, training_slices
-from medrestore_monai.layouts.find import IMAGE_SUFFIXES, Item, find_images, is_image_file
+from medrestore_monai.layouts.find import (
+    IMAGE_SUFFIXES,
+    Item,
+    find_images,
+    is_archive,
+    is_image_file,
+    is_picture,
+    walk_folders,
+)
 from medrestore_monai.layouts.pairs import gopro, low_dose_ct, paired_folders, realblur
 from medrestore_monai.layouts.parts import PatientSplit, read_split, split_by_patient
 
@@ -22,7 +30,9 @@ __all__ = [
     "check_items",
     "find_images",
     "gopro",
+    "is_archive",
     "is_image_file",
+    "is_picture",
     "ixi",
     "low_dose_ct",
     "medmnist",
@@ -31,4 +41,5 @@ __all__ = [
     "realblur",
     "split_by_patient",
     "training_slices",
+    "walk_folders",
 ]

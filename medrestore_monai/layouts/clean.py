@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medrestore_monai.dicom.files import walk
 from medrestore_monai.images import list_arrays, read_picture_set
 from medrestore_monai.layouts.checks import Problems, check_and_slice
 from medrestore_monai.layouts.find import Item, find_images
@@ -95,7 +96,7 @@ def ixi(
     pattern = re.compile(rf"(IXI\d+)-.*-{re.escape(contrast)}\.nii(\.gz)?")
 
     def list_volumes(root: Path) -> list[Item]:
-        paths = sorted(path for path in root.rglob("IXI*") if pattern.fullmatch(path.name))
+        paths = sorted(place / name for place, _, names in walk(root) for name in names if pattern.fullmatch(name))
         if not paths:
             raise ValueError(f"{root} holds no volume IXI...-{contrast}.nii.gz.")
         return [

@@ -5,13 +5,17 @@ patient, and ``DIR/<patient>/...`` keeps all images of a patient on one side of 
 """
 
 import os
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from medrestore_monai.dicom import DicomError, find_series
+from medrestore_monai.dicom.files import NoImageError, begins_as_dicom, walk
 from medrestore_monai.images import KINDS
 
 IMAGE_SUFFIXES = tuple(KINDS)
+_PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 Item = dict[str, Any]
 
@@ -19,6 +23,68 @@ Item = dict[str, Any]
 def is_image_file(path: Path) -> bool:
     """Tell by its name whether a file is an image that is not DICOM."""
     return path.name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def is_picture(path: Path) -> bool:
+    """Tell by its name whether a file is a PNG, JPEG or TIFF picture: beside DICOM files, most are previews of them."""
+    return path.name.lower().endswith(_PICTURE_SUFFIXES)
+
+
+def is_archive(path: Path) -> bool:
+    """Tell by its name whether a file is a zip archive, which may hold DICOM series."""
+    return path.suffix.lower() == ".zip"
+
+
+class Folder(NamedTuple):
+    """A folder of a walk.
+
+    Attributes:
+        path: of the folder.
+        files: in it, by name, but for hidden ones.
+        dicom: the uppermost folder with DICOM files that it is or lies in, if there is one.
+    """
+
+    path: Path
+    files: list[Path]
+    dicom: Path | None
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".")
+
+
+def walk_folders(
+    root: Path, onerror: Callable[[OSError], object], is_hidden: Callable[[str], bool] = _is_hidden
+) -> Iterator[Folder]:
+    """Walk through a folder and its subfolders, also through links, but not through hidden ones.
+
+    Args:
+        root: a folder.
+        onerror: called with the error of a folder that may not be read, or of a file that may be DICOM.
+        is_hidden: tells by their names which files to leave out.
+    """
+    whole: set[Path] = set()
+    for place, subfolders, names in walk(root, onerror):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        files = [place / name for name in sorted(names) if not is_hidden(name)]
+        dicom = next((folder for folder in (place, *place.parents) if folder in whole), None)
+        if dicom is None and _hold_dicom(files, onerror):
+            whole.add(place)
+            dicom = place
+        yield Folder(place, files, dicom)
+
+
+def _hold_dicom(files: list[Path], onerror: Callable[[OSError], object]) -> bool:
+    refused = []
+    for file in files:
+        try:
+            if begins_as_dicom(file):
+                return True  # what could not be read is told when the series are looked for
+        except OSError as error:
+            refused.append(error)
+    for unread in refused:
+        onerror(unread)
+    return False
 
 
 def without_suffix(name: str) -> str:
@@ -30,10 +96,11 @@ def without_suffix(name: str) -> str:
 def find_images(folder: str | os.PathLike[str], problems: list[str] | None = None) -> list[Item]:
     """List every image file and DICOM series below a folder, in the order of their names.
 
-    A folder with DICOM files in it counts as a whole, with its subfolders.
+    The DICOM files of a folder and its subfolders are looked at together. Pictures (PNG, JPEG, TIFF) and archives
+    without a DICOM image are passed over there; a warning names the first picture.
 
     Args:
-        folder: a folder, or one file.
+        folder: a folder, or one file; links to folders are followed.
         problems: where given, DICOM folders that cannot be read are told here and left out.
 
     Returns:
@@ -50,15 +117,18 @@ def find_images(folder: str | os.PathLike[str], problems: list[str] | None = Non
         raise ValueError(f"there is no file or folder {root}.")
     if root.is_file():
         return [_item(root, root.parent)]
-    items = []
-    for place, subfolders, names in os.walk(root, onerror=_refuse):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        files = [Path(place) / name for name in names if not name.startswith(".")]
-        if any(_is_dicom(path) for path in files):
-            subfolders.clear()
-            items += _series_items(Path(place), root, problems)
-        else:
-            items += [_item(path, root) for path in files if is_image_file(path) or path.suffix.lower() == ".zip"]
+    items, pictures = [], []
+    for place, files, dicom in walk_folders(root, _refuse):
+        if place == dicom:
+            items += _series_items(place, root, problems)
+        found = [path for path in files if is_image_file(path) or is_archive(path)]
+        if dicom is not None:
+            pictures += [path for path in found if is_picture(path)]
+            found = [path for path in found if not is_picture(path) and not _is_archive_of_other_things(path)]
+        items += [_item(path, root) for path in found]
+    if pictures:
+        more = f" and {len(pictures) - 1} more" * (len(pictures) > 1)
+        warnings.warn(f"{pictures[0]}{more} passed over: pictures beside DICOM files count as previews.", stacklevel=2)
     if not items and not problems:
         raise ValueError(f"{root} holds no image: no DICOM series, NIfTI, PNG, JPEG, TIFF or NumPy file.")
     return sorted(items, key=lambda item: (item["name"], item["series_uid"]))
@@ -80,9 +150,15 @@ def _refuse(error: OSError) -> None:
     raise error
 
 
-def _is_dicom(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+def _is_archive_of_other_things(path: Path) -> bool:
+    if is_archive(path):
+        try:
+            find_series(path)
+        except NoImageError:
+            return True
+        except DicomError:  # told when it is read
+            return False
+    return False
 
 
 def _item(path: Path, root: Path, series_uid: str = "", slices: int = 0) -> Item:

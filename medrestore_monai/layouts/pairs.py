@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from medrestore_monai.dicom.files import walk
 from medrestore_monai.layouts.checks import Problems, check_and_slice
 from medrestore_monai.layouts.find import Item, find_images, without_suffix
 from medrestore_monai.layouts.parts import PatientSplit, check_part, choose_part, from_parts
@@ -99,9 +100,9 @@ def _pairs_below(root: Path, degraded: str, clean: str, problems: Problems) -> l
 
 def _places(root: Path, names: set[str]) -> Iterator[Path]:
     """Walk to the folders that have one of ``names`` in them."""
-    for place, subfolders, _ in os.walk(root):
+    for place, subfolders, _ in walk(root):
         if names & set(subfolders):
-            yield Path(place)
+            yield place
         subfolders[:] = sorted(name for name in subfolders if name not in names and not name.startswith("."))
 
 
@@ -254,9 +255,8 @@ def low_dose_ct(
 def _dose_pairs(root: Path, pattern: str, problems: Problems) -> list[tuple[Path, Path]]:
     """Return the folders with full-dose slices, each with its low-dose partner."""
     full, low = [], set()
-    for place, subfolders, files in os.walk(root):
+    for path, subfolders, files in walk(root):
         subfolders.sort()
-        path = Path(place)
         if not any(not name.startswith(".") for name in files):
             continue
         doses = [match[1] for name in path.relative_to(root).parts if (match := _DOSE.match(name))]

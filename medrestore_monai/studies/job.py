@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from medrestore_monai.bundles import Bundle, sha256, verify_weights
 from medrestore_monai.layouts import is_image_file
 from medrestore_monai.studies.ledger import HIDDEN, Record, differences
@@ -16,6 +18,7 @@ from medrestore_monai.studies.listing import Study
 
 # options that do not change the result
 _WITHOUT_EFFECT = ("progress", "overwrite", "series_uid", "weights")
+_SECOND = 10**9  # ns
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,10 @@ def modalities_of(bundle: Bundle) -> tuple[str, ...]:
 
 def are_many(studies: Sequence[Study], output: Path) -> bool:
     """Say whether a list is a job for :func:`restore_studies`: several studies, or more to come of an earlier job."""
-    if len(studies) == 1 and studies[0].name != ".":
+    wanted = [study for study in studies if study.series_uid or not study.unfit]  # previews are no studies
+    if len(wanted) == 1 and wanted[0].name != ".":
         return (output / HIDDEN).is_dir()
-    return len(studies) > 1
+    return len(wanted) > 1
 
 
 def state_of(study: Study, record: Record | None, job: Job) -> str:
@@ -78,10 +82,27 @@ def state_of(study: Study, record: Record | None, job: Job) -> str:
         return "unfit" if study.unfit else "problem"
     if record is None or record["outcome"] != "restored" or not (job.output / study.name).exists():
         return "to do"
-    changed = differences(record["settings"], job.settings)
-    if not changed and (record["files"], record["size"]) != (study.files, study.size):
-        changed = f"{record['files']} files of {record['size']} bytes then, {study.files} of {study.size} now"
-    return changed or "done"
+    return differences(record["settings"], job.settings) or _change_of_files(study, record) or "done"
+
+
+def _change_of_files(study: Study, record: Record) -> str:
+    """Say in words how the files of a study differ from those that were restored; empty if they do not seem to.
+
+    Compared are number, bytes and the newest time of writing. Copies that keep times are equal, even if they keep them
+    in whole seconds only, as tar, zip and FAT do; copies that get new times are not. Records of earlier versions have
+    no time.
+    """
+    if (record["files"], record["size"]) != (study.files, study.size):
+        return f"{record['files']} files of {record['size']} bytes then, {study.files} of {study.size} now"
+    before = record.get("modified", study.modified)
+    rounded = (before % _SECOND == 0) != (study.modified % _SECOND == 0)
+    if before == study.modified or (rounded and abs(before - study.modified) < 2 * _SECOND):
+        return ""
+    return f"files written at {_time(before)} then, {_time(study.modified)} now"
+
+
+def _time(nanoseconds: int) -> str:
+    return f"{np.datetime64(nanoseconds // 10**6, 'ms')} UTC"
 
 
 def check_places(job: Job, studies: Sequence[Study]) -> None:
@@ -90,9 +111,9 @@ def check_places(job: Job, studies: Sequence[Study]) -> None:
     Raises:
         ValueError: it is so.
     """
-    root = job.source.resolve()
+    roots = {job.source.resolve(), *(study.path.resolve() for study in studies)}  # links may lead anywhere
     for place in (job.output.resolve(), *((job.output / study.name).resolve() for study in studies)):
-        if place == root or root in place.parents:
+        if place in roots or not roots.isdisjoint(place.parents):
             raise ValueError(f"the output {job.output} and the source {job.source} may not lie in one another.")
     if is_image_file(job.output) or (job.output.exists() and not job.output.is_dir()):
         raise ValueError(f"the output of {job.source} is a folder, but {job.output.name} names a file.")

@@ -1,7 +1,7 @@
 """What was done: one record a study, written aside and renamed, and the manifest made of them.
 
 Records lie in ``.medrestore/records`` of the output, so that no two processes write one file. ``manifest.json`` is a
-copy of all of them for readers.
+copy of all of them for readers. Names that are not UTF-8 stand in them as Python has them, with surrogate escapes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Ledger:
     @staticmethod
     def key(name: str) -> str:
         """A file name for the study called ``name``."""
-        return hashlib.sha256(name.encode()).hexdigest()[:32]
+        return hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:32]
 
     def read(self, name: str) -> Record | None:
         """Return the record of a study, if there is one.

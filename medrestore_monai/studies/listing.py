@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
-from medrestore_monai.dicom import DicomError, SeriesInfo, find_series
-from medrestore_monai.layouts import is_image_file
+from medrestore_monai.dicom import DicomError, SeriesInfo, SourceFile, find_series
+from medrestore_monai.dicom.files import DICOM_SUFFIXES, NoImageError
+from medrestore_monai.layouts import is_archive, is_image_file, is_picture, walk_folders
+
+_LONGEST_NAME = 255  # bytes
 
 
 @dataclass(frozen=True)
@@ -21,14 +25,16 @@ class Study:
 
     Attributes:
         name: its place below the source, which its result gets below the output; a series that shares its folder or
-            archive with others has a name of its own below that, such as ``CT-1f0c9a2e``.
+            archive with others, or that other results will lie below, has a name of its own below that, such as
+            ``CT-1f0c9a2e``.
         path: an image file, or the folder or archive that holds the series.
         series_uid: empty for an image file.
         modality: that of the DICOM header, else empty.
         files: how many there are.
         size: of these files together, in bytes.
-        shared: other series lie in the same place.
-        unfit: why there is nothing to restore in it, which is no failure: a localizer, or another modality.
+        modified: when the newest of these files, or the archive, was written, in ns since 1970.
+        shared: other series or images lie in the same place.
+        unfit: why there is nothing to restore in it, which is no failure: a localizer, another modality, a preview.
         problem: why it cannot be restored, where that shows already.
     """
 
@@ -38,16 +44,19 @@ class Study:
     modality: str = ""
     files: int = 1
     size: int = 0
+    modified: int = 0
     shared: bool = False
     unfit: str = ""
     problem: str = ""
 
 
 def list_studies(source: str | os.PathLike[str], modalities: Sequence[str] = ()) -> list[Study]:
-    """List every DICOM series and every image file of a source, by name.
+    """List every DICOM series and every image file of a source, by name, each once; links to folders are followed.
 
-    A folder with DICOM files in it counts as a whole, with its subfolders, and may hold several series; so may a
-    ``.zip`` archive. Hidden files, DICOMDIR files and other kinds of objects are passed over.
+    The DICOM files of a folder and its subfolders are looked at together, and may be several series; so may those of a
+    ``.zip`` archive. Image files and archives among them are studies of their own. Where there are ``modalities``,
+    pictures (PNG, JPEG, TIFF) among them count as previews and are listed as unfit, as are archives without a DICOM
+    image. Hidden files, DICOMDIR files and other kinds of objects are passed over.
 
     Args:
         source: a folder, a file, or an archive.
@@ -61,79 +70,142 @@ def list_studies(source: str | os.PathLike[str], modalities: Sequence[str] = ())
     if not root.exists():
         raise ValueError(f"there is no file or folder {root}.")
     if root.is_file():
-        studies = _of_file(root, root.name) if is_image_file(root) else _of_place(root, ".", modalities)
+        studies = [_of_file(root, root.name)] if is_image_file(root) else _of_place(root, ".", modalities)
     else:
         os.scandir(root).close()  # the error of a source that may not be read
-        studies = [study for place, files in _walk(root) for study in _of_folder(place, files, root, modalities)]
-    return _with_own_names(sorted(studies, key=lambda study: study.name))
+        studies = _of_tree(root, modalities)
+    return _with_own_names(sorted(_with_own_folders(studies), key=lambda study: study.name))
 
 
-def _walk(root: Path) -> Iterator[tuple[Path, list[Path] | OSError]]:
-    """Every folder with its files, or the error that reading it gave; not below folders that hold DICOM files."""
+def _of_tree(root: Path, modalities: Sequence[str]) -> list[Study]:
     refused: list[OSError] = []
-    for place, subfolders, names in os.walk(root, onerror=refused.append):
-        while refused:
-            yield Path(str(refused[0].filename)), refused.pop(0)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        files = [Path(place) / name for name in sorted(names) if not _is_hidden(name)]
-        yield Path(place), files
-        if any(_is_dicom(file) for file in files):
-            subfolders.clear()
+    studies: list[Study] = []
+    known: set[tuple[str, Path]] = set()
+    mixed = set()  # DICOM folders with other images
+    for place, files, dicom in walk_folders(root, refused.append, _is_hidden):
+        if place == dicom:
+            studies += _of_place(place, _name(place, root), modalities, known=known)
+        others = [study for file in files for study in _of_other(file, root, modalities, dicom is not None)]
+        if dicom is None:
+            others += _not_dicom(place, files, root, refused)
+        elif others:
+            mixed.add(dicom)
+        studies += others
+    studies = [replace(study, shared=True) if study.path in mixed else study for study in studies]
     for error in refused:
-        yield Path(str(error.filename)), error
-
-
-def _of_folder(place: Path, files: list[Path] | OSError, root: Path, modalities: Sequence[str]) -> list[Study]:
-    if isinstance(files, OSError):
-        return [Study(_name(place, root), place, problem=f"{files.strerror}.")]
-    if any(_is_dicom(file) for file in files):
-        return _of_place(place, _name(place, root), modalities)
-    studies = [study for file in files if is_image_file(file) for study in _of_file(file, _name(file, root))]
-    for archive in (file for file in files if file.suffix.lower() == ".zip"):
-        studies += _of_place(archive, _name(archive.with_suffix(""), root), modalities)
+        path = Path(str(error.filename))
+        if not is_image_file(path) and not is_archive(path):  # those are listed
+            studies.append(Study(_name(path, root), path, problem=f"{error.strerror}."))
     return studies
 
 
-def _of_file(file: Path, name: str) -> list[Study]:
+def _of_other(file: Path, root: Path, modalities: Sequence[str], beside_dicom: bool) -> list[Study]:
+    """What an image file or an archive holds; nothing, if the file is neither."""
+    if is_archive(file):
+        return _of_place(file, _name(file.with_suffix(""), root), modalities, may_be_none=beside_dicom)
+    if not is_image_file(file):
+        return []
+    study = _of_file(file, _name(file, root))
+    if beside_dicom and modalities and is_picture(file):
+        study = replace(study, unfit=f"a picture beside DICOM files, where {' or '.join(modalities)} is restored")
+    return [study]
+
+
+def _not_dicom(place: Path, files: Sequence[Path], root: Path, refused: Sequence[OSError]) -> list[Study]:
+    """What a folder without DICOM files has in the place of one: a file that only has its ending."""
+    unread = {str(error.filename) for error in refused}
+    bad = [file for file in files if file.suffix.lower() in DICOM_SUFFIXES and str(file) not in unread]
+    return [_unreadable(place, _name(place, root), f"{bad[0].name} is not a DICOM file.")] if bad else []
+
+
+def _of_file(file: Path, name: str) -> Study:
     try:
-        return [Study(name, file, size=file.stat().st_size)]
+        stat = file.stat()
     except OSError as error:  # a link that leads nowhere
-        return [Study(name, file, problem=f"{error.strerror}.")]
+        return Study(name, file, problem=f"{error.strerror}.")
+    return Study(name, file, size=stat.st_size, modified=stat.st_mtime_ns)
 
 
-def _of_place(place: Path, name: str, modalities: Sequence[str]) -> list[Study]:
-    """The series of a folder or archive, and what of it cannot be read."""
+def _of_place(
+    place: Path,
+    name: str,
+    modalities: Sequence[str],
+    may_be_none: bool = False,
+    known: set[tuple[str, Path]] | None = None,
+) -> list[Study]:
+    """The series of a folder or archive, and what of it cannot be read.
+
+    Args:
+        place: the folder or archive.
+        name: of a study that is alone there.
+        modalities: those that can be restored.
+        may_be_none: it is no failure if it holds no DICOM image.
+        known: UIDs and first files of series that are not to be listed again; those found are added.
+    """
     problems: list[str] = []
     try:
         found = find_series(place, problems)
     except (DicomError, OSError) as error:
+        if may_be_none and isinstance(error, NoImageError):
+            return [Study(name, place, unfit="an archive without a DICOM image")]
         return [Study(name, place, problem=str(error))]
     if problems and len(found) < 2:  # the bad file is one of the series: restoring the rest would hide that
         return [Study(name, place, problem=problems[0])]
     shared = len(found) > 1
-    studies = [_of_series(one, place, name, shared, modalities) for one in found]
+    studies = [_of_series(one, place, name, shared, modalities) for one in found if _is_new(one, known)]
     return studies + [_unreadable(place, name, problem) for problem in problems]
 
 
+def _is_new(info: SeriesInfo, known: set[tuple[str, Path]] | None) -> bool:
+    """Tell whether a series was not listed so far, be it through a link to its folder, and note it."""
+    if known is None:
+        return True
+    first = info.files[0].path
+    entry = info.uid, first.parent.resolve() / first.name
+    new = entry not in known
+    known.add(entry)
+    return new
+
+
 def _of_series(info: SeriesInfo, place: Path, name: str, shared: bool, modalities: Sequence[str]) -> Study:
-    own = f"{info.modality or 'series'}-{_digest(info.uid)}"
     unfit = "a localizer (scout) image" if info.localizer else ""
     if modalities and info.modality not in modalities:
         unfit = f"modality {info.modality or 'unknown'}, where {' or '.join(modalities)} is restored"
+    stats = [file.path.stat() for file in info.files]
+    # the files of an archive are unpacked just now
+    written = [place.stat()] if info.archive else stats
     return Study(
-        _below(name, own) if shared else name,
+        _below(name, _own_name(info.modality, info.uid)) if shared else name,
         place,
         info.uid,
         info.modality,
         len(info.files),
-        sum(file.path.stat().st_size for file in info.files),
+        sum(stat.st_size for stat in stats),
+        max(stat.st_mtime_ns for stat in written),
         shared,
         unfit,
     )
 
 
+def _own_name(modality: str, uid: str) -> str:
+    # a header may hold anything, such as a path
+    return f"{re.sub('[^A-Za-z0-9]', '', modality) or 'series'}-{_digest(uid)}"
+
+
 def _unreadable(place: Path, name: str, problem: str) -> Study:
     return Study(_below(name, f"unreadable-{_digest(problem)}"), place, problem=problem)
+
+
+def _with_own_folders(studies: Sequence[Study]) -> list[Study]:
+    """Give a series a name of its own where the results of other studies will lie in the folder of its result."""
+    names = {study.name for study in studies if not (study.unfit or study.problem)}
+    above = {str(folder) for name in names for folder in PurePosixPath(name).parents}
+    return [
+        replace(study, name=_below(study.name, _own_name(study.modality, study.series_uid)))
+        if study.name in names and study.name in above and study.series_uid
+        else study
+        for study in studies
+    ]
 
 
 def _with_own_names(studies: list[Study]) -> list[Study]:
@@ -164,11 +236,22 @@ def alone(study: Study) -> Iterator[Path]:
     if info is None:
         raise DicomError(f"{study.path.name} no longer holds the series.")
     with tempfile.TemporaryDirectory(prefix="medrestore-") as folder:
-        for number, file in enumerate(info.files):
-            label = Path(file.label)
-            name = label.name if len({Path(other.label).name for other in info.files}) == len(info.files) else ""
-            _link(file.path, Path(folder) / (name or f"{number:06d}{label.suffix}"))
+        for file, name in zip(info.files, _link_names(info.files), strict=True):
+            _link(file.path, Path(folder) / name)
         yield Path(folder)
+
+
+def _link_names(files: Sequence[SourceFile]) -> list[str]:
+    """Names that errors can call the files of a series by: their own, with their folders where these are not unique."""
+    labels = [PurePosixPath(file.label) for file in files]
+    for names in ([label.name for label in labels], [re.sub(r"[/\\]", "_", file.label) for file in files]):
+        if len(set(names)) == len(names) and all(_is_name(name) for name in names):
+            return names
+    return [f"{number:06d}{label.suffix}" for number, label in enumerate(labels)]
+
+
+def _is_name(name: str) -> bool:
+    return not name.startswith(".") and len(os.fsencode(name)) <= _LONGEST_NAME
 
 
 def _link(source: Path, target: Path) -> None:
@@ -179,7 +262,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
 
 
 def _below(name: str, own: str) -> str:
@@ -192,11 +275,3 @@ def _name(path: Path, root: Path) -> str:
 
 def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name.upper() == "DICOMDIR"
-
-
-def _is_dicom(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:  # told when it is listed
-        return False

@@ -208,6 +208,7 @@ class _Run:
                 "modality": study.modality,
                 "files": study.files,
                 "size": study.size,
+                "modified": study.modified,
                 "outcome": outcome,
                 "reason": reason,
                 "notes": list(notes),

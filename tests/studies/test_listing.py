@@ -8,7 +8,8 @@ import pydicom
 import pytest
 from phantoms import ct_series, pet_series
 
-from medrestore_monai.dicom import read_series
+from medrestore_monai.dicom import DicomError, read_series
+from medrestore_monai.studies import are_many
 from medrestore_monai.studies.listing import alone, list_studies
 
 
@@ -122,3 +123,122 @@ def test_every_file_of_a_long_list_is_there_once(tmp_path):
     assert sorted(study.series_uid for study in studies) == sorted(uids)
     assert sum(study.files for study in studies) == len(list((tmp_path / "in").rglob("*.dcm")))
     assert sum(study.size for study in studies) == sum(f.stat().st_size for f in (tmp_path / "in").rglob("*.dcm"))
+
+
+def by_name(source, modalities=("CT",)):
+    return {study.name: study for study in list_studies(source, modalities)}
+
+
+def test_links_to_folders_are_followed(tmp_path):
+    ct_series(tmp_path / "in" / "p0", slices=2, size=8, series="0")
+    for number in (1, 2):
+        ct_series(tmp_path / "store" / str(number), slices=2, size=8, series=str(number))
+        (tmp_path / "in" / f"p{number}").symlink_to(tmp_path / "store" / str(number))
+    np.save(tmp_path / "store" / "c.npy", np.zeros((3, 3)))
+    (tmp_path / "in" / "more").symlink_to("../store")
+    assert names(tmp_path / "in") == ["more/1", "more/2", "more/c.npy", "p0"]
+    (tmp_path / "in" / "more").unlink()
+    assert names(tmp_path / "in") == ["p0", "p1", "p2"]
+
+
+def test_links_make_no_study_twice_and_no_endless_loop(tmp_path):
+    for patient in "pq":
+        ct_series(tmp_path / "in" / patient, slices=2, size=8, series=patient)
+        (tmp_path / "in" / patient / "up").symlink_to("..")
+    np.save(tmp_path / "in" / "q" / "c.npy", np.zeros((3, 3)))
+    (tmp_path / "in" / "a").symlink_to("p")
+    (tmp_path / "in" / "q" / "earlier").symlink_to("../p")
+    (tmp_path / "in" / "self").symlink_to("self")
+    studies = list_studies(tmp_path / "in")
+    assert [study.name.split("-")[0] for study in studies] == ["p", "q/CT", "q/c.npy", "self"]
+    assert "symbolic links" in studies[3].problem
+    with alone(studies[1]) as path:
+        assert read_series(path).uid == studies[1].series_uid
+
+
+def test_images_among_dicom_files_are_studies_of_their_own(tmp_path):
+    stray, *_ = ct_series(tmp_path / "in" / "p1", slices=3, size=8, series="1")
+    (tmp_path / "in" / "stray.dcm").write_bytes(stray.read_bytes())
+    ct_series(tmp_path / "in" / "p2", slices=2, size=8, series="2")
+    packed = ct_series(tmp_path / "packed", slices=2, size=8, series="z")
+    (tmp_path / "in" / "p3").mkdir()
+    np.save(tmp_path / "in" / "p3" / "t1.npy", np.zeros((3, 3)))
+    np.save(tmp_path / "in" / "p4.npy", np.zeros((3, 3)))
+    with zipfile.ZipFile(tmp_path / "in" / "p3" / "z.zip", "w") as archive:
+        for file in packed:
+            archive.write(file, file.name)
+    studies = by_name(tmp_path / "in")
+    assert [name.split("-")[0] for name in studies] == ["CT", "CT", "p3/t1.npy", "p3/z", "p4.npy"]
+    assert not any(study.problem or study.unfit for study in studies.values())
+    spoiled = next(study for study in studies.values() if study.files == 4)
+    with alone(spoiled) as path, pytest.raises(DicomError, match=r"stray\.dcm.* at the same position"):
+        read_series(path)
+
+
+def test_duplicates_of_one_name_are_told_with_their_folders(tmp_path):
+    first, *_ = ct_series(tmp_path / "in" / "p1", slices=3, size=8)
+    (tmp_path / "in" / first.name).write_bytes(first.read_bytes())
+    np.save(tmp_path / "in" / "c.npy", np.zeros((3, 3)))
+    series = next(study for study in list_studies(tmp_path / "in") if study.series_uid)
+    with alone(series) as path, pytest.raises(DicomError, match=f"p1_{first.name}.* at the same position"):
+        read_series(path)
+
+
+def test_the_result_of_a_series_is_no_folder_that_others_lie_in(tmp_path):
+    ct_series(tmp_path / "in" / "p", slices=2, size=8)
+    assert names(tmp_path / "in") == ["p"]
+    np.save(tmp_path / "in" / "p" / "c.npy", np.zeros((3, 3)))
+    series, image = list_studies(tmp_path / "in")
+    assert (series.name.split("-")[0], image.name) == ("p/CT", "p/c.npy")
+    with alone(series) as path:
+        assert {file.suffix for file in path.iterdir()} == {".dcm"}
+
+
+def test_previews_among_dicom_files_are_passed_over_by_name(tmp_path):
+    ct_series(tmp_path / "in" / "p", slices=2, size=8)
+    (tmp_path / "in" / "p" / "previews").mkdir()
+    for name in ("thumb.jpg", "previews/1.PNG", "DICOMDIR", "README", "scan.pdf"):
+        (tmp_path / "in" / "p" / name).write_bytes(b"not looked at")
+    with zipfile.ZipFile(tmp_path / "in" / "p" / "viewer.zip", "w") as archive:
+        archive.writestr("viewer.exe", "a program")
+    studies = by_name(tmp_path / "in")
+    assert {name: study.unfit for name, study in studies.items()} == {
+        "p": "",
+        "p/previews/1.PNG": "a picture beside DICOM files, where CT is restored",
+        "p/thumb.jpg": "a picture beside DICOM files, where CT is restored",
+        "p/viewer": "an archive without a DICOM image",
+    }
+    assert studies["p"].shared
+    assert not are_many(list(studies.values()), tmp_path / "out")
+    assert by_name(tmp_path / "in", ())["p/thumb.jpg"].unfit == ""  # a bundle for pictures
+
+
+def test_files_in_the_place_of_dicom_are_told(tmp_path):
+    np.save(tmp_path / "c.npy", np.zeros((3, 3)))
+    for name, content in (("a/1.dcm", b""), ("a/2.dcm", b""), ("b/IM1", b"\x08\0\x05\0CS\x0a\0ISO_IR 100")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "gone").symlink_to(tmp_path / "not mounted")
+    problems = {study.name.split("-")[0]: study.problem for study in list_studies(tmp_path)}
+    assert problems["a/unreadable"] == "1.dcm is not a DICOM file."
+    assert problems["b"].startswith("IM1 is DICOM without the preamble")
+    assert problems["gone"] == "No such file or directory."
+    assert problems["c.npy"] == ""
+    assert len(problems) == 4
+
+
+def test_a_modality_is_no_path(tmp_path):
+    for series in "ab":
+        edit = {"edit": lambda ds, index: setattr(ds, "Modality", "../../X")}
+        ct_series(tmp_path / "in", slices=2, size=8, series=series, **edit)
+    assert all(name.startswith("X-") for name in names(tmp_path / "in"))
+
+
+def test_when_a_study_was_written(tmp_path):
+    files = ct_series(tmp_path / "in" / "a", slices=3, size=8)
+    with zipfile.ZipFile(tmp_path / "in" / "b.zip", "w") as archive:
+        archive.write(files[0], "a.dcm")
+    np.save(tmp_path / "in" / "c.npy", np.zeros((3, 3)))
+    for number, path in enumerate([*files, tmp_path / "in" / "b.zip", tmp_path / "in" / "c.npy"]):
+        os.utime(path, ns=(0, 10**18 + number))
+    assert [study.modified - 10**18 for study in list_studies(tmp_path / "in")] == [2, 3, 4]

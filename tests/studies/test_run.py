@@ -154,7 +154,7 @@ def test_who_was_taken_for_dead_leaves_the_record_to_the_other(job, monkeypatch)
     def finish(key):
         (record,) = [one for name, one in ledger.read_all().items() if name == "d.npy"]
         same = next(study for study in list_studies(job.source) if study.name == "c.npy")
-        ledger.write({**record, "name": "c.npy", "size": same.size, "run": "elsewhere"})
+        ledger.write({**record, "name": "c.npy", "size": same.size, "modified": same.modified, "run": "elsewhere"})
 
     monkeypatch.setattr(run, "restore", overtaken)
     records = {record["name"]: record for record in restore_studies(job)}
@@ -323,3 +323,121 @@ def test_one_series_stays_what_it_was(job, tmp_path):
     deep = command(replace(job, source=tmp_path / "in" / "a" / "series", output=tmp_path / "deep"))
     assert deep.exit_code == 0
     assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == ["IM0001.dcm", "IM0002.dcm"]
+
+
+def rewrite(path, seconds=10.0):
+    """Write the same bytes at another time, as far as that tells."""
+    stat = path.stat()
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + round(seconds * 1e9)))
+
+
+def test_a_source_written_again_counts_as_changed(job, calls, tmp_path):
+    restore_studies(job)
+    calls.clear()
+    rewrite(tmp_path / "in" / "c.npy", 1e-6)
+    with pytest.raises(FileExistsError, match=r"1 of these .*files written at 20.* UTC then, 20.* UTC now"):
+        restore_studies(job)
+    restore_studies(replace(job, overwrite=True))
+    restore_studies(job)
+    assert calls == ["c.npy"]
+
+
+def test_a_copy_that_keeps_whole_seconds_is_the_same(job, calls, tmp_path):
+    for path in (tmp_path / "in").rglob("*.*"):
+        os.utime(path, ns=(0, 10**18 + 5 * 10**8))
+    restore_studies(job)
+    calls.clear()
+    for path in (tmp_path / "in").rglob("*.*"):
+        os.utime(path, ns=(0, 10**18))
+    restore_studies(job)
+    assert calls == []
+    rewrite(tmp_path / "in" / "d.npy")
+    with pytest.raises(FileExistsError, match="1 of these studies restored otherwise"):
+        restore_studies(job)
+
+
+def test_records_of_earlier_versions_have_no_time(job, calls, tmp_path):
+    restore_studies(job)
+    calls.clear()
+    for path in (job.output / ".medrestore" / "records").iterdir():
+        record = json.loads(path.read_text())
+        del record["modified"]
+        path.write_text(json.dumps(record))
+    rewrite(tmp_path / "in" / "c.npy")
+    restore_studies(job)
+    assert calls == []
+
+
+def test_the_output_may_not_lie_in_what_a_link_of_the_source_leads_to(job, calls, tmp_path):
+    (tmp_path / "store").mkdir()
+    np.save(tmp_path / "store" / "e.npy", np.zeros(SIZE))
+    (tmp_path / "in" / "more").symlink_to(tmp_path / "store")
+    ct_series(tmp_path / "store" / "f", slices=2, size=SIZE, series="f")
+    with pytest.raises(ValueError, match="may not lie in one another"):
+        restore_studies(replace(job, output=tmp_path / "store" / "f" / "out"))
+    assert calls == []
+
+
+@pytest.fixture
+def odd_name(tmp_path):
+    """A folder whose name is Latin-1, beside the others."""
+    place = os.fsdecode(os.fsencode(tmp_path / "in") + b"/M\xfcller")
+    try:
+        os.mkdir(place)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    return place
+
+
+def test_names_that_are_not_utf8(job, tmp_path, odd_name):
+    np.save(os.path.join(odd_name, "e.npy"), ct_volume(1, SIZE)[..., 0])
+    np.save(os.path.join(odd_name, "nan.npy"), np.full(SIZE, np.nan))
+    for series in "fg":
+        ct_series(tmp_path / "in" / odd_name / "two", slices=2, size=SIZE, series=series)
+    planned = command(job, "--dry-run")
+    assert planned.exit_code == 0, planned.output
+    assert r"M\udcfcller" in planned.stdout
+    result = command(job, "--strength", "0")
+    assert result.exit_code == 3
+    assert "8 studies with ct_denoise_restore_rwkv: 7 restored, 1 failed." in result.stdout
+    assert r"M\udcfcller/e.npy: restored" in result.stderr
+    assert r"M\udcfcller/nan.npy" in result.stdout
+    (written,) = [path for path in job.output.iterdir() if path.name.endswith("ller")]
+    assert os.fsencode(written.name) == b"M\xfcller"
+    assert len(list(written.iterdir())) == 2
+    manifest = json.loads((job.output / "manifest.json").read_text(encoding="utf-8"))
+    assert all(os.path.exists(record["output"]) for record in manifest["studies"] if record["output"])
+    assert command(job, "--strength", "0").stderr.count("restored") == 0
+
+
+def test_markup_in_a_header_or_a_path_is_printed_as_it_is(job, tmp_path):
+    ct_series(
+        tmp_path / "in" / "x", slices=2, size=SIZE, series="x", edit=lambda ds, _: setattr(ds, "Modality", "[/CT]")
+    )
+    (tmp_path / "[").mkdir()
+    source = (tmp_path / "in").rename(tmp_path / "[" / "in]")
+    planned = command(replace(job, source=source), "--dry-run")
+    assert planned.exit_code == 0, planned.output
+    assert "[/CT]" in planned.stdout
+    assert "[/in]" in planned.stdout.replace("\n", "")
+
+
+def test_images_and_previews_beside_dicom_files(job, tmp_path):
+    """Each image has its own result, and no picture makes the job fail."""
+    np.save(tmp_path / "in" / "a" / "series" / "more.npy", ct_volume(1, SIZE)[..., 0])
+    (tmp_path / "in" / "b" / "series" / "thumb.jpg").write_bytes(b"a picture")
+    result = command(job, "--strength", "0")
+    assert result.exit_code == 0, result.output
+    assert "6 studies with ct_denoise_restore_rwkv: 5 restored, 0 failed, 1 passed over." in result.stdout
+    assert "thumb.jpg" in result.stdout
+    assert (job.output / "a" / "series" / "more.npy").is_file()
+    assert read_series(job.output / "a" / "series").shape == (*SIZE, 2)
+    assert {path.suffix for path in (job.output / "b" / "series").iterdir()} == {".dcm"}
+
+
+def test_one_series_with_a_preview_stays_one(job, tmp_path):
+    (tmp_path / "in" / "a" / "series" / "thumb.jpg").write_bytes(b"a picture")
+    result = command(replace(job, source=tmp_path / "in" / "a" / "series"), "--strength", "0")
+    assert result.exit_code == 0, result.output
+    assert "thumb.jpg passed over" in result.stderr
+    assert sorted(path.name for path in job.output.iterdir()) == ["IM0001.dcm", "IM0002.dcm"]

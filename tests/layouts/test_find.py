@@ -1,0 +1,65 @@
+"""Images below a folder: links are followed, and DICOM files hide no images."""
+
+import zipfile
+
+import numpy as np
+import pytest
+from phantoms import ct_series
+
+from medrestore_monai.layouts import find_images, ixi, paired_folders
+
+
+def save(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, np.zeros((3, 3)))
+
+
+def test_links_to_folders_are_followed_and_none_is_entered_twice(tmp_path):
+    save(tmp_path / "in" / "p0" / "a.npy")
+    save(tmp_path / "store" / "b.npy")
+    (tmp_path / "in" / "p1").symlink_to(tmp_path / "store")
+    (tmp_path / "in" / "a").symlink_to("p0")
+    (tmp_path / "store" / "loop").symlink_to(tmp_path / "in")
+    assert [(item["name"], item["patient"]) for item in find_images(tmp_path / "in")] == [
+        ("p0/a.npy", "p0"),
+        ("p1/b.npy", "p1"),
+    ]
+
+
+def test_images_among_dicom_files_are_listed(tmp_path):
+    files = ct_series(tmp_path / "in" / "p", slices=2, size=8)
+    save(tmp_path / "in" / "p" / "a.npy")
+    save(tmp_path / "in" / "p" / "sub" / "b.npy")
+    for name, content in (("scan.zip", files[0].read_bytes()), ("viewer.zip", b"a program")):
+        with zipfile.ZipFile(tmp_path / "in" / "p" / name, "w") as archive:
+            archive.writestr("a", content)
+    assert [item["name"] for item in find_images(tmp_path / "in")] == ["p", "p/a.npy", "p/scan.zip", "p/sub/b.npy"]
+
+
+def test_previews_among_dicom_files_are_passed_over_with_a_word(tmp_path):
+    ct_series(tmp_path, slices=2, size=8)
+    for name in ("a.jpg", "b.png"):
+        (tmp_path / name).write_bytes(b"a picture")
+    with pytest.warns(UserWarning, match=r"a\.jpg and 1 more passed over"):
+        (item,) = find_images(tmp_path)
+    assert item["slices"] == 2
+
+
+def test_a_folder_of_files_without_the_preamble_is_told(tmp_path):
+    save(tmp_path / "a.npy")
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "IM1").write_bytes(b"\x08\0\x05\0CS\x0a\0ISO_IR 100")
+    problems = []
+    assert [item["name"] for item in find_images(tmp_path, problems)] == ["a.npy"]
+    assert "IM1 is DICOM without the preamble" in problems[0]
+
+
+def test_pairs_and_volumes_below_links(tmp_path):
+    for side in ("LQ", "HQ"):
+        save(tmp_path / "store" / side / "a.npy")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "p0").symlink_to(tmp_path / "store")
+    assert [item["name"] for item in paired_folders(tmp_path / "in")] == ["p0/a.npy"]
+    (tmp_path / "store" / "IXI002-Guys-0828-T2.nii.gz").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"IXI002-Guys-0828-T2\.nii\.gz"):
+        ixi(tmp_path / "in", "all")
