@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from medrestore_monai import __version__
@@ -245,5 +246,5 @@ def doctor() -> None:
 
         table = Table("what", "state", title=f"medrestore-monai {__version__}")
         for name, state in examine():
-            table.add_row(name, state)
+            table.add_row(escape(name), escape(state))
         console.print(table)

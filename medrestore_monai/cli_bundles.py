@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from medrestore_monai.cli_output import BAD_DATA, RESEARCH, USAGE, console, fail, reported
@@ -30,7 +31,8 @@ def list_bundles() -> None:
         table = Table("bundle", "version", "task", "weights")
         for bundle in found():
             size = f"{bundle.weights.stat().st_size / 2**20:.1f} MiB" if bundle.weights.is_file() else "missing"
-            table.add_row(bundle.name, bundle.metadata["version"], bundle.metadata["task"], size)
+            words = (bundle.name, str(bundle.metadata["version"]), str(bundle.metadata["task"]))
+            table.add_row(*map(escape, words), size)
         console.print(table)
 
 
