@@ -1,5 +1,6 @@
 """``medrestore restore``: one image or series, or all studies of a folder."""
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -110,7 +111,7 @@ def restore(
         if weights is not None:
             options["weights"] = str(weights.absolute())  # MONAI would run a text that starts with "$" as code
         found = find_bundle(bundle)
-        if "suv" in options and "PT" not in found.modalities:
+        if "suv" in options and "suv" not in json.loads(found.config("inference").read_text(encoding="utf-8")):
             raise ValueError(f"--suv-factor and what goes with it are for PET; {found.name} does not restore PET.")
         options |= _modality_option(found, modality)
         changes = parse_settings(settings or [])
