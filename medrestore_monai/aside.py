@@ -2,9 +2,11 @@
 
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from medrestore_monai.walking import walk
 
 
 @contextmanager
@@ -39,28 +41,22 @@ def folder_aside(output: Path, overwrite: bool = False) -> Iterator[Path]:
                 parent.rmdir()  # only where nothing was written to it
 
 
-def refuse_links(source: Path, output: Path) -> None:
-    """Refuse to replace an output that files of the source lie in, by way of links.
+def refuse_links(source: Path, outputs: Collection[Path]) -> None:
+    """Refuse to replace outputs that files of the source lie in, by way of links.
 
     Args:
         source: a file or a folder.
-        output: a file or a folder that is to be replaced.
+        outputs: files and folders that are to be replaced.
 
     Raises:
         ValueError: it is so.
     """
-    place = output.resolve()
-    for file in _files_below(source, set()):
+    if not outputs:
+        return
+    places = {output.resolve(): output for output in outputs}
+    inside = (place / name for place, _, names in walk(source) for name in names)
+    for file in inside if source.is_dir() else (source,):
         real = file.resolve()
-        if place == real or place in real.parents:
-            raise ValueError(f"The output {output} holds the source's {file.name}, by a link; name another output.")
-
-
-def _files_below(path: Path, seen: set[Path]) -> Iterator[Path]:
-    """Yield the files of a folder, also those behind links, but no folder twice; a file gives itself."""
-    if not path.is_dir():
-        yield path
-    elif path.resolve() not in seen:
-        seen.add(path.resolve())
-        for entry in path.iterdir():
-            yield from _files_below(entry, seen)
+        for place in places.keys() & {real, *real.parents}:
+            message = f"The output {places[place]} holds the source's {file.name}, by a link; name another output."
+            raise ValueError(message)

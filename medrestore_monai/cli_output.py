@@ -15,6 +15,11 @@ console = Console()
 errors = Console(stderr=True, highlight=False)
 
 
+def printable(text: str) -> str:
+    """Return a text with what is not UTF-8, as a file name may be, written out."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def fail(message: str, code: int = BAD_DATA) -> typer.Exit:
     """Print one sentence to the error stream and return the exit to raise."""
     errors.print(f"[red]Error:[/red] {escape(message)}", soft_wrap=True)

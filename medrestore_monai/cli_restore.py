@@ -14,7 +14,7 @@ from medrestore_monai.cli_options import (
     SeriesOption,
     check_source,
 )
-from medrestore_monai.cli_output import RESEARCH, USAGE, console, reported
+from medrestore_monai.cli_output import RESEARCH, USAGE, console, printable, reported
 
 if TYPE_CHECKING:
     from medrestore_monai.bundles import Bundle
@@ -147,7 +147,6 @@ def _suv_options(suv: dict[str, Any]) -> dict[str, Any]:
 def _restore_one(
     source: Path, output: Path, bundle: "Bundle", device: str, overwrite: bool, options: dict[str, Any]
 ) -> int:
-    from medrestore_monai.cli_studies import printable
     from medrestore_monai.restore import restore as run
 
     results = run(source, output, bundle.config("inference"), device=device, overwrite=overwrite, **options)

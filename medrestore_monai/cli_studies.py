@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from medrestore_monai.cli_output import BAD_DATA, RESEARCH, console, errors
+from medrestore_monai.cli_output import BAD_DATA, RESEARCH, console, errors, printable
 from medrestore_monai.studies import Job, Progress, Study, shard, state_of
 from medrestore_monai.studies.ledger import MANIFEST, Ledger, Record
 
@@ -26,11 +26,6 @@ def show_plan(job: Job, studies: Sequence[Study]) -> None:
 
 
 _PLAIN = ("to do", "done")
-
-
-def printable(text: str) -> str:
-    """Return a text with what is not UTF-8, as a file name may be, written out."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 def _plain(text: str) -> str:

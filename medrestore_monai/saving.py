@@ -140,14 +140,13 @@ def _check_targets(targets: Sequence[Path], source: Path, overwrite: bool) -> No
             raise ValueError(f"the output {target} and the source {source} may not lie in one another.")
         if place in known:
             raise ValueError(f"two images of {source} would both become {target}; restore them one by one.")
-        if target.exists():
-            if not overwrite:
-                raise FileExistsError(f"{target} exists; name another output, or --overwrite.")
-            refuse_links(source, target)
+        if target.exists() and not overwrite:
+            raise FileExistsError(f"{target} exists; name another output, or --overwrite.")
         known.add(place)
     for place in known:
         if not known.isdisjoint(place.parents):
             raise ValueError(f"results of {source} would lie in one another, at {place}; restore them one by one.")
+    refuse_links(source, [target for target in targets if target.exists()])
 
 
 class SaveLikeSourced(Transform):

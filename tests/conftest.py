@@ -21,3 +21,20 @@ def shared_data() -> Path:
     if not place:
         pytest.skip("MEDRESTORE_SHARED is not set")
     return Path(place) / "data"
+
+
+@pytest.fixture
+def forbid(monkeypatch):
+    """Tells the name of folders that may not be read from then on, not even by root."""
+
+    def forbid(name):
+        scandir = os.scandir
+
+        def forbidding(path):
+            if str(path).endswith(name):
+                raise PermissionError(13, "Permission denied", str(path))
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", forbidding)
+
+    return forbid

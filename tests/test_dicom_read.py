@@ -1,6 +1,5 @@
 """Reading DICOM series: values and geometry against pydicom, MONAI and hand; every flaw is refused by name."""
 
-import os
 import zipfile
 from pathlib import Path
 
@@ -174,17 +173,10 @@ def test_other_files_that_begin_alike_are_passed_over(tmp_path, head):
     assert len(find_series(tmp_path)[0].files) == 3
 
 
-def test_subfolder_that_may_not_be_read(tmp_path, monkeypatch):
+def test_subfolder_that_may_not_be_read(tmp_path, forbid):
     phantoms.ct_series(tmp_path, slices=3)
     (tmp_path / "more").mkdir()
-    scandir = os.scandir
-
-    def forbidding(path):
-        if str(path).endswith("more"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", forbidding)
+    forbid("more")
     with pytest.raises(DicomError, match="more cannot be read: Permission denied"):
         find_series(tmp_path)
 

@@ -71,17 +71,8 @@ def test_find_images_refuses_empty_and_missing_folders(tmp_path):
         find_images(tmp_path / "missing")
 
 
-def test_a_folder_that_may_not_be_read_is_an_error(cohort, monkeypatch):
-    import os
-
-    scandir = os.scandir
-
-    def forbidding(path):
-        if str(path).endswith("p2"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", forbidding)
+def test_a_folder_that_may_not_be_read_is_an_error(cohort, forbid):
+    forbid("p2")
     with pytest.raises(PermissionError, match="p2"):
         find_images(cohort)
 

@@ -8,7 +8,6 @@ import shutil
 import struct
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.filereader import read_file_meta_info
 
 from medrestore_monai.dicom.checks import ENHANCED_CLASSES, IMAGE_CLASSES, DicomError, kind_problem, reading
+from medrestore_monai.walking import walk
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
@@ -119,32 +119,6 @@ def find_series(path: str | os.PathLike[str], problems: list[str] | None = None)
         for uid, group in groups.items()
     ]
     return sorted(found, key=lambda series: (series.description, series.uid))
-
-
-def walk(root: Path, onerror: Callable[[OSError], object] | None = None) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Walk a folder as ``os.walk`` does, but also through links to folders, and into no folder twice.
-
-    Links come last: a folder has its own name where a link leads to it, too. A link to a folder above is not followed.
-
-    Args:
-        root: a folder, or a link to one.
-        onerror: called with the error of a folder that may not be read.
-
-    Yields:
-        A folder, the names of its subfolders, of which the caller may remove some, and those of its files.
-    """
-    seen = {str(folder) for folder in Path(os.path.realpath(root)).parents}
-    waiting = [str(root)]
-    while waiting:
-        for place, subfolders, names in os.walk(waiting.pop(0), onerror=onerror):
-            real = os.path.realpath(place)
-            if real in seen:
-                subfolders.clear()
-                continue
-            seen.add(real)
-            yield Path(place), subfolders, names
-            inside = [os.path.join(place, name) for name in subfolders]
-            waiting += [folder for folder in inside if os.path.islink(folder)]
 
 
 def begins_as_dicom(file: Path) -> bool:

@@ -115,7 +115,7 @@ def check_output(series: Series, output: str | os.PathLike[str], overwrite: bool
         raise ValueError(f"The output {output} and the source {series.source} may not lie in one another.")
     if not output.exists():
         return
-    refuse_links(series.source, output)
+    refuse_links(series.source, [output])
     if not overwrite:
         raise FileExistsError(f"The output {output} exists already; it is replaced only if overwriting is asked for.")
     if not output.is_dir() or not all(_is_ours(file) for file in output.iterdir()):

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from medrestore_monai.dicom.files import walk
 from medrestore_monai.images import list_arrays, read_picture_set
 from medrestore_monai.layouts.checks import Problems, check_and_slice
 from medrestore_monai.layouts.find import Item, find_images
 from medrestore_monai.layouts.parts import PatientSplit, check_part, choose_part
+from medrestore_monai.walking import walk
 
 _MEDMNIST = {"train": "train_images", "validation": "val_images", "test": "test_images"}
 

@@ -13,7 +13,7 @@ __all__ = ["gaussian_kernel", "linear_motion_kernel", "motion_kernel"]
 
 _NEGLIGIBLE = 1e-9  # weights below are left out: what rounding leaves of a corner that is just touched
 _REACH = 4.0  # standard deviations
-_WIDEST = 1000  # pixels, of length and sigma: more would take hours, and leave nothing of any image
+_WIDEST = 1000  # pixels, of length and sigma: far beyond any blur, and a bound for time and memory
 
 
 def motion_kernel(length: int, angle: float) -> np.ndarray:
