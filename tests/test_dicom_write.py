@@ -163,20 +163,32 @@ def test_padding_range_without_a_value(tmp_path):
     np.testing.assert_array_equal(stored(written)[:, :5], stored(files[0])[:, :5])
 
 
+@pytest.mark.parametrize("declared", [b"ISO_IR 192", b"ISO_IR 6  "])
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
-def test_texts_outside_of_the_declared_character_set_keep_their_bytes(tmp_path, syntax):
+def test_texts_outside_of_the_declared_character_set_keep_their_bytes(tmp_path, syntax, declared):
     (file,) = phantoms.ct_series(tmp_path / "in", slices=1)
     ds = pydicom.dcmread(file)
+    request = Dataset()
+    request.RequestedProcedureDescription, request.RequestedProcedureID = "Schädel nativ", "7"
+    request.ReferringPhysicianName = "Grün"
+    request.ScheduledProtocolCodeSequence = [Dataset()]
+    request.ScheduledProtocolCodeSequence[0].CodeMeaning = "Übersicht"
+    ds.RequestAttributesSequence = [request]
     ds.SpecificCharacterSet, ds.PatientName, ds.StudyDescription = "ISO_IR 100", "Müller^Jan", "Schädel"
+    ds.OtherPatientIDs = ["Ä1", "Ö22"]
     ds.file_meta.TransferSyntaxUID = syntax
     ds.save_as(file)
-    file.write_bytes(file.read_bytes().replace(b"ISO_IR 100", b"ISO_IR 192"))  # Latin-1 that claims to be UTF-8
+    file.write_bytes(file.read_bytes().replace(b"ISO_IR 100", declared))  # Latin-1 that claims to be something else
     series = read_series(tmp_path / "in")
     (written,) = write_derived_series(series, series.array, tmp_path / "out", DENOISE)
-    for keyword in ("PatientName", "StudyDescription", "PatientID", "SpecificCharacterSet"):
-        before, after = (pydicom.dcmread(path).get_item(keyword).value for path in (file, written))
-        assert after == before
-    assert b"M\xfcller^Jan" in written.read_bytes()
+    one, two = (pydicom.dcmread(path) for path in (file, written))
+    for keyword in ("PatientName", "StudyDescription", "PatientID", "SpecificCharacterSet", "OtherPatientIDs"):
+        assert two.get_item(keyword).value == one.get_item(keyword).value
+    inner, outer = (ds.RequestAttributesSequence[0] for ds in (one, two))
+    for keyword in ("RequestedProcedureDescription", "RequestedProcedureID", "ReferringPhysicianName"):
+        assert outer.get_item(keyword).value == inner.get_item(keyword).value
+    for text in ("Müller^Jan", "Schädel nativ", "Übersicht", "Grün", "Ä1\\Ö22"):
+        assert text.encode("latin-1") in written.read_bytes()
 
 
 def test_slices_with_gaps_are_restored_one_by_one(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,6 @@ from monai.data import ImageReader
 from monai.utils import MetaKeys, SpaceKeys
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.tag import BaseTag
 
 from medrestore_monai.dicom.checks import (
     DAMAGE,
@@ -34,6 +33,7 @@ UNITS = {"CT": "HU", "PT": "Bq/ml", "MR": "arbitrary"}
 _OTHER_PET_UNITS = {"GML": "SUV", "CNTS": "counts"}
 _J2K, _JPEG = "pylibjpeg pylibjpeg-openjpeg", "python-gdcm"
 _TEXTS = ("PN", "LO", "SH", "LT", "ST", "UC", "UT")  # in the character set of the header (PS3.5 6.1.2.3)
+_EXTENDED = ("SeriesDescription", "DerivationDescription")  # texts that a derived series adds to
 _DECODERS = {"4.90": _J2K, "4.91": _J2K, "4.201": _J2K, "4.202": _J2K, "4.203": _J2K}
 
 
@@ -164,25 +164,37 @@ def _read_slice(file: SourceFile) -> Dataset:
     with reading(file.label):
         ds = pydicom.dcmread(str(file.path))
         little_endian = ds.file_meta.TransferSyntaxUID.is_little_endian
-        written = {tag: ds.get_item(tag) for tag in tuple(ds.keys())}
         check_slice(ds, file.label)
         del ds.PixelData
-        for element in ds.iterall():  # decodes: what cannot be decoded shows now
-            if element.VR == "OW" and not little_endian and element.value:
-                element.value = np.frombuffer(element.value, ">u2").astype("<u2").tobytes()
-        _keep_misread(ds, written)
+        _decode_header(ds, little_endian)
         return ds
 
 
-def _keep_misread(ds: Dataset, written: Mapping[BaseTag, DataElement | RawDataElement | None]) -> None:
-    """Put back the bytes of texts that are not in the declared character set: decoded, they would be lost."""
-    for element in list(ds):
-        raw = written.get(element.tag)
-        if element.VR in _TEXTS and "\ufffd" in str(element.value) and isinstance(raw, RawDataElement):
-            data = raw.value or b""
-            ds[element.tag] = raw._replace(
-                VR=element.VR, value=data + b" " * (len(data) % 2), is_implicit_VR=False, is_little_endian=True
-            )
+class _Bytes(bytes):
+    """A text that pydicom writes as it is, a person's name too."""
+
+    def encode(self, _: object) -> bytes:
+        """Return the bytes themselves, where a person's name would be encoded."""
+        return bytes(self)
+
+
+def _decode_header(ds: Dataset, little_endian: bool) -> None:
+    """Decode a header with its sequences: what cannot be decoded shows now.
+
+    Texts that are not in the declared character set stay bytes: decoded, they would be lost.
+    """
+    written = {tag: ds.get_item(tag) for tag in tuple(ds.keys())}
+    for element in ds:
+        raw = written[element.tag]
+        if element.VR == "SQ":
+            for item in element.value:
+                _decode_header(item, little_endian)
+        elif element.VR == "OW" and not little_endian and element.value:
+            element.value = np.frombuffer(element.value, ">u2").astype("<u2").tobytes()
+        elif element.VR not in _TEXTS or element.keyword in _EXTENDED:
+            continue
+        elif isinstance(raw, RawDataElement) and "\ufffd" in str(element.value):
+            ds[element.tag] = DataElement(element.tag, element.VR, _Bytes(raw.value), already_converted=True)
 
 
 def _decode(ds: Dataset, label: str) -> np.ndarray:

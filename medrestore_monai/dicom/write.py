@@ -16,11 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from pydicom.charset import convert_encodings
-from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filereader import read_file_meta_info
-from pydicom.filewriter import correct_ambiguous_vr
 from pydicom.uid import ExplicitVRLittleEndian
 
 from medrestore_monai.aside import folder_aside, refuse_links
@@ -88,7 +85,6 @@ def write_derived_series(
             with reading(label):
                 ds = copy.deepcopy(series.datasets[index])
                 drop_outdated(ds)
-                _keep_raw(ds, series.datasets[index])
                 identify(ds, series_uid, uids[index], derivation, now)
                 derive(ds, series.datasets, index, derivation, now)
             _set_pixels(ds, stored)
@@ -122,14 +118,6 @@ def check_output(series: Series, output: str | os.PathLike[str], overwrite: bool
         raise FileExistsError(
             f"The output {output} holds other things than a derived series, and so is not overwritten."
         )
-
-
-def _keep_raw(ds: Dataset, source: Dataset) -> None:
-    """Take over the elements whose bytes :func:`read_series` kept as they are."""
-    for tag in list(ds.keys()):
-        element = source.get_item(tag) if tag in source else None
-        if isinstance(element, RawDataElement):
-            ds[tag] = element
 
 
 def _is_ours(file: Path) -> bool:
@@ -237,14 +225,9 @@ def _save(ds: Dataset, path: Path, label: str) -> None:
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.ImplementationClassUID, meta.ImplementationVersionName = _IMPLEMENTATION_UID, "MEDRESTORE"
     file = FileDataset(str(path), ds, b"\0" * 128, meta, is_implicit_VR=False, is_little_endian=True)
-    raw = [element for tag in tuple(file.keys()) if isinstance(element := file.get_item(tag), RawDataElement)]
     with path.open("wb") as stream:
         try:
             with quiet():
-                if raw:  # else pydicom would decode them
-                    correct_ambiguous_vr(file, is_little_endian=True)
-                    file.update({element.tag: element for element in raw})
-                    file.set_original_encoding(False, True, convert_encodings(file.SpecificCharacterSet))
                 file.save_as(stream)
         except (ValueError, TypeError, AttributeError, KeyError, NotImplementedError, RecursionError) as error:
             raise DicomError(f"The header of {label} cannot be written again ({type(error).__name__}).") from None
