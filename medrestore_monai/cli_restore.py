@@ -93,11 +93,11 @@ def restore(
     }
     with reported(USAGE):
         from medrestore_monai.bundles import PRECISIONS, check_backend, find_bundle
-        from medrestore_monai.layouts import is_image_file
         from medrestore_monai.restore import check_options, check_settings, parse_settings
+        from medrestore_monai.saving import check_folder
 
-        if source.is_dir() and is_image_file(output):
-            raise ValueError(f"the output of {source} is a folder, but {output.name} names a file.")
+        if source.is_dir():
+            check_folder(source, output)
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
         options: dict[str, Any] = {"strength": strength, "series_uid": series or "", "allow_gaps": allow_gaps}

@@ -86,6 +86,17 @@ def plan_outputs(
     return items
 
 
+def check_folder(source: Path, output: Path) -> None:
+    """Refuse an output that names a file, or is one, where the source's results go into a folder.
+
+    Raises:
+        ValueError: it is so.
+    """
+    named = is_image_file(output) or output.suffix.lower() in (".dcm", ".zip")
+    if (named or output.exists()) and not output.is_dir():
+        raise ValueError(f"the output of {source} is a folder, but {output.name} names a file.")
+
+
 def _slabs(slices: int, slab: int) -> list[dict[str, int]]:
     if slab < 1:
         return [{}]
@@ -118,8 +129,7 @@ def _target(path: Path, source: Path, output: Path) -> Path:
         if _kind(output) not in (_kind(path), ".png" if _kind(path) == ".jpg" else ""):  # PNG loses nothing more
             raise ValueError(f"the output {output.name} is of another kind than {path.name}; the kind must stay.")
         return output
-    if is_image_file(output) or output.suffix.lower() in (".dcm", ".zip"):
-        raise ValueError(f"the output of {source} is a folder, but {output.name} names a file.")
+    check_folder(source, output)
     if path == source:
         return output
     relative = path.relative_to(source)

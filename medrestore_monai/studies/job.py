@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from medrestore_monai.bundles import Bundle, sha256, verify_weights
-from medrestore_monai.layouts import is_image_file
+from medrestore_monai.saving import check_folder
 from medrestore_monai.studies.ledger import HIDDEN, Record, differences
 from medrestore_monai.studies.listing import Study
 
@@ -115,8 +115,7 @@ def check_places(job: Job, studies: Sequence[Study]) -> None:
     for place in (job.output.resolve(), *((job.output / study.name).resolve() for study in studies)):
         if place in roots or not roots.isdisjoint(place.parents):
             raise ValueError(f"the output {job.output} and the source {job.source} may not lie in one another.")
-    if is_image_file(job.output) or (job.output.exists() and not job.output.is_dir()):
-        raise ValueError(f"the output of {job.source} is a folder, but {job.output.name} names a file.")
+    check_folder(job.source, job.output)
 
 
 def refuse_other_results(job: Job, states: Mapping[str, str]) -> None:
