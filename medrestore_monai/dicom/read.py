@@ -184,7 +184,7 @@ def _decode_header(ds: Dataset, little_endian: bool) -> None:
     Texts that are not in the declared character set stay bytes: decoded, they would be lost.
     """
     written = {tag: ds.get_item(tag) for tag in tuple(ds.keys())}
-    for element in ds:
+    for element in list(ds):
         raw = written[element.tag]
         if element.VR == "SQ":
             for item in element.value:
