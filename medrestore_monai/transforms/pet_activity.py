@@ -15,12 +15,14 @@ from torch import Tensor
 __all__ = ["KeepTotalActivityd", "ToSUVd", "keep_total_activity"]
 
 
-def keep_total_activity(image: Tensor, restored: Tensor) -> Tensor:
+def keep_total_activity(image: Tensor, restored: Tensor, clip_range: tuple[float, float] | None = None) -> Tensor:
     """Scale every restored slice so that its sum is that of the input slice.
 
     Args:
         image: input, shape ``(1, X, Y)`` or ``(1, X, Y, Z)``, in any unit in which 0 is no activity.
         restored: of the same shape, in the same unit.
+        clip_range: what of the input lies outside of this range, such as the hottest of a bladder, has passed by the
+            network (:class:`~medrestore_monai.inferers.SliceWiseInferer`) and is not scaled; None: all is scaled.
 
     Returns:
         ``restored``, slice by slice times one number; a slice whose sum is not positive before or after stays as it is.
@@ -32,10 +34,12 @@ def keep_total_activity(image: Tensor, restored: Tensor) -> Tensor:
         raise ValueError(
             f"expected two images of one shape (1, X, Y[, Z]), got {tuple(image.shape)} and {tuple(restored.shape)}."
         )
-    before = image.sum(dim=(0, 1, 2), dtype=torch.float64)
-    after = restored.sum(dim=(0, 1, 2), dtype=torch.float64)
-    factor = torch.where((before > 0) & (after > 0), before / after, 1.0)
-    return restored * factor.to(restored.dtype)
+    inside = image if clip_range is None else image.clamp(*clip_range)
+    outside = image - inside
+    before = inside.sum(dim=(0, 1, 2), dtype=torch.float64)
+    after = (restored - outside).sum(dim=(0, 1, 2), dtype=torch.float64)
+    factor = torch.where((before > 0) & (after > 0), before / after, 1.0).to(restored.dtype)
+    return restored * factor + outside * (1 - factor)
 
 
 class KeepTotalActivityd(MapTransform):
@@ -47,14 +51,20 @@ class KeepTotalActivityd(MapTransform):
         keys: the restored images, shape ``(1, X, Y[, Z])``.
         like: the input.
         enabled: False to change nothing.
+        clip_range: the inferer's: what lies outside has passed by the network and is not scaled.
         allow_missing_keys: as in MONAI.
     """
 
     def __init__(
-        self, keys: KeysCollection = "pred", like: str = "image", enabled: bool = True, allow_missing_keys: bool = False
+        self,
+        keys: KeysCollection = "pred",
+        like: str = "image",
+        enabled: bool = True,
+        clip_range: tuple[float, float] | None = (0, 1),
+        allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.like, self.enabled = like, enabled
+        self.like, self.enabled, self.clip_range = like, enabled, clip_range
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data`` with the images scaled."""
@@ -64,7 +74,8 @@ class KeepTotalActivityd(MapTransform):
         image = convert_to_tensor(out[self.like], track_meta=False)
         for key in self.key_iterator(out):
             restored = convert_to_tensor(out[key], track_meta=False)
-            out[key] = convert_to_dst_type(keep_total_activity(image.to(restored), restored), out[key])[0]
+            kept = keep_total_activity(image.to(restored), restored, self.clip_range)
+            out[key] = convert_to_dst_type(kept, out[key])[0]
         return out
 
 

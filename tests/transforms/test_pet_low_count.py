@@ -276,6 +276,17 @@ def test_total_activity_by_hand():
         keep_total_activity(image, restored[..., :2])
 
 
+def test_what_passed_by_the_network_is_not_scaled():
+    image = torch.tensor([[[40.0, 4.0], [6.0, -1.0]]])  # in [0, 20]: 20, 4, 6, 0
+    restored = torch.tensor([[[39.0, 4.0], [1.0, -1.0]]])  # of which the network gave 19, 4, 1, 0
+    kept = keep_total_activity(image, restored, (0, 20))
+    torch.testing.assert_close(kept, torch.tensor([[[19 * 1.25 + 20, 5.0], [1.25, -1.0]]]))
+    assert kept.sum() == image.sum()
+    item = KeepTotalActivityd("pred")({"image": image / 20, "pred": restored / 20})
+    torch.testing.assert_close(item["pred"] * 20, kept)
+    assert torch.equal(keep_total_activity(image, image, (0, 20)), image)
+
+
 def test_total_activity_in_postprocessing(suv):
     item = ToUnitRanged("image", "PT")({"image": MetaTensor(suv)})
     item["pred"] = item["image"] * 0.9 + 0.001
