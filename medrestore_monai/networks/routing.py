@@ -108,9 +108,10 @@ class ChannelRouting(nn.Module):
 
 
 def top_gates(logits: Tensor, chosen: int) -> Tensor:
-    """Softmax over the ``chosen`` largest of the last axis; 0 for the others."""
-    least = logits.topk(chosen, dim=-1).values[..., -1:]
-    return logits.masked_fill(logits < least, float("-inf")).softmax(dim=-1)
+    """Softmax over the ``chosen`` largest of the last axis, the first of equal ones; 0 for the others."""
+    values, experts = logits.topk(chosen, dim=-1)
+    weights = values.softmax(dim=-1)  # float32 under autocast
+    return torch.zeros_like(logits, dtype=weights.dtype).scatter(-1, experts, weights)
 
 
 def balance_loss(gates: Tensor, logits: Tensor, noisy: Tensor, spread: Tensor, chosen: int) -> Tensor:

@@ -22,6 +22,16 @@ def test_gates_of_the_two_largest_by_hand():
     assert_close(gates, torch.tensor([[0.0, share, 0.0, 1 - share]]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_gates_of_equal_logits_are_two_all_the_same(dtype):
+    logits = torch.tensor([[1.0, 2.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]], dtype=dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        gates = top_gates(logits, 2)
+    assert (gates > 0).sum(dim=-1).tolist() == [2, 2]
+    assert gates[0, 1] == gates[0].max()
+    assert_close(gates.float().sum(dim=-1), torch.ones(2), atol=1e-2, rtol=0)
+
+
 def test_a_pixel_takes_its_two_experts_only():
     torch.manual_seed(0)
     routing = SpatialRouting(5, 3).eval()
