@@ -116,8 +116,8 @@ class MedDeblur(ResidualNetwork):
 class AllScales(nn.Module):
     """A :class:`MedDeblur` that gives the results at all scales, for :class:`~medrestore_monai.losses.AllScalesLoss`.
 
-    For the trainer only, which may distribute it over devices; it holds the same weights as ``network``, and that is
-    what one evaluates and saves.
+    For the trainer only, which may wrap it to distribute it over devices; it holds the same weights as ``network``, and
+    that is what one evaluates and saves.
 
     Args:
         network: what is trained.

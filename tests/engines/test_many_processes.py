@@ -5,6 +5,7 @@ import re
 import time
 
 import pytest
+import torch
 from miniatures import AFF_NAME, MED_NAME, MLFF_NAME, write_recipe_data
 from phantoms import ct_series, mr_series, pet_series
 from tiny_bundle import BUNDLES, make_tiny_bundle
@@ -91,6 +92,20 @@ def test_the_networks_for_pictures_train_in_two_processes(name, tmp_path):
     options = {"max_epochs": 1, "epoch_length": 1, "val_interval": 1, "batch_size": 1, "cache_rate": 0}
     run = train(BUNDLES / name, write_recipe_data(name, data), tmp_path / "run", ranks=2, **options)
     assert json.loads((run / "model.json").read_text())["PSNR"] == float(rows(run)[0]["PSNR"])
+
+
+def test_results_at_all_scales_train_in_two_processes(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    parts = {
+        "trained": {"_target_": "medrestore_monai.networks.AllScales", "network": "@network"},
+        "loss": {"_target_": "medrestore_monai.losses.AllScalesLoss", "loss": {"_target_": "torch.nn.L1Loss"}},
+    }
+    options = {**parts, "max_epochs": 1, "epoch_length": 1, "val_interval": 1, "batch_size": 1, "cache_rate": 0}
+    run = train(BUNDLES / MED_NAME, write_recipe_data(MED_NAME, data), tmp_path / "run", ranks=2, **options)
+    assert json.loads((run / "model.json").read_text())["PSNR"] == float(rows(run)[0]["PSNR"])
+    weights = torch.load(run / "model.pt", weights_only=True)
+    assert {name.partition(".")[0] for name in weights} == {"networks"}
 
 
 def test_all_tasks_in_one_train_in_two_processes_that_go_on_after_a_kill(tmp_path):
