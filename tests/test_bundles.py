@@ -8,6 +8,8 @@ from collections import OrderedDict
 from pathlib import Path
 
 import jsonschema
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from miniatures import write_volumes
@@ -310,3 +312,21 @@ def test_a_network_to_compare_with_starts_on_its_own(overlay):
     parser["device"] = "$torch.device('cpu')"
     parser.get_parsed_content("initialize")
     assert type(parser.get_parsed_content("network")).__module__ != RestoreRWKV.__module__
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR", "PT"])
+@pytest.mark.parametrize("sides", [(24, 24), (200, 180)])
+def test_small_images_and_those_of_air_alone_train_too(tmp_path, modality, sides):
+    name = {"CT": "ct_denoise", "MR": "mri_superresolution", "PT": "pet_synthesis"}[modality] + "_restore_rwkv"
+    image = np.full((*sides, 1), -1000 if modality == "CT" else 0, np.float32)
+    if sides == (24, 24):
+        image[5:18, 7:] = 30 if modality == "CT" else 500 if modality == "MR" else 3
+    for patient in ("p1", "p2"):
+        (tmp_path / patient).mkdir()
+        nib.save(nib.Nifti1Image(image, np.eye(4)), tmp_path / patient / "image.nii.gz")
+    parser = ConfigParser()
+    parser.read_config(str(BUNDLES / name / "configs" / "train.json"))
+    parser.update({"dataset_dir": str(tmp_path), "held_back": 0.5, "device": torch.device("cpu")})
+    patch = parser.get_parsed_content("train#dataset")[0]
+    assert patch["image"].shape == patch["label"].shape == (1, *parser.get_parsed_content("patch_size"))
+    assert bool(torch.isfinite(patch["image"]).all())
