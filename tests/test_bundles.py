@@ -330,3 +330,12 @@ def test_small_images_and_those_of_air_alone_train_too(tmp_path, modality, sides
     patch = parser.get_parsed_content("train#dataset")[0]
     assert patch["image"].shape == patch["label"].shape == (1, *parser.get_parsed_content("patch_size"))
     assert bool(torch.isfinite(patch["image"]).all())
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in BUNDLES.iterdir() if (path / "configs").is_dir()))
+def test_the_derivation_tells_every_setting_that_changes_a_result(name):
+    config = json.loads((BUNDLES / name / "configs" / "inference.json").read_text())
+    settings = {"strength", "tile", "halo", "precision", "backend", "suv"}
+    settings |= {"mean_hu", "mean_hu_tolerance", "kspace_kept", "keep_total_activity"}
+    told = {str(value)[1:] for value in config["derivation"]["parameters"].values()}
+    assert settings & config.keys() <= told
