@@ -44,8 +44,10 @@ def _route_pixels(routing: SpatialRouting, x: Tensor, prompt: Tensor) -> Tensor:
     experts = len(routing.expand)
     asked = routing.from_prompt(prompt)[:, :experts, None, None]
     logits = F.conv2d(x, routing.from_pixel.weight[:experts, :, None, None]) + asked
-    # how many experts are wanted more; runtimes sort channels slowly
-    better = (logits[:, None] > logits[:, :, None]).to(x.dtype).sum(dim=2)
+    # how many experts are wanted more, or as much and come first; runtimes sort channels slowly
+    first = torch.ones(experts, experts, dtype=torch.bool, device=x.device).tril(-1)[:, :, None, None]
+    other, own = logits[:, None], logits[:, :, None]
+    better = ((other > own) | ((other == own) & first)).to(x.dtype).sum(dim=2)
     gates = logits.masked_fill(better >= routing.chosen, float("-inf")).softmax(dim=1)
     added = torch.zeros_like(x)
     for number, (expand, reduce) in enumerate(zip(routing.expand, routing.reduce, strict=True)):

@@ -109,9 +109,9 @@ class ChannelRouting(nn.Module):
 
 def top_gates(logits: Tensor, chosen: int) -> Tensor:
     """Softmax over the ``chosen`` largest of the last axis, the first of equal ones; 0 for the others."""
-    values, experts = logits.topk(chosen, dim=-1)
-    weights = values.softmax(dim=-1)  # float32 under autocast
-    return torch.zeros_like(logits, dtype=weights.dtype).scatter(-1, experts, weights)
+    values, experts = logits.sort(dim=-1, descending=True, stable=True)
+    weights = values[..., :chosen].softmax(dim=-1)  # float32 under autocast
+    return torch.zeros_like(logits, dtype=weights.dtype).scatter(-1, experts[..., :chosen], weights)
 
 
 def balance_loss(gates: Tensor, logits: Tensor, noisy: Tensor, spread: Tensor, chosen: int) -> Tensor:
