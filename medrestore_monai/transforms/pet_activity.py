@@ -25,7 +25,8 @@ def keep_total_activity(image: Tensor, restored: Tensor, clip_range: tuple[float
             network (:class:`~medrestore_monai.inferers.SliceWiseInferer`) and is not scaled; None: all is scaled.
 
     Returns:
-        ``restored``, slice by slice times one number; a slice whose sum is not positive before or after stays as it is.
+        ``restored``, slice by slice times one number; an empty slice stays empty, and one whose sum is otherwise not
+        positive before or after stays as it was restored.
 
     Raises:
         ValueError: if the shapes differ, or are none of the two.
@@ -38,7 +39,8 @@ def keep_total_activity(image: Tensor, restored: Tensor, clip_range: tuple[float
     outside = image - inside
     before = inside.sum(dim=(0, 1, 2), dtype=torch.float64)
     after = (restored - outside).sum(dim=(0, 1, 2), dtype=torch.float64)
-    factor = torch.where((before > 0) & (after > 0), before / after, 1.0).to(restored.dtype)
+    factor = torch.where((before > 0) & (after > 0), before / after, 1.0)
+    factor = torch.where(inside.any(dim=2).any(dim=1).any(dim=0), factor, 0.0).to(restored.dtype)
     return restored * factor + outside * (1 - factor)
 
 

@@ -272,6 +272,7 @@ def test_total_activity_by_hand():
     kept = keep_total_activity(image, restored)
     assert kept[0, 0, 0].tolist() == [2.0, 2.0, 0.0, -1.0]  # without activity a slice stays as it is
     assert keep_total_activity(image[..., 0], restored[..., 1])[0, 0, 0] == 2.0
+    assert torch.equal(keep_total_activity(torch.zeros(1, 2, 2), restored[..., 0]), torch.zeros(1, 2, 2))
     with pytest.raises(ValueError, match="one shape"):
         keep_total_activity(image, restored[..., :2])
 
