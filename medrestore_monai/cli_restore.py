@@ -53,7 +53,7 @@ def restore(
     suv_factor: Annotated[
         float | None, typer.Option(help="PET: SUV per unit of INPUT, instead of the header's; for NIfTI in Bq/ml.")
     ] = None,
-    patient_weight: Annotated[float | None, typer.Option(help="PET: kg, where the header has none.")] = None,
+    patient_weight: Annotated[float | None, typer.Option(help="PET: kg, in place of the header's.")] = None,
     injected_dose: Annotated[float | None, typer.Option(help="PET: Bq, such as 370e6.")] = None,
     injection_time: Annotated[str | None, typer.Option(help="PET: HHMMSS or YYYYMMDDHHMMSS.")] = None,
     half_life: Annotated[float | None, typer.Option(help="PET: seconds, 6586.2 for F-18.")] = None,
@@ -96,6 +96,8 @@ def restore(
         from medrestore_monai.restore import check_options, check_settings, parse_settings
         from medrestore_monai.saving import check_folder
 
+        if dry_run and series:
+            raise ValueError("--dry-run lists studies and --series names one series: give one of the two.")
         if source.is_dir():
             check_folder(source, output)
         if precision not in PRECISIONS:

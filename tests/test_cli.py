@@ -428,3 +428,19 @@ def test_precision_is_a_choice(tmp_path):
     shutil.rmtree(tmp_path / "out")
     message = "precision must be one of float32, bfloat16, got 'int8'"
     assert_refused(tmp_path, 2, message, "restore", tmp_path / "ct", "-o", tmp_path / "out", "--precision", "int8")
+
+
+def test_a_report_may_not_lie_in_its_data(tmp_path):
+    ct_series(tmp_path / "data" / "p1")
+    result = CliRunner().invoke(app, ["evaluate", "--data", str(tmp_path / "data"), "-o", str(tmp_path / "data" / "r")])
+    assert result.exit_code == 2
+    assert not (tmp_path / "data" / "r").exists()
+
+
+def test_a_dry_run_of_one_series_is_refused(tmp_path):
+    ct_series(tmp_path / "in")
+    result = CliRunner().invoke(
+        app, ["restore", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--series", "1.2", "--dry-run"]
+    )
+    assert result.exit_code == 2
+    assert not (tmp_path / "out").exists()

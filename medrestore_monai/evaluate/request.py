@@ -96,6 +96,8 @@ class Request:
             raise ValueError(
                 f"{self.data} has no folder {', '.join(missing)}: give each modality its folder, or name one modality."
             )
+        if self.data.resolve() in self.output.resolve().parents:
+            raise ValueError(f"the report {self.output} may not lie in the data {self.data}.")
         check_folder(self.output, self.overwrite)
 
     def groups(self) -> dict[str, list[Contestant]]:
