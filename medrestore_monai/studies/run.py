@@ -180,6 +180,7 @@ class _Run:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             warnings.filterwarnings("ignore", module="pydicom")
+            warnings.simplefilter("ignore", ResourceWarning)  # of an archive's temporary folder
             outcome, reason = "restored", ""
             try:
                 with alone(study) as path:
