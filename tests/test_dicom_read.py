@@ -368,6 +368,21 @@ def test_slice_that_is_no_plain_ct(tmp_path, values, message):
 
 
 @pytest.mark.parametrize(
+    ("kinds", "message"),
+    [
+        (["M", "ND", "MOSAIC"], "mosaic"),
+        (["P", "ND"], "phase"),
+        (["REAL"], "real"),
+        (["M_FFE", "IMAGINARY"], "imaginary"),
+    ],
+)
+def test_mr_slice_that_is_no_magnitude_of_one_slice(tmp_path, kinds, message):
+    phantoms.mr_series(tmp_path, slices=1, edit=setting(ImageType=["ORIGINAL", "PRIMARY", *kinds]))
+    with pytest.raises(DicomError, match=message):
+        _ = read_series(tmp_path).array
+
+
+@pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"Units": "PROPCNTS"}, "PET units PROPCNTS, where BQML"),

@@ -146,8 +146,13 @@ def _check_kind(ds: Dataset, label: str) -> None:
     frames = ds.get("NumberOfFrames", 1)
     if frames is not None and int(frames) > 1:
         raise DicomError(f"{label} holds {frames} frames; convert it to one file per slice first.")
-    if ds.Modality == "CT" and "LOCALIZER" in [str(v).strip() for v in ds.get("ImageType", None) or []]:
+    kinds = [str(value).strip() for value in ds.get("ImageType", None) or []]
+    if ds.Modality == "CT" and "LOCALIZER" in kinds:
         raise DicomError(f"{label} is a localizer (scout) image, where a slice is expected.")
+    if ds.Modality == "MR" and "MOSAIC" in kinds:
+        raise DicomError(f"{label} is a mosaic of many slices; convert it to one file per slice first.")
+    if ds.Modality == "MR" and not {"P", "PHASE", "PHASE MAP", "REAL", "IMAGINARY"}.isdisjoint(kinds[2:]):
+        raise DicomError(f"{label} is a phase, real or imaginary image, where a magnitude is expected.")
     colors, photometric = ds.get("SamplesPerPixel", 1), ds.get("PhotometricInterpretation", "missing")
     if colors != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise DicomError(f"{label} is a color or palette image ({photometric}), where gray values are expected.")
