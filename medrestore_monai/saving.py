@@ -1,6 +1,7 @@
 """Where results go, checked before any work, and how one result is written: the kind of its source, whole or not."""
 
 import hashlib
+import math
 import os
 import re
 import shutil
@@ -225,9 +226,16 @@ class _Volume:
         place = next(folder for folder in target.absolute().parents if folder.exists())
         self._folder = tempfile.TemporaryDirectory(prefix=_slab_prefix(target), dir=place)
         # slice after slice, as they come
-        stored: np.memmap = np.memmap(
-            Path(self._folder.name) / "voxels", dtype=np.float32, mode="w+", shape=(shape[-1], *shape[:-1])
-        )
+        file, stored_shape = Path(self._folder.name) / "voxels", (shape[-1], *shape[:-1])
+        try:
+            with file.open("wb") as stream:
+                if hasattr(os, "posix_fallocate"):  # else a full disk would kill the process where it writes
+                    os.posix_fallocate(stream.fileno(), 0, 4 * math.prod(stored_shape))
+                stream.truncate(4 * math.prod(stored_shape))
+            stored: np.memmap = np.memmap(file, dtype=np.float32, mode="r+", shape=stored_shape)
+        except BaseException:
+            self._folder.cleanup()
+            raise
         self.voxels = np.moveaxis(stored, 0, -1)
         if os.name == "posix":
             self._folder.cleanup()  # mapped, it lives on without a name: nothing is left of a process that is killed

@@ -14,7 +14,7 @@ from PIL import Image
 
 from medrestore_monai.dicom import Derivation, read_series
 from medrestore_monai.loading import LoadImageOrSeriesd
-from medrestore_monai.saving import SaveLikeSourced, plan_outputs
+from medrestore_monai.saving import SaveLikeSourced, _Volume, plan_outputs
 
 AFFINE = np.array([[-0.7, 0, 0, 90], [0, -0.7, 0, 80], [0, 0, 2.5, -40], [0, 0, 0, 1.0]])
 
@@ -280,3 +280,13 @@ def test_a_place_below_a_file_is_no_place(tmp_path):
     with pytest.raises(OSError, match=r"notes\.txt"):
         load_and_save(source, tmp_path / "notes.txt" / "b.nii")
     assert tree(tmp_path) == before
+
+
+def test_a_full_disk_stops_a_long_series_before_it_is_mapped(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        _Volume(tmp_path / "out", (1, 8, 9, 40))
+    assert not list(tmp_path.iterdir())
