@@ -33,7 +33,6 @@ ENHANCED_CLASSES = {
 #: What may not differ from slice to slice, with the tolerance for numbers.
 _ALIKE = {
     "StudyInstanceUID": None,
-    "PatientID": None,
     "Modality": None,
     "SOPClassUID": None,
     "FrameOfReferenceUID": None,
