@@ -228,11 +228,11 @@ class _Volume:
         # slice after slice, as they come
         file, stored_shape = Path(self._folder.name) / "voxels", (shape[-1], *shape[:-1])
         try:
-            with file.open("wb") as stream:
-                if hasattr(os, "posix_fallocate"):  # else a full disk would kill the process where it writes
+            if hasattr(os, "posix_fallocate"):  # else a full disk would kill the process where it writes
+                with file.open("wb") as stream:
                     os.posix_fallocate(stream.fileno(), 0, 4 * math.prod(stored_shape))
-                stream.truncate(4 * math.prod(stored_shape))
-            stored: np.memmap = np.memmap(file, dtype=np.float32, mode="r+", shape=stored_shape)
+            mode = "r+" if file.exists() else "w+"
+            stored: np.memmap = np.memmap(file, dtype=np.float32, mode=mode, shape=stored_shape)
         except BaseException:
             self._folder.cleanup()
             raise

@@ -40,7 +40,7 @@ def keep_total_activity(image: Tensor, restored: Tensor, clip_range: tuple[float
     before = inside.sum(dim=(0, 1, 2), dtype=torch.float64)
     after = (restored - outside).sum(dim=(0, 1, 2), dtype=torch.float64)
     factor = torch.where((before > 0) & (after > 0), before / after, 1.0)
-    factor = torch.where(inside.any(dim=2).any(dim=1).any(dim=0), factor, 0.0).to(restored.dtype)
+    factor = torch.where(inside.any(dim=(0, 1, 2)), factor, 0.0).to(restored.dtype)
     return restored * factor + outside * (1 - factor)
 
 
