@@ -4,7 +4,10 @@ import hashlib
 import json
 import os
 import pickle
+import re
+import sys
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +18,7 @@ DEFAULT_BUNDLE = "ct_denoise_restore_rwkv"
 WEIGHTS = Path("models") / "model.pt"
 PRECISIONS = ("float32", "bfloat16")
 BACKENDS = ("torch", "onnx")
+_NAMES_CONFIG = re.compile(r"--config[_-]file(=|$)")
 
 
 @dataclass(frozen=True)
@@ -91,12 +95,35 @@ def find_bundle(name: str | os.PathLike[str]) -> Bundle:
 
 
 def bundle_root(name: str) -> str:
-    """Return the folder of bundle ``name``, for its configurations: they run from any working folder."""
+    """Return the folder of bundle ``name``, for its configurations: they run from any working folder.
+
+    A copy goes before the original: that whose configuration the command line of ``monai.bundle`` names, or that in
+    which the process runs.
+    """
     carrier = Path(__file__).resolve().parents[1]
     # the zoo form carries this package, whatever its folder's name
     if (carrier / "configs" / "metadata.json").is_file():
         return str(carrier)
+    for root in (*_roots_on_command_line(), Path.cwd()):
+        if _calls_itself(root, name):
+            return str(root.resolve())
     return str(find_bundle(name).root)
+
+
+def _roots_on_command_line() -> list[Path]:
+    """Folders of the bundles that ``--config_file FILE`` or ``--config_file "['FILE', ...]"`` names."""
+    given = [text.partition("=")[2] or after for text, after in pairwise([*sys.argv, ""]) if _NAMES_CONFIG.match(text)]
+    files = [part.strip("[]()'\" ") for text in given for part in text.split(",")]
+    return [Path(file).absolute().parent.parent for file in files if file]
+
+
+def _calls_itself(root: Path, name: str) -> bool:
+    """Tell whether the folder is the bundle ``name``, or a copy of it under another name."""
+    try:
+        config = json.loads((root / "configs" / "inference.json").read_text(encoding="utf-8"))
+        return bool(config["bundle_root"]["name"] == name)
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
 
 
 def _read(root: Path) -> Bundle:

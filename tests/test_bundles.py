@@ -4,6 +4,8 @@ import copy
 import json
 import math
 import re
+import shutil
+import sys
 from collections import OrderedDict
 from pathlib import Path
 
@@ -201,6 +203,22 @@ def test_a_bundle_is_found_by_name_by_folder_and_from_inside(bundle, monkeypatch
     assert find_bundle(".").root == copy
     monkeypatch.chdir(tmp_path)
     assert find_bundle("renamed").root == copy
+
+
+@pytest.mark.parametrize(
+    "given", ["--config_file={}", "--config-file {}", "--config_file ['{}','train_cpu.json']", "--config_file ('{}',)"]
+)
+def test_a_copy_run_through_monai_uses_its_own_folder(given, monkeypatch, tmp_path):
+    copy = tmp_path / "renamed"
+    shutil.copytree(BUNDLES / NAME / "configs", copy / "configs")
+    config = str(copy / "configs" / "inference.json")
+    monkeypatch.setattr(sys, "argv", ["monai.bundle", "run", "training", *given.format(config).split(" ")])
+    assert bundle_root(NAME) == str(copy)
+    assert bundle_root("pet_synthesis_restore_rwkv") == str(BUNDLES / "pet_synthesis_restore_rwkv")
+    monkeypatch.setattr(sys, "argv", ["python"])
+    assert bundle_root(NAME) == str(BUNDLES / NAME)
+    monkeypatch.chdir(copy)
+    assert bundle_root(NAME) == str(copy)
 
 
 def test_the_list_has_each_name_once(bundle):
