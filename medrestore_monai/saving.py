@@ -231,8 +231,9 @@ class _Volume:
             if hasattr(os, "posix_fallocate"):  # else a full disk would kill the process where it writes
                 with file.open("wb") as stream:
                     os.posix_fallocate(stream.fileno(), 0, 4 * math.prod(stored_shape))
-            mode = "r+" if file.exists() else "w+"
-            stored: np.memmap = np.memmap(file, dtype=np.float32, mode=mode, shape=stored_shape)
+            stored: np.memmap = np.memmap(
+                file, dtype=np.float32, mode="r+" if file.exists() else "w+", shape=stored_shape
+            )
         except BaseException:
             self._folder.cleanup()
             raise
