@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import re
 import warnings
@@ -166,40 +167,87 @@ def check_settings(config: str | os.PathLike[str], settings: Mapping[str, Any]) 
         settings: of :func:`parse_settings`.
 
     Raises:
-        ValueError: one is unknown, belongs to another option, is no number or switch where there is one, or has a
-            value that a transform of the postprocessing refuses.
+        ValueError: one is unknown, belongs to another option, is of another kind than what is there, or has a value
+            that the network or a transform of the postprocessing refuses.
     """
     parser = ConfigParser()
     parser.read_config(str(config))
-    for name, value in settings.items():
-        top = re.split("#|::", name)[0]
+    for name in settings:
+        top = _top(name)
         if top in _OWN_OPTIONS:
             raise ValueError(f"{top} is not set by --set but by {_OWN_OPTIONS[top]}.")
-        if top not in parser.config:
-            raise ValueError(f"{Path(config).name} has no option {top}; it has {', '.join(_settable(parser.config))}.")
-        known = parser.config[top]
-        if name == top and isinstance(known, bool) and not isinstance(value, bool):
-            raise ValueError(f"the setting {name} is true or false, got {value!r}.")
-        number = isinstance(known, int | float) and not isinstance(known, bool)
-        if name == top and number and isinstance(value, bool | str):
-            raise ValueError(f"the setting {name} is a number, got {value!r}.")
+    check_kinds(Path(config).name, parser, settings, fractions=False)
     parser.update(dict(settings))
     transforms = parser.config.get("postprocessing", {}).get("transforms", ())
     with unwrapped():
         for index, transform in enumerate(transforms):
             if "@derivation" not in json.dumps(transform):  # which would read the weights
                 parser.get_parsed_content(f"postprocessing::transforms::{index}")
+    if any(_top(name) == "network_def" for name in settings):
+        _check_network(parser)
 
 
-def _settable(config: Mapping[str, Any]) -> list[str]:
-    """Names of the plain values that --set may change."""
-    return [
-        name
-        for name, value in config.items()
-        if isinstance(value, bool | int | float | str)
-        and name not in _OWN_OPTIONS
-        and not str(value).startswith(("$", "@"))
-    ]
+def check_kinds(file: str, parser: ConfigParser, settings: Mapping[str, Any], fractions: bool = True) -> None:
+    """Refuse settings that are no plain value of a configuration, or of another kind than it: switch, number, text.
+
+    Args:
+        file: its name, for messages.
+        parser: has read it.
+        settings: of :func:`parse_settings`.
+        fractions: allow 1.5 where the configuration has a whole number.
+
+    Raises:
+        ValueError: so it is; the message names the values that can be set.
+    """
+    plain = {name: value for name, value in parser.config.items() if _is_plain(value) and name not in _OWN_OPTIONS}
+    for name, value in settings.items():
+        _check_plain(name, value)
+        nested = _top(name) != name
+        known = parser.get(name) if nested else plain.get(name)
+        # a network has parameters that its configuration does not name
+        free = nested and known is None and _top(name) == "network_def" and "network_def" in parser.config
+        if not free and (not _is_plain(known) or "_" in [part[:1] for part in re.split("#|::", name)]):
+            raise ValueError(f"{file} has no value {name} to set; it has {', '.join(plain)}.")
+        kind = _kind_of(known, fractions)
+        if not free and not _fits(value, kind):
+            raise ValueError(f"the setting {name} is {kind}, got {value!r}.")
+
+
+def _top(name: str) -> str:
+    return re.split("#|::", name)[0]
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, bool | int | float | str) and not str(value).startswith(("$", "@"))
+
+
+def _kind_of(value: Any, fractions: bool) -> str:
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, str):
+        return "a text"
+    return "a number" if fractions or isinstance(value, float) else "a whole number"
+
+
+def _fits(value: Any, kind: str) -> bool:
+    if isinstance(value, bool | str):
+        return kind == ("true or false" if isinstance(value, bool) else "a text")
+    whole = isinstance(value, int)
+    return kind in ("a number", "a whole number") if whole else kind == "a number" and math.isfinite(value)
+
+
+def _check_network(parser: ConfigParser) -> None:
+    """Build the network of a configuration, to see whether its parameters can be.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    try:
+        with unwrapped():
+            parser.get_parsed_content("network_def")
+    except Exception as error:  # whatever a network raises for what it does not know
+        reason = " ".join(str(root_cause(error)).split())[:200]
+        raise ValueError(f"there is no network with these settings: {reason}") from error
 
 
 def root_cause(error: BaseException) -> BaseException:

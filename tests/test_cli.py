@@ -132,13 +132,22 @@ def test_settings_reach_the_pipeline_and_the_header(tmp_path):
     ("setting", "message"),
     [
         ("mean_hu", "a setting is NAME=VALUE, got 'mean_hu'"),
-        ("mean_hue=off", "has no option mean_hue; it has .*mean_hu, mean_hu_tolerance"),
+        ("mean_hue=off", "has no value mean_hue to set; it has .*mean_hu, mean_hu_tolerance"),
         ("mean_hu=maybe", "mean_hu must be check, correct or off, got 'maybe'"),
         ("mean_hu_tolerance=small", "mean_hu_tolerance is a number, got 'small'"),
         ("amp=off", "amp is true or false, got 'off'"),
         ("strength=0.5", "strength is not set by --set but by --strength"),
         ("output_dir=/tmp", "output_dir is not set by --set but by --output"),
         ("slab=$print(1)", "must be a number or a plain text"),
+        ("slab=1.5", "slab is a whole number, got 1.5"),
+        ("mean_hu_tolerance=NaN", "mean_hu_tolerance is a number, got nan"),
+        ("mean_hu=1", "mean_hu is a text, got 1"),
+        ("slice_batch_size=0", "slice_batch_size must be at least 1"),
+        ("run=1", "has no value run to set"),
+        ("evaluator=1", "has no value evaluator to set"),
+        ("inferer#_target_=builtins.print", "has no value inferer#_target_ to set"),
+        ("network_def#dim=abc", "network_def#dim is a whole number"),
+        ("network_def#nothing=1", "there is no network with these settings"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(tmp_path, setting, message):

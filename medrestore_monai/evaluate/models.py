@@ -13,7 +13,7 @@ from monai.transforms import Compose
 from medrestore_monai.bundles import Bundle, find_bundle, verify_weights
 from medrestore_monai.intensity import ToUnitRanged
 from medrestore_monai.layouts import Item
-from medrestore_monai.restore import unwrapped
+from medrestore_monai.restore import check_kinds, unwrapped
 
 _TASKS = {
     "denois": "denoising",
@@ -210,12 +210,7 @@ def _read(bundle: Bundle, settings: Mapping[str, Any]) -> ConfigParser:
         raise ValueError(f"the bundle {bundle.name} has no evaluate.json.")
     parser = ConfigParser()
     parser.read_config(str(path))
-    for key, value in settings.items():
-        if re.split("#|::", key)[0] not in parser.config:
-            raise ValueError(f"evaluate.json of {bundle.name} has no setting {key!r}.")
-        if not isinstance(value, bool | int | float) and (not isinstance(value, str) or re.search(r"[$@%]", value)):
-            # MONAI would run such a text as code
-            raise ValueError(f"the setting {key} must be a number or a plain text, got {value!r}.")
+    check_kinds(f"evaluate.json of {bundle.name}", parser, settings)
     return parser
 
 
