@@ -37,7 +37,8 @@ class SliceWiseInferer(Inferer):
     """Run a 2D network over images or volumes, slice by slice.
 
     The network gets batches ``(N, C, X, Y)`` of slices clipped to ``clip_range`` and returns the same shape. What the
-    clip cut off is added back, so metal in a CT keeps its value. Memory is bounded by one batch of slices and the
+    clip cut off is added back, so metal in a CT keeps its value. Slices of one value, such as padding, stay as they
+    are: networks see none in training. Memory is bounded by one batch of slices and the
     output volume: slices go to the network's device one batch at a time, and the result stays on the input's device.
 
     Args:
@@ -143,6 +144,7 @@ class SliceWiseInferer(Inferer):
                     batch = slices[group, chosen].to(device).contiguous()  # (N, C, X, Y)
                     _check_finite(batch, ValueError, f"inputs from slice {first}")
                     restored = self._restore(batch, tile, lambda x: network(x, *args, **kwargs))
+                    restored = torch.where(_constant(batch), batch, restored)
                     target[group, chosen] = restored.to(output)
                     progress.advance(task, len(batch))
         return convert_to_dst_type(output, inputs)[0]
@@ -312,6 +314,11 @@ def _checked_tile(tile: int | Sequence[int] | str | None, halo: int, alignment: 
 def _device_of(network: Callable[..., Tensor], image: Tensor) -> torch.device:
     parameter = next(network.parameters(), None) if isinstance(network, nn.Module) else None
     return image.device if parameter is None else parameter.device
+
+
+def _constant(batch: Tensor) -> Tensor:
+    """Tell which slices have one value in each channel, shape ``(N, 1, 1, 1)``."""
+    return (batch == batch[..., :1, :1]).all(dim=(1, 2, 3), keepdim=True)
 
 
 def _checked_output(output: Any, given: Tensor) -> Tensor:

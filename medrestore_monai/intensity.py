@@ -6,6 +6,7 @@ carries them past the network.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -36,6 +37,9 @@ _MR_PERCENTILE = 99.9
 #: Units of PET that the SUV is worked out from.
 NOT_YET_SUV = ("Bq/ml", "counts")
 _MOST_SUV = 1000.0  # no tissue has more: such values are in Bq/ml
+_PICTURE_BITS = 16
+_GRAY_LEVELS = 255  # of 8 bit without slope and intercept
+_FLOAT_OVERSHOOT = 0.5  # filters and earlier processing may leave the range a little
 _RECORD, _WINDOW = "intensity_range", "intensity_window"
 
 
@@ -103,7 +107,8 @@ def choose_range(
 
     CT and PT have one range each; that of PT in Bq/ml or counts is the SUV range divided by ``suv_factor``. MR has no
     unit: where a volume exceeds 4095 or stays below a quarter of it, its own 99.9th percentile takes the place of 4095.
-    RGB and GRAY use the range of the integers in the file, 0..1 for floats.
+    RGB and GRAY use 0..255 for 8 bit, the least number of bits that holds all values for 16 bit (0..4095 for a camera
+    of 12 bit), and 0..1 for floats.
 
     Args:
         image: any shape, finite, before scaling.
@@ -114,7 +119,8 @@ def choose_range(
 
     Raises:
         ValueError: for an unknown modality, another unit than the modality's, PET in Bq/ml or counts without
-            ``suv_factor``, PET of no unit with values over 1000, or values over 255 in a picture of unknown type.
+            ``suv_factor``, PET of no unit with values over 1000, CT of 8 bit, or a picture of unknown type with values
+            over 255, of floats far from 0..1, of more than 16 bit or with values below 0.
     """
     if modality not in INTENSITY_RANGES:
         raise ValueError(f"modality must be one of {', '.join(INTENSITY_RANGES)}, got {modality!r}.")
@@ -127,6 +133,8 @@ def choose_range(
         return _mr_range(image, intensity)
     if modality in ("RGB", "GRAY"):
         return _picture_range(image, intensity, dtype)
+    if dtype in ("uint8", "int8") and unit is None and float(image.max() - image.min()) <= _GRAY_LEVELS:
+        raise ValueError("CT values in HU do not fit into 8 bit: these are gray levels or labels.")
     return intensity
 
 
@@ -157,11 +165,22 @@ def _mr_range(image: np.ndarray | torch.Tensor, intensity: IntensityRange) -> In
 
 
 def _picture_range(image: np.ndarray | torch.Tensor, intensity: IntensityRange, dtype: str | None) -> IntensityRange:
+    smallest, largest = float(image.min()), float(image.max())
     if dtype is None:
-        if float(image.max()) > intensity.upper:
-            raise ValueError(f"The picture has values up to {float(image.max()):g}: say the type its file holds.")
+        if largest > intensity.upper:
+            raise ValueError(f"The picture has values up to {largest:g}: say the type its file holds.")
         return intensity
-    upper = float(np.iinfo(dtype).max) if np.dtype(dtype).kind in "iu" else 1.0
+    kind, bits = np.dtype(dtype).kind, 8 * np.dtype(dtype).itemsize
+    if kind == "f":
+        if not -_FLOAT_OVERSHOOT <= smallest <= largest <= 1 + _FLOAT_OVERSHOOT:
+            raise ValueError(f"pictures of type {dtype} have values from 0 to 1, got {smallest:g} to {largest:g}.")
+        upper = 1.0
+    elif bits > _PICTURE_BITS or smallest < 0:
+        raise ValueError(f"pictures have 8 or 16 bit and no value below 0, got {dtype} from {smallest:g}.")
+    else:
+        # cameras of 10, 12 and 14 bit write files of 16
+        used = max(8, min(int(largest).bit_length(), bits)) if bits == _PICTURE_BITS else 8
+        upper = float(2**used - 1)
     return replace(intensity, upper=upper, window=(0.0, upper))
 
 
@@ -199,6 +218,9 @@ class ToUnitRanged(MapTransform):
 
     Raises:
         ValueError: for an unknown modality; on a call, for NaN or infinite values and as :func:`choose_range`.
+
+    Warns:
+        UserWarning: CT that a file, not a DICOM header, calls so has no value below 0.
     """
 
     def __init__(self, keys: KeysCollection, modality: str | None, allow_missing_keys: bool = False) -> None:
@@ -234,6 +256,9 @@ class ToUnitRanged(MapTransform):
             return replace(usual, lower=lower, upper=upper, window=window)
         if modality == "PT" and meta.get("unit") in NOT_YET_SUV and "suv_factor" not in meta and "suv_missing" in meta:
             raise ValueError(str(meta["suv_missing"]))
+        if modality == "CT" and meta.get("unit") is None and float(image.min()) >= 0:
+            name = meta.get("filename_or_obj", "an image")
+            warnings.warn(f"{name} has no value below 0, though air has -1000 HU: is this CT in HU?", stacklevel=2)
         return choose_range(
             image.as_tensor(), modality, meta.get("original_dtype"), meta.get("unit"), meta.get("suv_factor")
         )

@@ -162,11 +162,12 @@ def test_a_series_with_a_gap_can_be_restored_slice_by_slice(tmp_path):
 
 
 def test_what_is_clipped_is_said(tmp_path):
-    Image.fromarray(np.zeros(SIZE[::-1], np.uint8)).save(tmp_path / "a.png")
+    Image.fromarray(np.eye(*SIZE[::-1], dtype=np.uint16)).save(tmp_path / "a.png")
     weights = write_tiny_weights(tmp_path / "own.pt")
     result = run("restore", tmp_path / "a.png", "-o", tmp_path / "out.png", "--weights", weights)
     assert result.exit_code == 0
-    assert re.search(r"Note: .*values lie outside the range of uint8 and were clipped", result.stderr)
+    assert re.search(r"Note: .*values lie outside the range of uint16 and were clipped", result.stderr)
+    assert re.search(r"Note: .*a.png has no value below 0, though air has -1000 HU", result.stderr)
 
 
 def test_the_name_of_weights_is_never_run_as_code(tmp_path, monkeypatch):

@@ -262,3 +262,12 @@ def test_the_error_of_tiles_is_reported_once():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         inferer(image, whole_sight)
+
+
+def test_slices_of_one_value_stay_as_they_are():
+    volume = torch.rand(1, 2, 9, 7, 4)
+    volume[0, 0, ..., 1], volume[0, 1, ..., 1] = -1.25, 0.5  # one value a channel
+    volume[0, 0, ..., 2] = 0.5  # in one channel alone
+    restored = SliceWiseInferer(slice_batch_size=3)(volume, lambda x: x + 0.25)
+    assert torch.equal(restored[..., 1], volume[..., 1])
+    assert_close(restored[..., [0, 2, 3]], volume[..., [0, 2, 3]] + 0.25)

@@ -54,10 +54,47 @@ def test_mr_of_background_only():
     assert choose_range(nearly, "MR").upper == 7
 
 
-@pytest.mark.parametrize(("dtype", "upper"), [(None, 255), ("uint8", 255), ("uint16", 65535), ("float32", 1)])
-def test_pictures_use_the_range_of_their_type(dtype, upper):
-    intensity = choose_range(torch.tensor([0.0, 1.0]), "GRAY", dtype)
+@pytest.mark.parametrize(
+    ("dtype", "largest", "upper"),
+    [
+        (None, 1.0, 255),
+        ("uint8", 1.0, 255),
+        ("float32", 1.0, 1),
+        ("float64", 1.2, 1),
+        ("uint16", 65535.0, 65535),
+        ("uint16", 32768.0, 65535),
+        ("uint16", 4095.0, 4095),  # a camera of 12 bit
+        ("uint16", 4096.0, 8191),
+        ("uint16", 3.0, 255),
+        ("int16", 32767.0, 32767),
+    ],
+)
+def test_pictures_use_the_range_of_their_type(dtype, largest, upper):
+    intensity = choose_range(torch.tensor([0.0, largest]), "GRAY", dtype)
     assert (intensity.lower, intensity.upper, intensity.window) == (0, upper, (0, upper))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "message"),
+    [
+        ("float32", [0.0, 255.0], "of type float32 have values from 0 to 1, got 0 to 255"),
+        ("float32", [-1024.0, 1.0], "values from 0 to 1, got -1024 to 1"),
+        ("int16", [-1024.0, 3000.0], "no value below 0, got int16 from -1024"),
+        ("int32", [0.0, 200.0], "8 or 16 bit and no value below 0, got int32"),
+    ],
+)
+def test_what_is_no_picture_is_refused(dtype, values, message):
+    with pytest.raises(ValueError, match=message):
+        choose_range(torch.tensor(values), "RGB", dtype)
+
+
+def test_gray_levels_and_labels_are_no_ct():
+    with pytest.raises(ValueError, match="do not fit into 8 bit: these are gray levels or labels"):
+        choose_range(torch.tensor([0.0, 255.0]), "CT", "uint8")
+    assert choose_range(torch.tensor([-1024.0, 1000.0]), "CT", "uint8").unit == "HU"  # with slope and intercept
+    doubtful = MetaTensor(torch.rand(1, 4, 4) * 1000, meta={"original_dtype": "int16", "filename_or_obj": "a.nii"})
+    with pytest.warns(UserWarning, match="a.nii has no value below 0, though air has -1000 HU"):
+        ToUnitRanged("image", "CT")({"image": doubtful})
 
 
 def test_transforms_keep_meta_data_and_input():
