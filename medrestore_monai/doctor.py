@@ -5,11 +5,12 @@ import importlib.util
 import os
 import platform
 
+from PIL import features
+
 from medrestore_monai.memory import available_bytes
 
 PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "pydicom", "nibabel", "pillow", "tifffile", "scikit-image")
 DECODERS = {
-    "JPEG 2000": ("pylibjpeg", "openjpeg"),
     "JPEG lossless, JPEG-LS": ("gdcm",),
 }
 
@@ -34,6 +35,8 @@ def examine() -> list[tuple[str, str]]:
     missing = missing_packages()
     onnx = f"missing {', '.join(missing)}" if missing else f"onnxruntime {_version('onnxruntime')}"
     lines.append(("ONNX backend", onnx))
+    decoder = "decoder of Pillow" if features.check("jpg_2000") else "no decoder; such files are refused"
+    lines.append(("DICOM JPEG 2000", decoder))
     for name, modules in DECODERS.items():
         there = all(importlib.util.find_spec(module) for module in modules)
         lines.append((f"DICOM {name}", "decoder installed" if there else "no decoder; such files are refused"))

@@ -105,6 +105,22 @@ def test_big_endian_nifti(tmp_path):
     np.testing.assert_array_equal(nib.load(tmp_path / "b.nii").get_fdata(), stored)
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_nifti_keeps_its_extensions(tmp_path, order):
+    header = nib.Nifti1Header(endianness=order)
+    header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"of the scanner, 27 bytes it"))
+    header.extensions.append(nib.nifti1.Nifti1Extension("afni", b"<AFNI/>"))
+    stored = numbers((4, 3, 2), "int16")
+    nib.Nifti1Image(stored.astype(f"{order}i2"), AFFINE, header).to_filename(tmp_path / "a.nii")
+    image, meta = read_image(tmp_path / "a.nii")
+    write_image(tmp_path / "b.nii.gz", image, like=meta)
+    before, after = nib.load(tmp_path / "a.nii"), nib.load(tmp_path / "b.nii.gz")
+    kept = [(one.get_code(), one.get_content().rstrip(b"\0")) for one in after.header.extensions]
+    assert kept == [(one.get_code(), one.get_content().rstrip(b"\0")) for one in before.header.extensions]
+    assert len(kept) == 2
+    np.testing.assert_array_equal(after.get_fdata(), stored)
+
+
 def test_same_image_gives_the_same_bytes(tmp_path):
     for name in ("a.nii.gz", "b.nii.gz"):
         write_image(tmp_path / name, numbers((4, 5, 6), "int16"))
@@ -167,6 +183,22 @@ def test_jpeg_comes_back_as_jpeg_with_a_warning(tmp_path, name, shape):
         warnings.simplefilter("error")
         write_image(tmp_path / "out.png", image, like=meta)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out.png")), decoded)
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"), [({305: "program"}, None), ({282: 300.0, 283: 300.0, 296: 2}, [300, 300])]
+)
+def test_jpeg_has_the_resolution_it_had_or_none(tmp_path, entry, expected):
+    exif = Image.Exif()
+    exif.update(entry)
+    Image.fromarray(smooth((8, 9))).save(tmp_path / "a.jpg", exif=exif)
+    assert read_image(tmp_path / "a.jpg")[1].get("dpi") == expected
+
+
+def test_tiff_compressed_in_a_way_of_another_package_names_it(tmp_path):
+    Image.fromarray(smooth((8, 9))).save(tmp_path / "a.tif", compression="tiff_lzw")
+    with pytest.raises(ValueError, match=r"a\.tif is compressed .* pip install imagecodecs"):
+        read_image(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

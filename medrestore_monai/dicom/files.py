@@ -20,6 +20,7 @@ from medrestore_monai.dicom.checks import ENHANCED_CLASSES, IMAGE_CLASSES, Dicom
 from medrestore_monai.walking import walk
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+_OTHER_FORMATS = (".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".img", ".mgz", ".mgh")  # that SimpleITK or nibabel convert
 _DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _MAX_UNPACKED = 2 << 30  # an archive may always unpack to this many bytes ...
@@ -214,7 +215,9 @@ def _group_header(file: SourceFile, alone: bool) -> _Header | None:
         bare = head[128:] != b"DICM"
         if bare and (hidden or not _is_bare(head)):
             if not hidden and (alone or name.lower().endswith(DICOM_SUFFIXES)):
-                raise DicomError(f"{file.label} is not a DICOM file.")
+                other = name.lower().endswith(_OTHER_FORMATS)
+                hint = "; convert it to NIfTI first" if other else ""
+                raise DicomError(f"{file.label} is not a DICOM file{hint}.")
             return None
         if not bare and _is_index(file):
             return None

@@ -52,4 +52,6 @@ def explained(path: Path) -> Iterator[None]:
         raise
     except _DAMAGE as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        if "imagecodecs" in reason:  # tifffile, of LZW, JPEG and others
+            raise ValueError(f"{path} is compressed in a way that needs a package: pip install imagecodecs.") from error
         raise ValueError(f"{path} cannot be read, it is damaged, cut short or of another kind: {reason}.") from error

@@ -16,6 +16,7 @@ from medrestore_monai.images.pictures import orientation_exif
 __all__ = ["open_jpeg", "read_jpeg", "write_jpeg"]
 
 _QUALITY = 95
+_X_RESOLUTION = 282  # EXIF; Pillow takes 72 dpi where EXIF has none
 
 
 def open_jpeg(path: Path) -> Image.Image:
@@ -40,7 +41,7 @@ def read_jpeg(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """
     with open_jpeg(path) as picture:
         meta: dict[str, Any] = {"color": picture.mode == "RGB"}
-        if "dpi" in picture.info:
+        if "dpi" in picture.info and (picture.info.get("jfif_unit") or _X_RESOLUTION in picture.getexif()):
             meta["dpi"] = [float(value) for value in picture.info["dpi"]]
         if "icc_profile" in picture.info:
             meta["icc_profile"] = np.frombuffer(picture.info["icc_profile"], dtype=np.uint8).copy()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ import numpy as np
 from medrestore_monai.images.damage import explained
 
 __all__ = ["open_nifti", "read_nifti", "write_nifti"]
+
+_SWAP = sys.byteorder != "little"  # headers and extensions are kept in little-endian bytes
 
 
 def read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
@@ -30,6 +34,10 @@ def read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
             "scl_slope": float(image.dataobj.slope),
             "scl_inter": float(image.dataobj.inter),
         }
+        if len(image.header.extensions):
+            extensions = io.BytesIO()
+            image.header.extensions.write_to(extensions, byteswap=_SWAP)
+            meta["nifti_extensions"] = np.frombuffer(extensions.getvalue(), dtype=np.uint8).copy()
     return stored.reshape(shape), meta
 
 
@@ -60,6 +68,10 @@ def write_nifti(file: Any, stored: np.ndarray, like: Mapping[str, Any]) -> None:
     """
     if "nifti_header" in like:
         header = _header(np.asarray(like["nifti_header"], dtype=np.uint8).tobytes())
+        if "nifti_extensions" in like:
+            block = np.asarray(like["nifti_extensions"], dtype=np.uint8).tobytes()
+            found = type(header.extensions).from_fileobj(io.BytesIO(block), len(block), byteswap=_SWAP)
+            header.extensions.extend(found)
     else:
         image = nib.Nifti1Image(stored, np.asarray(like.get("affine", np.eye(4)), dtype=np.float64))
         header = image.header
@@ -70,8 +82,8 @@ def write_nifti(file: Any, stored: np.ndarray, like: Mapping[str, Any]) -> None:
     header["scl_slope"] = float(like.get("scl_slope", 1.0)) if scaled else 1.0
     header["scl_inter"] = float(like.get("scl_inter", 0.0)) if scaled else 0.0
     header.set_data_dtype(stored.dtype)
-    # the data follow the header and four bytes that say there is no extension
-    header["vox_offset"] = header["sizeof_hdr"] + 4
+    # the data follow the header, four bytes that say whether there are extensions, and these
+    header["vox_offset"] = header["sizeof_hdr"] + 4 + header.extensions.get_sizeondisk()
     header.write_to(file)
     file.write(stored.tobytes(order="F"))
 
