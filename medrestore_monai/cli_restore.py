@@ -111,11 +111,14 @@ def restore(
         if tile is not None:
             options["tile"] = tile
         if weights is not None:
+            if not weights.is_file():
+                raise ValueError(f"the weight file {weights} is missing.")
             options["weights"] = str(weights.absolute())  # MONAI would run a text that starts with "$" as code
         found = find_bundle(bundle)
-        if "suv" in options and "suv" not in json.loads(found.config("inference").read_text(encoding="utf-8")):
+        config = json.loads(found.config("inference").read_text(encoding="utf-8"))
+        if "suv" in options and "suv" not in config:
             raise ValueError(f"--suv-factor and what goes with it are for PET; {found.name} does not restore PET.")
-        options |= _modality_option(found, modality)
+        options |= _modality_option(found, modality, config)
         changes = parse_settings(settings or [])
         check_settings(found.config("inference"), changes)
         options |= changes
@@ -128,11 +131,15 @@ def restore(
         raise typer.Exit(code)
 
 
-def _modality_option(bundle: "Bundle", modality: str | None) -> dict[str, Any]:
+def _modality_option(bundle: "Bundle", modality: str | None, config: dict[str, Any]) -> dict[str, Any]:
     """What a bundle of several modalities is told of images that have no DICOM header."""
-    if modality is not None and modality not in bundle.modalities:
-        raise ValueError(f"{bundle.name} restores {', '.join(bundle.modalities)}, not {modality}.")
-    return {"modality": modality} if modality is not None and len(bundle.modalities) > 1 else {}
+    known = bundle.modalities
+    steps = config.get("preprocessing", {}).get("transforms", [])
+    if known == ("RGB",) and "modality" in config and not any(step.get("only") for step in steps):
+        known = ("RGB", "CT", "MR", "PT")  # pictures, and whatever else can be scaled
+    if modality is not None and modality not in known:
+        raise ValueError(f"{bundle.name} restores {', '.join(known)}, not {modality}.")
+    return {"modality": modality} if modality not in (None, "RGB") and len(known) > 1 else {}
 
 
 def _suv_options(suv: dict[str, Any]) -> dict[str, Any]:

@@ -19,8 +19,10 @@ from phantoms import ct_series
 from PIL import Image
 from scipy.ndimage import convolve
 from tiny_bundle import BUNDLES, edit_json
+from typer.testing import CliRunner
 
 from medrestore_monai.bundles import find_bundle
+from medrestore_monai.cli import app
 from medrestore_monai.dicom import read_series
 from medrestore_monai.evaluate import Contestant, known_psf, open_model, open_source
 from medrestore_monai.images import read_image
@@ -188,6 +190,24 @@ def test_volumes_need_a_modality_and_series_have_one_where_they_are_welcome(bund
     assert derived.shape == series.shape
     assert derived.uid != series.uid
     assert 0 < np.abs(derived.array - series.array).mean() < 500  # HU
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR", "RGB", "US"])
+def test_the_command_line_says_what_a_volume_is(bundle, tmp_path, modality):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "a.nii.gz"
+    nib.save(nib.Nifti1Image(rng.integers(-1000, 1000, (20, 21, 2)).astype(np.int16), np.eye(4)), path)
+    args = ["restore", path, "-o", tmp_path / "out.nii.gz", "--bundle", bundle, "--modality", modality]
+    result = CliRunner().invoke(app, list(map(str, args)))
+    if modality == "RGB":  # what it has without a word
+        assert result.exit_code == 3
+    elif modality == "US" or bundle.name != MED_NAME:
+        known = "RGB, CT, MR, PT" if bundle.name == MED_NAME else "RGB"
+        assert result.exit_code == 2
+        assert f"{bundle.name} restores {known}, not {modality}." in result.stderr
+    else:
+        assert result.exit_code == 0, result.stderr
+        assert nib.load(tmp_path / "out.nii.gz").shape == (20, 21, 2)
 
 
 # what the convolutions of these networks see in each direction, in pixels
