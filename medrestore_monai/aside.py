@@ -1,5 +1,7 @@
 """Folders that are whole or not there: written aside and renamed into place."""
 
+import errno
+import os
 import shutil
 import uuid
 from collections.abc import Collection, Iterator
@@ -7,6 +9,29 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from medrestore_monai.walking import walk
+
+
+class UsageError(ValueError):
+    """What was asked for cannot be, whatever the images are: the command line ends with the code of a usage error."""
+
+
+def require_writable(output: Path) -> None:
+    """Refuse an output that cannot be written, before any work is done for it.
+
+    Args:
+        output: a file or folder that is there or not.
+
+    Raises:
+        OSError: the nearest folder that is there may not be written.
+    """
+    folder = next(place for place in (output.absolute(), *output.absolute().parents) if place.is_dir())
+    if not os.access(folder, os.W_OK | os.X_OK):
+        reason = errno.EROFS if _is_read_only(folder) else errno.EACCES
+        raise OSError(reason, os.strerror(reason), str(folder))
+
+
+def _is_read_only(folder: Path) -> bool:
+    return hasattr(os, "statvfs") and bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
 
 
 @contextmanager

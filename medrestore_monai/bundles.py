@@ -191,7 +191,9 @@ def load_weights(
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except (EOFError, KeyError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is no file of weights: PyTorch reads no plain state dict in it.") from error
+    except (RuntimeError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} does not hold the weights of {type(network).__name__}: {reason}") from error
     return network.eval()

@@ -1,5 +1,8 @@
 """The ``medrestore`` command: parse, call, print. Nothing heavy is imported before a command runs."""
 
+import signal
+import sys
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +20,7 @@ from medrestore_monai.cli_options import (
     SeriesOption,
     check_source,
 )
-from medrestore_monai.cli_output import RESEARCH, USAGE, console, reported
+from medrestore_monai.cli_output import RESEARCH, USAGE, console, errors, reported
 from medrestore_monai.cli_restore import restore
 
 DEGRADATIONS = (
@@ -36,6 +39,13 @@ app = typer.Typer(
 app.add_typer(bundles_app, name="bundles")
 
 app.command()(restore)
+
+
+@app.callback()
+def _clean_up_when_terminated() -> None:
+    """Turn SIGTERM into an exit that takes temporary folders along, as Ctrl-C does."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 @app.command()
@@ -230,6 +240,7 @@ def export(
         if not output.absolute().parent.is_dir() or output.is_dir():
             raise ValueError(f"{output} is no file in an existing folder.")
         found = find_bundle(bundle)
+        errors.print(f"Exporting {found.name}: this takes a minute or more.", soft_wrap=True, markup=False)
         export_bundle(found, output, weights)
     console.print(f"{found.name} -> {output}. {RESEARCH}", soft_wrap=True, markup=False)
 

@@ -8,6 +8,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from medrestore_monai.aside import UsageError
+
 USAGE, BAD_DATA = 2, 3
 RESEARCH = "For research, not a medical device."
 
@@ -36,7 +38,7 @@ def reported(code: int = BAD_DATA) -> Iterator[None]:
         )
         try:
             yield
-        except FileExistsError as error:
+        except (FileExistsError, UsageError) as error:
             raise fail(_sentence(error), USAGE) from error
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
             raise fail(_sentence(error), code) from error

@@ -10,12 +10,18 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from medrestore_monai.cli_output import BAD_DATA, RESEARCH, console, errors, printable
-from medrestore_monai.studies import Job, Progress, Study, shard, state_of
+from medrestore_monai.studies import Job, Progress, Study, check_places, shard, state_of
 from medrestore_monai.studies.ledger import MANIFEST, Ledger, Record
 
 
 def show_plan(job: Job, studies: Sequence[Study]) -> None:
-    """Print what a job would do, and do nothing."""
+    """Print what a job would do, and do nothing.
+
+    Raises:
+        ValueError: it could do nothing, as :func:`~medrestore_monai.studies.restore_studies`.
+        OSError: the output may not be written.
+    """
+    check_places(job, studies)
     records = Ledger(job.output).read_all()
     table = Table("study", "modality", "files", "state", title=_plain(f"{job.source} -> {job.output}"))
     for study in studies:

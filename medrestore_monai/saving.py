@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from monai.transforms import Transform
 
-from medrestore_monai.aside import refuse_links
+from medrestore_monai.aside import UsageError, refuse_links, require_writable
 from medrestore_monai.dicom import Derivation, find_series, read_series, write_derived_series
 from medrestore_monai.images import write_image
 from medrestore_monai.loading import IMAGE_SUFFIXES, Item, find_images, forget, is_image_file
@@ -68,6 +68,7 @@ def plan_outputs(
         ValueError: the source holds no image, the output is of another kind, output and source lie in one another, or
             two results would be one.
         FileExistsError: a result exists and ``overwrite`` is off.
+        OSError: the output may not be written.
     """
     source, output = Path(source), Path(output)
     found = find_images(source)
@@ -95,7 +96,7 @@ def check_folder(source: Path, output: Path) -> None:
     """
     named = is_image_file(output) or output.suffix.lower() in (".dcm", ".zip")
     if (named or output.exists()) and not output.is_dir():
-        raise ValueError(f"the output of {source} is a folder, but {output.name} names a file.")
+        raise UsageError(f"the output of {source} is a folder, but {output.name} names a file.")
 
 
 def _slabs(slices: int, slab: int) -> list[dict[str, int]]:
@@ -116,7 +117,7 @@ def _with_series(items: Sequence[Item], series_uid: str, source: Path) -> list[I
             if series_uid in series and item["series_uid"] in ("", series_uid):
                 chosen.append(item)
     if not chosen:
-        raise ValueError(f"{source} holds no series {series_uid}, but: {'; '.join(map(str, listed.values())) or None}.")
+        raise UsageError(f"{source} holds no series {series_uid}, but: {'; '.join(map(str, listed.values())) or None}.")
     return chosen
 
 
@@ -125,10 +126,10 @@ def _target(path: Path, source: Path, output: Path) -> Path:
     if is_image_file(path) and path == source:
         if not is_image_file(output):
             if output.suffix.lower() in _OTHER_KINDS and not output.is_dir():
-                raise ValueError(f"the output {output.name} is of another kind than {path.name}; the kind must stay.")
+                raise UsageError(f"the output {output.name} is of another kind than {path.name}; the kind must stay.")
             return output / path.name
         if _kind(output) not in (_kind(path), ".png" if _kind(path) == ".jpg" else ""):  # PNG loses nothing more
-            raise ValueError(f"the output {output.name} is of another kind than {path.name}; the kind must stay.")
+            raise UsageError(f"the output {output.name} is of another kind than {path.name}; the kind must stay.")
         return output
     check_folder(source, output)
     if path == source:
@@ -148,11 +149,12 @@ def _check_targets(targets: Sequence[Path], source: Path, overwrite: bool) -> No
     for target in targets:
         place = target.resolve()
         if place == root or root in place.parents or place in root.parents:
-            raise ValueError(f"the output {target} and the source {source} may not lie in one another.")
+            raise UsageError(f"the output {target} and the source {source} may not lie in one another.")
         if place in known:
             raise ValueError(f"two images of {source} would both become {target}; restore them one by one.")
         if target.exists() and not overwrite:
             raise FileExistsError(f"{target} exists; name another output, or --overwrite.")
+        require_writable(place)
         known.add(place)
     for place in known:
         if not known.isdisjoint(place.parents):

@@ -4,14 +4,18 @@ import errno
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+import torch
 from phantoms import ct_series, ct_volume, mr_series, pet_series
 from PIL import Image
 from pydicom.encaps import encapsulate
@@ -66,6 +70,7 @@ def assert_refused(folder, code, message, *args):
 def test_help_is_there_without_torch_or_monai():
     script = f"""
 import sys
+import time
 from typer.testing import CliRunner
 from medrestore_monai.cli import app
 for command in {[[], *COMMANDS]}:
@@ -174,7 +179,7 @@ def test_the_name_of_weights_is_never_run_as_code(tmp_path, monkeypatch):
     Image.fromarray(np.zeros(SIZE[::-1], np.uint8)).save(tmp_path / "a.png")
     monkeypatch.chdir(tmp_path)
     result = run("restore", "a.png", "-o", "out.png", "--weights", "$open('made', 'w').close()")
-    assert result.exit_code == 3
+    assert result.exit_code == 2
     assert "is missing" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
@@ -237,15 +242,24 @@ def bad_uid(folder):
 
 
 def unknown_uid(folder):
-    return 3, r"holds no series 1\.2\.3, but: CT 'phantom a', 3 files", [good(folder), "--series", "1.2.3"]
+    return 2, r"holds no series 1\.2\.3, but: CT 'phantom a', 3 files", [good(folder), "--series", "1.2.3"]
 
 
 def own_weights_missing(folder):
-    return 3, "weight file .*w.pt is missing", [good(folder), "--weights", folder / "w.pt"]
+    return 2, "weight file .*w.pt is missing", [good(folder), "--weights", folder / "w.pt"]
 
 
 def own_weights_wrong(folder):
     (folder / "w.pt").write_bytes(b"nothing")
+    return (
+        3,
+        "w.pt is no file of weights: PyTorch reads no plain state dict",
+        [good(folder), "--weights", folder / "w.pt"],
+    )
+
+
+def weights_of_another_network(folder):
+    torch.save({"weight": torch.zeros(2)}, folder / "w.pt")
     return 3, "w.pt does not hold the weights of RestoreRWKV", [good(folder), "--weights", folder / "w.pt"]
 
 
@@ -263,6 +277,11 @@ def folder_without_images(folder):
 def no_image_file(folder):
     (folder / "a.txt").write_text("text")
     return 3, "a.txt is not a DICOM file", [folder / "a.txt"]
+
+
+def other_format(folder):
+    (folder / "a.mgz").write_bytes(b"text")
+    return 3, "a.mgz is not a DICOM file; convert it to NIfTI first", [folder / "a.mgz"]
 
 
 def truncated_nifti(folder):
@@ -328,11 +347,11 @@ def nan(folder):
 
 def other_kind(folder):
     np.save(folder / "a.npy", ct_volume(3, SIZE))
-    return 3, "b.png is of another kind than a.npy", [folder / "a.npy", "-o", folder / "b.png"]
+    return 2, "b.png is of another kind than a.npy", [folder / "a.npy", "-o", folder / "b.png"]
 
 
 def output_in_source(folder):
-    return 3, "may not lie in one another", [good(folder), "-o", folder / "ct" / "out"]
+    return 2, "may not lie in one another", [good(folder), "-o", folder / "ct" / "out"]
 
 
 def good(folder):
@@ -346,6 +365,7 @@ BAD = [
     *(own_weights_missing, own_weights_wrong, empty_folder, folder_without_images, no_image_file, truncated_nifti),
     *(damaged_zip, zip_without_images, truncated_dicom, missing_slice, duplicated_slice, uneven_slices, tilted_gantry),
     *(wrong_modality, color_picture, nan, other_kind, output_in_source),
+    *(weights_of_another_network, other_format),
 ]
 
 
@@ -409,6 +429,38 @@ def test_a_full_or_read_only_disk_is_named_and_nothing_stays(tmp_path, monkeypat
     monkeypatch.setattr(os, "fsync" if problem == errno.ENOSPC else "mkdir", fail)
     message = f"{os.strerror(problem)}: {tmp_path}/new/out"
     assert_refused(tmp_path, 3, message, command, source, "-o", tmp_path / "new" / "out")
+
+
+@pytest.mark.parametrize("command", ["restore", "restore --dry-run", "degrade", "evaluate"])
+@pytest.mark.parametrize("many", [False, True])
+def test_an_output_that_may_not_be_written_is_refused_before_the_work(tmp_path, monkeypatch, command, many):
+    ct_series(tmp_path / "ct" / "a", slices=2, size=SIZE)
+    if many:
+        ct_series(tmp_path / "ct" / "b", slices=2, size=SIZE, series="b")
+    (tmp_path / "locked").mkdir()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "locked" and access(path, mode))
+    monkeypatch.setattr("medrestore_monai.inferers.SliceWiseInferer.__call__", None)
+    name, *options = command.split(" ")
+    source = ["--data", tmp_path / "ct"] if name == "evaluate" else [tmp_path / "ct"]
+    message, code = f"Permission denied: {tmp_path / 'locked'}", 2 if name == "evaluate" else 3
+    assert_refused(tmp_path, code, message, name, *source, "-o", tmp_path / "locked" / "new" / "out", *options)
+
+
+def test_a_terminated_command_leaves_no_temporary_folder(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for file in ct_series(tmp_path / "ct", slices=40, size=512):
+            archive.write(file, file.name)
+    (tmp_path / "temporary").mkdir()
+    args = ["restore", tmp_path / "a.zip", "-o", tmp_path / "out"]
+    command = [sys.executable, "-m", "medrestore_monai", *map(str, args)]
+    process = subprocess.Popen(command, env={**os.environ, "TMPDIR": str(tmp_path / "temporary")})
+    while not any((tmp_path / "temporary").rglob("*.dcm")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert not list((tmp_path / "temporary").rglob("*.dcm"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_too_little_memory_is_said(tmp_path, monkeypatch):

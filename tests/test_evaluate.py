@@ -260,6 +260,7 @@ def test_a_bad_image_is_named_and_can_be_left_out(tmp_path):
         (["--against", "gauss"], "p-values are against one of input, gaussian"),
         (["--bundle", "none_such"], "no bundle 'none_such'"),
         (["--bundle", NAME, "--bundle", NAME], "name each bundle once"),
+        (["--allow-gaps"], "gaps are allowed in the layouts paired and low-dose-ct, not in clean"),
         (["--set", "doses=1"], "has no value doses to set; it has .*dose"),
         (["--set", "dose=abc"], "the setting dose is a number, got 'abc'"),
         (["--set", "handlers=1"], "has no value handlers to set"),

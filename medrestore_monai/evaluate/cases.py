@@ -24,7 +24,7 @@ _PAIRED: dict[str, _Layout] = {
     "low-dose-ct": low_dose_ct,
 }
 _CLEAN: dict[str, _Layout] = {"ixi": ixi, "medmnist": medmnist}
-_WITH_GAPS = ("paired", "low-dose-ct")
+WITH_GAPS = ("paired", "low-dose-ct")
 LAYOUTS = ("clean", *_CLEAN, *_PAIRED)
 
 _KERNELS: dict[str, Callable[..., np.ndarray]] = {
@@ -90,7 +90,7 @@ def open_source(
     elif layout in _CLEAN:
         items = _CLEAN[layout](data, part)
     else:
-        gaps = {"allow_gaps": allow_gaps} if layout in _WITH_GAPS else {}
+        gaps = {"allow_gaps": allow_gaps} if layout in WITH_GAPS else {}
         items = _PAIRED[layout](data, part, **gaps)
         of_series = modality if modality in ("CT", "PT", "MR") else None
         load = Compose([LoadImageOrSeriesd(["image", "label"], modality=of_series, allow_gaps=allow_gaps)])

@@ -9,7 +9,7 @@ from typing import Any
 
 from medrestore_monai.bundles import find_bundle
 from medrestore_monai.classical import BASELINES, Classical
-from medrestore_monai.evaluate.cases import LAYOUTS
+from medrestore_monai.evaluate.cases import LAYOUTS, WITH_GAPS
 from medrestore_monai.evaluate.models import Contestant, check_settings, parse_contestant, task_of
 from medrestore_monai.protocols import PROTOCOLS
 from medrestore_monai.report import check_folder
@@ -77,6 +77,8 @@ class Request:
         ):
             if value not in known:
                 raise ValueError(f"{what} must be one of {', '.join(known)}, got {value!r}.")
+        if self.allow_gaps and self.layout not in WITH_GAPS:
+            raise ValueError(f"gaps are allowed in the layouts {' and '.join(WITH_GAPS)}, not in {self.layout}.")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be at least 1, got {self.limit}.")
         groups = self.groups()

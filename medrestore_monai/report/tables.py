@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from medrestore_monai.aside import folder_aside
+from medrestore_monai.aside import folder_aside, require_writable
 from medrestore_monai.report.summary import SliceScore, SummaryRow
 
 _TITLES = {"psnr": "PSNR, dB", "ssim": "SSIM", "rmse": "RMSE", "delta_e": "DeltaE 2000"}
@@ -25,11 +25,13 @@ def check_folder(output: Path, overwrite: bool = False) -> None:
 
     Raises:
         FileExistsError: there is something at ``output``, and not ``overwrite``, or it is no report.
+        OSError: it may not be written.
     """
     if output.exists() and not overwrite:
         raise FileExistsError(f"{output} exists; name another folder or ask to overwrite it.")
     if output.exists() and not (output / "table.json").is_file():
         raise FileExistsError(f"{output} is no report of this program: it is not overwritten.")
+    require_writable(output)
 
 
 @contextmanager

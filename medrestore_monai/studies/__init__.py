@@ -6,7 +6,7 @@ Processes share nothing but the output folder: those of one ``torchrun`` as well
 """
 
 from medrestore_monai.studies.claims import Claims
-from medrestore_monai.studies.job import Job, are_many, modalities_of, settings_of, shard, state_of
+from medrestore_monai.studies.job import Job, are_many, check_places, modalities_of, settings_of, shard, state_of
 from medrestore_monai.studies.ledger import Ledger
 from medrestore_monai.studies.listing import Study, list_studies
 from medrestore_monai.studies.run import Progress, restore_studies
@@ -18,6 +18,7 @@ __all__ = [
     "Progress",
     "Study",
     "are_many",
+    "check_places",
     "list_studies",
     "modalities_of",
     "restore_studies",

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from medrestore_monai.aside import UsageError, require_writable
 from medrestore_monai.bundles import Bundle, sha256, verify_weights
 from medrestore_monai.saving import check_folder
 from medrestore_monai.studies.ledger import HIDDEN, Record, differences
@@ -106,16 +107,18 @@ def _time(nanoseconds: int) -> str:
 
 
 def check_places(job: Job, studies: Sequence[Study]) -> None:
-    """Refuse an output that is a file, or that lies in the source.
+    """Refuse an output that is a file, that lies in the source, or that may not be written.
 
     Raises:
-        ValueError: it is so.
+        ValueError: it is a file, or lies there.
+        OSError: it may not be written.
     """
     roots = {job.source.resolve(), *(study.path.resolve() for study in studies)}  # links may lead anywhere
     for place in (job.output.resolve(), *((job.output / study.name).resolve() for study in studies)):
         if place in roots or not roots.isdisjoint(place.parents):
-            raise ValueError(f"the output {job.output} and the source {job.source} may not lie in one another.")
+            raise UsageError(f"the output {job.output} and the source {job.source} may not lie in one another.")
     check_folder(job.source, job.output)
+    require_writable(job.output)
 
 
 def refuse_other_results(job: Job, states: Mapping[str, str]) -> None:
