@@ -10,14 +10,21 @@ import tempfile
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 from medrestore_monai import __version__
 
+if TYPE_CHECKING:
+    import onnx
+
 OPSET = 20
 INPUT, OUTPUT = "image", "pred"
+_EXAMPLE = (41, 70)  # sides that no layer has by chance
+_FREE = {0: "batch", 2: "height", 3: "width"}
 TO_WRITE, TO_RUN = ("onnx", "onnxscript"), ("onnxruntime",)
 
 
@@ -42,30 +49,67 @@ def export_onnx(network: nn.Module, path: str | os.PathLike[str], notes: dict[st
     require_packages(TO_WRITE)
     if not hasattr(network, "exportable"):
         raise ValueError(f"{type(network).__name__} does not offer an exportable form.")
+    model = _in_parts(network) if hasattr(network, "exportable_parts") else _in_one_piece(network)
+    for key, value in {"medrestore_monai": __version__, **(notes or {})}.items():
+        model.metadata_props.add(key=key, value=value)
+    path = Path(path)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        (Path(folder) / path.name).write_bytes(model.SerializeToString())
+        os.replace(Path(folder) / path.name, path)
+
+
+def _in_one_piece(network: nn.Module) -> "onnx.ModelProto":
+    example = torch.zeros(2, network.in_channels, *_EXAMPLE)
+    return _captured(network.exportable(), {INPUT: example}, OUTPUT, [_FREE])
+
+
+def _in_parts(network: nn.Module) -> "onnx.ModelProto":
+    """Capture what pads, the network, and what adds its change to the image each alone, and join them."""
+    from onnx import compose
+
+    pad, change, add = network.exportable_parts()
+    multiple = network.multiple
+    image = torch.zeros(2, network.in_channels, *_EXAMPLE)
+    padded = torch.zeros(2, network.in_channels, 3 * multiple, 5 * multiple)
+    sides = {axis: multiple * torch.export.Dim(name) for axis, name in ((2, "rows"), (3, "columns"))}
+    programs = {
+        "pad": _captured(pad, {INPUT: image}, "padded", [_FREE]),
+        "change": _captured(change, {"padded": padded}, "change", [{0: torch.export.Dim("batch"), **sides}]),
+        "add": _captured(add, {INPUT: image, "change": padded}, OUTPUT, [_FREE, {0: "batch", 2: "rows", 3: "columns"}]),
+    }
+    named = {name: compose.add_prefix(program, f"{name}/") for name, program in programs.items()}
+    joined = compose.merge_models(named["pad"], named["change"], io_map=[("pad/padded", "change/padded")])
+    joined = compose.merge_models(joined, named["add"], io_map=[("change/change", "add/change")])
+    final = {f"pad/{INPUT}": INPUT, f"add/{INPUT}": INPUT, f"add/{OUTPUT}": OUTPUT}
+    graph = joined.graph
+    for node in graph.node:
+        node.input[:] = [final.get(name, name) for name in node.input]
+        node.output[:] = [final.get(name, name) for name in node.output]
+    del graph.input[1]  # the image, again
+    graph.input[0].name, graph.output[0].name = INPUT, OUTPUT
+    return joined
+
+
+def _captured(module: nn.Module, inputs: dict[str, Tensor], output: str, sizes: list[dict]) -> "onnx.ModelProto":
     from medrestore_monai.ops.re_wkv_onnx import translations
 
-    example = torch.zeros(2, network.in_channels, 41, 70)  # sizes that no layer has by chance
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own making
         program = torch.onnx.export(
-            network.exportable(),
-            (example,),
+            module,
+            tuple(inputs.values()),
             dynamo=True,
             opset_version=OPSET,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_shapes=({0: "batch", 2: "height", 3: "width"},),
+            input_names=list(inputs),
+            output_names=[output],
+            dynamic_shapes=tuple(sizes),
             custom_translation_table=translations(),
             optimize=False,  # onnxruntime does it when it loads the file, and far sooner
             verbose=False,
         )
     for node in program.model.graph:
         node.metadata_props.clear()  # traces through this machine's files
-    program.model.metadata_props.update({"medrestore_monai": __version__, **(notes or {})})
-    path = Path(path)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        program.save(Path(folder) / path.name, external_data=False)
-        os.replace(Path(folder) / path.name, path)
+    return program.model_proto
 
 
 class OnnxNetwork(nn.Module):
@@ -111,6 +155,7 @@ def cached_onnx(network: nn.Module, weights_sha256: str) -> Path:
     path = folder / f"{kind}-{weights_sha256[:32]}-{__version__}-torch{torch.__version__}.onnx"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
+        Console(stderr=True).print("Exporting the network to ONNX, once: a minute or two.")
         export_onnx(network, path, {"weights_sha256": weights_sha256})
     return path
 

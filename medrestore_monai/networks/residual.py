@@ -49,10 +49,7 @@ class ResidualNetwork(nn.Module):
         Raises:
             ValueError: the input is not such a batch.
         """
-        change = self.change(self.padded(x))
-        if self.without_mean:
-            change = change / CONTRAST
-        return x + crop(change, x.shape[2], x.shape[3]).to(x.dtype)
+        return self.changed(x, self.change(self.padded(x)))
 
     def change(self, x: Tensor) -> Tensor:
         """Return what to add to padded images ``(B, in_channels, H, W)``."""
@@ -67,6 +64,12 @@ class ResidualNetwork(nn.Module):
         x = pad_to_multiple(x, self.multiple)
         return x.to(next(self.parameters()).dtype)
 
+    def changed(self, x: Tensor, change: Tensor) -> Tensor:
+        """Add to a batch what :meth:`change` gave for it."""
+        if self.without_mean:
+            change = change / CONTRAST
+        return x + crop(change, x.shape[2], x.shape[3]).to(x.dtype)
+
     def in_bfloat16(self) -> ResidualNetwork:
         """Return a network for inference with bfloat16 weights, for float32 images; ``self`` does not change."""
         return copy.deepcopy(self).eval().requires_grad_(False).bfloat16()
@@ -74,6 +77,28 @@ class ResidualNetwork(nn.Module):
     def exportable(self) -> nn.Module:
         """Return the network in the form for exporters, for inference: one program for all image sizes."""
         return copy.deepcopy(self).eval().requires_grad_(False)
+
+    def exportable_parts(self) -> tuple[nn.Module, nn.Module, nn.Module]:
+        """Return :meth:`padded`, :meth:`change` and :meth:`changed` as modules for exporters, for inference.
+
+        An exporter that keeps height and width free works out the sides of all features from them. In the middle part
+        these are multiples of ``multiple`` without a remainder, which spares it minutes.
+        """
+        network = self.exportable()
+        parts = (_Part(network, name) for name in ("padded", "change", "changed"))
+        return next(parts), next(parts), next(parts)
+
+
+class _Part(nn.Module):
+    """One method of a network, as a module."""
+
+    def __init__(self, network: nn.Module, method: str) -> None:
+        super().__init__()
+        self.network, self.method = network, method
+
+    def forward(self, x: Tensor, change: Tensor | None = None) -> Tensor:
+        result: Tensor = getattr(self.network, self.method)(*((x,) if change is None else (x, change)))
+        return result
 
 
 def draw_weights(convolution: nn.Conv2d | nn.ConvTranspose2d, gain: float = 1.0) -> None:
