@@ -90,6 +90,7 @@ def test_meta_data_of_turned_pictures_survive_batches(tmp_path, name):
         exif, chunks = Image.Exif(), PngInfo()
         exif[274] = 8
         chunks.add(b"gAMA", struct.pack(">I", 45455))
+        chunks.add_itxt("Author", "\u0141ucja", "pl", "Autor")
         Image.fromarray(GRAY).save(tmp_path / name, exif=exif, pnginfo=chunks, icc_profile=profile)
     load = LoadImaged("image", reader=ImageFileReader, ensure_channel_first=True)
     batch = next(iter(DataLoader(Dataset([{"image": tmp_path / name}] * 2, load), batch_size=2)))
@@ -155,6 +156,34 @@ def test_color_chunks_of_png_are_kept(tmp_path, stored):
     np.testing.assert_array_equal(np.asarray(Image.open(out)), stored)
     Image.fromarray(stored).save(tmp_path / "plain.png")
     assert not wanted.keys() & chunks(again(tmp_path / "plain.png")).keys()
+
+
+def test_texts_of_png_are_kept(tmp_path):
+    info = PngInfo()
+    info.add_text("Title", "Kidney, 5 \xb5m")
+    info.add_text("Comment", "long " * 100, zip=True)
+    info.add_itxt("XML:com.adobe.xmp", "<x:xmpmeta/>")
+    info.add_itxt("Author", "\u0141ucja", "pl", "Autor")
+    Image.fromarray(GRAY).save(tmp_path / "a.png", pnginfo=info)
+    out = again(tmp_path / "a.png")
+    before, after = (chunks(path) for path in (tmp_path / "a.png", out))
+    assert after[b"iTXt"] == before[b"iTXt"] == b"Author\0\0\0pl\0Autor\0" + "\u0141ucja".encode()
+    texts = Image.open(out).text
+    assert texts == Image.open(tmp_path / "a.png").text
+    assert texts["Comment"] == "long " * 100
+    assert list(texts) == ["Title", "Comment", "XML:com.adobe.xmp", "Author"]
+
+
+def test_smaller_copies_in_a_tiff_are_left_out_with_a_note(tmp_path):
+    picture = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        tiff.write(picture, subifds=1)
+        tiff.write(picture[::2, ::2], subfiletype=1)
+    with pytest.warns(UserWarning, match=r"a\.tif: only the largest of the 2 sizes of the picture is kept\."):
+        out = again(tmp_path / "a.tif")
+    with tifffile.TiffFile(out) as tiff:
+        assert not tiff.series[0].is_pyramidal
+        np.testing.assert_array_equal(tiff.asarray(), picture)
 
 
 def test_ome_tiff_keeps_its_voxel_size_and_axes(tmp_path):

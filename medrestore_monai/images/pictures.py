@@ -6,7 +6,9 @@ ignore it, and source and result must look alike in those, too.
 
 from __future__ import annotations
 
+import json
 import struct
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import tifffile
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import PngInfo, iTXt
 
 from medrestore_monai.images.damage import UnfitImageError, explained
 
@@ -69,6 +71,7 @@ def read_png(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         with explained(path):
             picture.load()
             orientation = picture.getexif().get(_ORIENTATION)
+            texts = {name: _text_and_language(text) for name, text in picture.text.items()}
         rows = np.asarray(picture)
     if "transparency" in picture.info:
         raise ValueError(f"{path}: expected one opaque picture, got an animation or transparency.")
@@ -86,12 +89,14 @@ def read_png(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     for name in _COLOR_CHUNKS:
         if name in picture.info:
             meta[f"png_{name}"] = [float(value) for value in np.atleast_1d(picture.info[name])]
+    if texts:
+        meta["png_texts"] = json.dumps(texts)
     # Pillow gives 16 bit gray as I;16 or, in older versions, as I
     return rows.astype(np.uint16 if depth == 16 else np.uint8).T, meta
 
 
 def write_png(file: BinaryIO, stored: np.ndarray, like: Mapping[str, Any]) -> None:
-    """Write one picture with the resolution, orientation, color profile and color chunks of ``like``."""
+    """Write one picture with the resolution, orientation, texts, color profile and color chunks of ``like``."""
     picture = Image.fromarray(np.ascontiguousarray(stored.T))
     if like.get("png_mode") in ("LA", "RGBA"):
         picture.putalpha(255)
@@ -100,11 +105,19 @@ def write_png(file: BinaryIO, stored: np.ndarray, like: Mapping[str, Any]) -> No
         values = [round(float(value) * factor) for value in like.get(f"png_{name}", ())]
         if values:
             options["pnginfo"].add(chunk, struct.pack(f">{len(values)}{code}", *values))
+    for name, (text, *language) in json.loads(like.get("png_texts", "{}")).items():
+        add = options["pnginfo"].add_itxt if language else options["pnginfo"].add_text
+        add(name, text, *language)
     if "dpi" in like:
         options["dpi"] = tuple(float(value) for value in like["dpi"])
     if "icc_profile" in like:
         options["icc_profile"] = np.asarray(like["icc_profile"], dtype=np.uint8).tobytes()
     picture.save(file, format="PNG", **options)
+
+
+def _text_and_language(text: str) -> list[str]:
+    """The text of a tEXt or zTXt chunk; of an iTXt chunk also the language, and the keyword in it."""
+    return [str(text), text.lang or "", text.tkey or ""] if isinstance(text, iTXt) else [text]
 
 
 def orientation_exif(like: Mapping[str, Any]) -> bytes:
@@ -127,6 +140,9 @@ def read_tiff(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         shape, color = tiff_layout(path, tiff)
         series = tiff.series[0]
         page = series.keyframe
+        if series.is_pyramidal:
+            sizes = len(series.levels)
+            warnings.warn(f"{path}: only the largest of the {sizes} sizes of the picture is kept.", stacklevel=3)
         rows = series.asarray().reshape(shape)
         meta: dict[str, Any] = {
             "tiff_photometric": tifffile.PHOTOMETRIC(page.photometric).name,
