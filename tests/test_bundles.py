@@ -353,7 +353,18 @@ def test_small_images_and_those_of_air_alone_train_too(tmp_path, modality, sides
 @pytest.mark.parametrize("name", sorted(path.name for path in BUNDLES.iterdir() if (path / "configs").is_dir()))
 def test_the_derivation_tells_every_setting_that_changes_a_result(name):
     config = json.loads((BUNDLES / name / "configs" / "inference.json").read_text())
-    settings = {"strength", "tile", "halo", "precision", "backend", "suv"}
+    settings = {"strength", "self_ensemble", "tile", "halo", "precision", "backend", "suv"}
     settings |= {"mean_hu", "mean_hu_tolerance", "kspace_kept", "keep_total_activity"}
     told = {str(value)[1:] for value in config["derivation"]["parameters"].values()}
     assert settings & config.keys() <= told
+
+
+@pytest.mark.parametrize("file", ["inference", "evaluate"])
+@pytest.mark.parametrize("name", sorted(path.name for path in BUNDLES.iterdir() if (path / "configs").is_dir()))
+def test_the_number_of_orientations_reaches_the_inferer(name, file):
+    parser = ConfigParser()
+    parser.read_config(str(BUNDLES / name / "configs" / f"{file}.json"))
+    assert parser.get_parsed_content("inferer").self_ensemble == 1
+    parser.read_config(str(BUNDLES / name / "configs" / f"{file}.json"))
+    parser.update({"self_ensemble": 8})
+    assert parser.get_parsed_content("inferer").self_ensemble == 8

@@ -385,6 +385,21 @@ def test_degrade_refuses_the_same(tmp_path, case):
     assert_refused(tmp_path, code, message, "degrade", *args, "-o", tmp_path / "out")
 
 
+def test_self_ensemble_gives_a_turned_picture_the_turned_result(tmp_path):
+    values = ct_volume(2, SIZE)
+    results = {}
+    for name, turns in (("image", 0), ("turned", 2)):
+        image = nib.Nifti1Image(np.ascontiguousarray(np.rot90(values, turns)), np.eye(4))
+        nib.save(image, tmp_path / f"{name}.nii.gz")
+        for count in (1, 2):
+            output = tmp_path / f"{name}{count}.nii.gz"
+            arguments = ["restore", tmp_path / f"{name}.nii.gz", "-o", output, "--set", f"self_ensemble={count}"]
+            assert run(*arguments).exit_code == 0
+            results[count, name] = np.rot90(nib.load(output).get_fdata(), turns)
+    difference = {count: np.abs(results[count, "image"] - results[count, "turned"]).max() for count in (1, 2)}
+    assert difference[2] < 0.01 < 0.1 < difference[1]
+
+
 def test_degrade_refuses_an_unknown_task(tmp_path):
     args = ["degrade", good(tmp_path), "-o", tmp_path / "out", "--task", "mri"]
     assert_refused(tmp_path, 2, "task must be one of ct_low_dose, .*, got 'mri'", *args)
@@ -392,7 +407,14 @@ def test_degrade_refuses_an_unknown_task(tmp_path):
 
 @pytest.mark.parametrize(
     "args",
-    [["--strength", "1.5"], ["--strength", "much"], ["--tile", "1.5"], ["--nothing"], ["another argument"]],
+    [
+        ["--strength", "1.5"],
+        ["--strength", "much"],
+        ["--set", "self_ensemble=3"],
+        ["--tile", "1.5"],
+        ["--nothing"],
+        ["another argument"],
+    ],
     ids=" ".join,
 )
 def test_options_that_cannot_be_parsed_are_usage_errors(tmp_path, args):

@@ -139,6 +139,41 @@ def test_strength_mixes_input_and_output():
     assert_close(results[0.3], image + 0.3 * (results[1.0] - image))
 
 
+def test_self_ensemble_is_the_mean_over_flips_and_turns():
+    net, image = conv_net(), torch.rand(1, 1, 19, 26, 2)
+    turned = []  # NumPy's flips and axes; each result goes back the way it came
+    for axes in ((0, 1), (1, 0)):
+        for flipped in ((), (0,), (1,), (0, 1)):
+            given = np.flip(image[0, 0].numpy(), flipped).transpose(*axes, 2)
+            with torch.no_grad():
+                result = net(torch.from_numpy(given.copy()).movedim(-1, 0)[:, None])[:, 0].movedim(0, -1).numpy()
+            turned.append(np.flip(result.transpose(*axes, 2), flipped))
+    found = {count: SliceWiseInferer(self_ensemble=count)(image, net).detach()[0, 0] for count in (1, 2, 8)}
+    np.testing.assert_allclose(found[1], turned[0], atol=1e-6)
+    np.testing.assert_allclose(found[2], (turned[0] + turned[3]) / 2, atol=1e-6)
+    np.testing.assert_allclose(found[8], np.mean(turned, 0), atol=1e-6)
+    assert np.abs(found[8] - turned[0]).max() > 1e-3
+
+
+@pytest.mark.parametrize(("count", "turns"), [(2, 2), (4, 1), (8, 3)])
+def test_self_ensemble_gives_a_turned_image_the_turned_result(count, turns):
+    net, image = StridedNet().eval(), torch.rand(1, 1, 52, 64)
+    inferer = SliceWiseInferer(self_ensemble=count, tile=(40, 36), halo=16, alignment=4)
+    with torch.no_grad():
+        expected = torch.rot90(SliceWiseInferer(self_ensemble=count)(image, net), turns, (-2, -1))
+        assert_close(torch.rot90(inferer(image, net), turns, (-2, -1)), expected, rtol=0, atol=1e-6)
+        assert_close(inferer(torch.rot90(image, turns, (-2, -1)), net), expected, rtol=0, atol=1e-6)
+        single = torch.rot90(SliceWiseInferer()(image, net), turns, (-2, -1))
+        assert (SliceWiseInferer()(torch.rot90(image, turns, (-2, -1)), net) - single).abs().max() > 1e-4
+
+
+def test_self_ensemble_runs_the_network_that_often():
+    recorder = Recorder()
+    image = torch.rand(1, 1, 6, 9, 2)
+    assert_close(SliceWiseInferer(self_ensemble=8)(image, recorder), image)
+    assert sorted(recorder.shapes) == [(1, 1, 6, 9)] * 8 + [(1, 1, 9, 6)] * 8
+
+
 def test_meta_data_dtype_and_input_are_kept():
     affine = torch.diag(torch.tensor([2.0, 3.0, 4.0, 1.0], dtype=torch.float64))
     image = MetaTensor(torch.rand(1, 1, 8, 8, 3, dtype=torch.float64) * 2, affine=affine, meta={"note": "kept"})
@@ -209,6 +244,8 @@ def test_progress_bar_is_shown_on_stderr(capsys):
         ({"alignment": 0}, "alignment"),
         ({"clip_range": (1.0, 0.0)}, "clip_range"),
         ({"strength": 1.5}, "strength"),
+        ({"self_ensemble": 3}, "self_ensemble"),
+        ({"self_ensemble": 2.0}, "self_ensemble"),
         ({"spatial_dim": 3}, "spatial_dim"),
     ],
 )
