@@ -266,6 +266,8 @@ def test_a_bad_image_is_named_and_can_be_left_out(tmp_path):
         (["--set", "handlers=1"], "has no value handlers to set"),
         (["--set", "dose"], "a setting is NAME=VALUE"),
         (["--set", "dose=$__import__('os').getpid()"], "must be a number or a plain text"),
+        (["--set", "self_ensemble=3"], "self_ensemble must be 1, 2, 4 or 8, got 3"),
+        (["--set", "self_ensemble=2.0"], "self_ensemble must be 1, 2, 4 or 8, got 2.0"),
         (["--device", "tpu"], "device must be auto, cpu"),
         (["--tuned", "none.json"], "none.json is no file of tuned baselines"),
     ],
@@ -286,6 +288,31 @@ def test_reports_are_replaced_on_request_only_and_nothing_else(tmp_path):
     assert json.loads((tmp_path / "out" / "table.json").read_text())["about"]["seed"] == 1
     assert "no report" in run(*base[:-1], tmp_path / "data", "--overwrite", code=2).stderr
     assert "no file or folder" in run("--data", tmp_path / "nowhere", "-o", tmp_path / "x", code=2).stderr
+
+
+def test_a_report_does_not_replace_what_it_is_made_of(tmp_path):
+    write_pairs(tmp_path / "data", patients=1)
+    base = ["--layout", "paired", "--baselines", "none", "-o", tmp_path / "out"]
+    run("--data", tmp_path / "data", *base)
+    shutil.copytree(tmp_path / "data", tmp_path / "out" / "scans")
+    (tmp_path / "out" / "tuned.json").write_text('{"baselines": {}}')
+    weights = tmp_path / "out" / "own.pt"
+    weights.write_bytes(b"weights")
+    (tmp_path / "linked" / "HQ").mkdir(parents=True)
+    shutil.copytree(tmp_path / "data" / "LQ", tmp_path / "linked" / "LQ")
+    (tmp_path / "linked" / "HQ" / "p0.npy").symlink_to(tmp_path / "out" / "scans" / "HQ" / "p0.npy")
+    before = sorted(tmp_path.rglob("*"))
+    for options, message in (
+        (
+            ["--data", tmp_path / "out" / "scans"],
+            r"out/scans may not lie in the folder .*out, which the report replaces",
+        ),
+        (["--data", tmp_path / "data", "--tuned", tmp_path / "out" / "tuned.json"], r"tuned.json may not lie"),
+        (["--data", tmp_path / "data", "--model", f"own={NAME},{weights}"], r"own.pt may not lie"),
+        (["--data", tmp_path / "linked"], r"holds the source's p0.npy, by a link"),
+    ):
+        assert re.search(message, run(*options, *base, "--overwrite", code=2).stderr)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_bad_data_is_refused(tmp_path):

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from medrestore_monai.aside import refuse_links
 from medrestore_monai.bundles import find_bundle
 from medrestore_monai.classical import BASELINES, Classical
 from medrestore_monai.evaluate.cases import LAYOUTS, WITH_GAPS
@@ -85,7 +86,7 @@ class Request:
         for modality, group in groups.items():
             for one in group:
                 check_settings(one, self.settings)
-                check_options(one.bundle.config("evaluate"), self.device)
+                check_options(one.bundle.config("evaluate"), self.device, **self.settings)
             task = partial(task_of, group[0].bundle, modality)
             classical = ["input", *choose_baselines(self.baselines, self.tuned, task)]
             names = [one.name for one in group]
@@ -101,6 +102,17 @@ class Request:
         if self.data.resolve() in self.output.resolve().parents:
             raise ValueError(f"the report {self.output} may not lie in the data {self.data}.")
         check_folder(self.output, self.overwrite)
+        self._keep_what_is_read(groups)
+
+    def _keep_what_is_read(self, groups: Mapping[str, Sequence[Contestant]]) -> None:
+        """Refuse to replace a report's folder that holds what is evaluated, or with."""
+        files = [file for group in groups.values() for one in group for file in (one.overlay, one.weights)]
+        output = self.output.resolve()
+        for path in (self.data, self.tuned, *files):
+            if path is not None and output in (path.resolve(), *path.resolve().parents):
+                raise ValueError(f"{path} may not lie in the folder {self.output}, which the report replaces.")
+        if self.overwrite and self.output.exists() and self.data.exists():
+            refuse_links(self.data, [self.output])
 
     def groups(self) -> dict[str, list[Contestant]]:
         """Sort the contestants by modality; bundles of several modalities join those of one.
