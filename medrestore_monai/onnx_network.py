@@ -4,6 +4,7 @@ Needs the optional packages onnx, onnxscript (to write) and onnxruntime (to run)
 "medrestore-monai[onnx]"``.
 """
 
+import hashlib
 import os
 import sys
 import tempfile
@@ -152,12 +153,22 @@ def cached_onnx(network: nn.Module, weights_sha256: str) -> Path:
     """
     folder = cache_folder()
     kind = type(network).__name__
-    path = folder / f"{kind}-{weights_sha256[:32]}-{__version__}-torch{torch.__version__}.onnx"
+    path = folder / f"{kind}-{weights_sha256[:32]}-{_settings_of(network)}-{__version__}-torch{torch.__version__}.onnx"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         Console(stderr=True).print("Exporting the network to ONNX, once: a minute or two.")
         export_onnx(network, path, {"weights_sha256": weights_sha256})
     return path
+
+
+def _settings_of(network: nn.Module) -> str:
+    """Return a hash of what a network does beside its weights: its modules and their plain attributes."""
+    plain = (bool, int, float, str, tuple, list, type(None))
+    modules = [
+        (name, type(module).__qualname__, sorted((k, repr(v)) for k, v in vars(module).items() if isinstance(v, plain)))
+        for name, module in network.named_modules()
+    ]
+    return hashlib.sha256(repr(modules).encode()).hexdigest()[:16]
 
 
 def cache_folder() -> Path:

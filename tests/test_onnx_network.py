@@ -15,7 +15,7 @@ from medrestore_monai import onnx_network
 from medrestore_monai.bundles import check_backend, load_network
 from medrestore_monai.cli import app
 from medrestore_monai.dicom import read_series
-from medrestore_monai.networks import RestoreRWKV
+from medrestore_monai.networks import MedDeblur, RestoreRWKV, RestoreRWKVRouting
 from medrestore_monai.onnx_network import OnnxNetwork, cached_onnx, export_onnx
 from medrestore_monai.restore import restore
 
@@ -160,3 +160,18 @@ def test_monai_exports_torchscript_that_takes_other_sizes(tmp_path, bundle, netw
     x = torch.rand(1, 1, 17, 30)
     with torch.no_grad():
         torch.testing.assert_close(loaded(x), network(x), rtol=0, atol=1e-5)
+
+
+def test_networks_of_other_settings_have_files_of_their_own(tmp_path, monkeypatch):
+    """MedDeblur has the same weights for any number of scales, and the routing for any number of experts chosen."""
+    monkeypatch.setenv("MEDRESTORE_CACHE", str(tmp_path))
+    monkeypatch.setattr(onnx_network, "export_onnx", lambda network, path, notes: path.write_bytes(b"exported"))
+    shape = {"channels": (16, 16, 16)}
+    networks = [MedDeblur(1, 1, **shape, scales=scales) for scales in (2, 3)]
+    networks += [RestoreRWKVRouting(**TINY, chosen=chosen) for chosen in (1, 2)]
+    networks = [network.eval() for network in networks]
+    assert networks[0].state_dict().keys() == networks[1].state_dict().keys()
+    assert len({cached_onnx(network, "ab" * 32) for network in networks}) == 4
+    again = MedDeblur(1, 1, **shape, scales=2).eval()
+    assert cached_onnx(again, "ab" * 32) == cached_onnx(networks[0], "ab" * 32)
+    assert len(list(tmp_path.iterdir())) == 4
