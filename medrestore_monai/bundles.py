@@ -169,6 +169,10 @@ def verify_weights(path: str | os.PathLike[str], bundle: str | os.PathLike[str] 
     return found
 
 
+class WeightsError(ValueError):
+    """Weights that a network cannot use."""
+
+
 def load_weights(
     network: "nn.Module", path: str | os.PathLike[str], bundle: str | os.PathLike[str] | None = None
 ) -> "nn.Module":
@@ -183,7 +187,8 @@ def load_weights(
         ``network``, in evaluation mode.
 
     Raises:
-        ValueError: as :func:`verify_weights`, or the file is no state dict, or has other names or shapes.
+        ValueError: as :func:`verify_weights`.
+        WeightsError: the file is no state dict, or has other names or shapes.
     """
     import torch
 
@@ -192,10 +197,10 @@ def load_weights(
         state = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict(state)
     except (EOFError, KeyError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is no file of weights: PyTorch reads no plain state dict in it.") from error
+        raise WeightsError(f"{path} is no file of weights: PyTorch reads no plain state dict in it.") from error
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path} does not hold the weights of {type(network).__name__}: {reason}") from error
+        raise WeightsError(f"{path} does not hold the weights of {type(network).__name__}: {reason}") from error
     return network.eval()
 
 

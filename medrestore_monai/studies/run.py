@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from medrestore_monai import __version__
+from medrestore_monai.bundles import WeightsError
 from medrestore_monai.restore import restore, root_cause
 from medrestore_monai.saving import remove_leftovers
 from medrestore_monai.studies.claims import Claims, started_at
@@ -67,6 +68,7 @@ def restore_studies(
     Raises:
         ValueError: output and source lie in one another, or a record is damaged.
         FileExistsError: results of other settings are there, or come in from another run, and ``overwrite`` is off.
+        WeightsError: the network cannot use the weights.
         OSError: the output cannot be written, or the disk is full.
         RuntimeError: the device failed: nothing more can be done with it.
     """
@@ -166,13 +168,20 @@ class _Run:
                 reason = f"{_MOST_DEATHS} processes died while they restored it."
                 self._record(study, "failed", reason, started)
                 return True
-            earlier = self.before.get(study.name, {}).get("outcome") == "restored"
-            if claim.generation > 1:
+            begun = self.job.output / HIDDEN / "begun" / claim.key
+            ended_early = claim.generation > 1 or begun.exists()
+            if ended_early:
                 remove_leftovers(target, self.job.output)
-            outcome, reason, notes = self._attempt(study, target, self.job.overwrite or earlier or claim.generation > 1)
+            earlier = self.before.get(study.name, {}).get("outcome") == "restored"
+            replace = self.job.overwrite or earlier or ended_early
+            if replace or not target.exists():  # what is there later, without a record, is ours
+                begun.parent.mkdir(exist_ok=True)
+                begun.touch()
+            outcome, reason, notes = self._attempt(study, target, replace)
             owned = self.claims.owns(claim)
             if owned:  # else this was taken for dead: what another process records counts
                 self._record(study, outcome, reason, started, notes)
+                begun.unlink(missing_ok=True)
             return owned
 
     def _attempt(self, study: Study, target: Path, overwrite: bool) -> tuple[str, str, list[str]]:
@@ -226,11 +235,13 @@ class _Run:
 
 
 def _raise_what_stops_all(error: Exception, target: Path) -> None:
-    """Let through what would fail every other study too: a full disk, a device that is gone."""
+    """Let through what would fail every other study too: a full disk, wrong weights, a device that is gone."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in _FULL:
             raise OSError(cause.errno, cause.strerror, str(target)) from error
+        if isinstance(cause, WeightsError):
+            raise cause
         if isinstance(cause, getattr(torch, "AcceleratorError", ())):
             raise RuntimeError(f"the device failed, its work stops: {_one_line(str(cause))[:200]}") from error
         cause = cause.__cause__

@@ -200,6 +200,43 @@ def test_a_full_disk_stops_the_work(job, monkeypatch):
     assert leftovers(job.output) == []
 
 
+def test_weights_that_do_not_fit_stop_the_work(job, tmp_path):
+    torch.save({"nothing": torch.zeros(1)}, tmp_path / "own.pt")
+    options = {**job.options, "weights": str(tmp_path / "own.pt")}
+    with pytest.raises(ValueError, match=r"own\.pt does not hold the weights of RestoreRWKV"):
+        restore_studies(replace(job, options=options))
+    assert leftovers(job.output) == []
+    assert json.loads((job.output / "manifest.json").read_text())["studies"] == []
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_who_is_interrupted_before_the_record_goes_on(job, calls, monkeypatch, there):
+    """A result without its record is made again; what had been there before is not replaced."""
+    if there:
+        job.output.mkdir()
+        (job.output / "c.npy").write_text("of somebody else")
+    restored = run.restore
+
+    def careful(path, target, config, overwrite=False, **options):
+        if target.exists() and not overwrite:
+            raise FileExistsError(f"{target.name} exists")
+        restored(path, target, config, **options)
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "restore", careful)
+        patch.setattr(run._Run, "_record", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            restore_studies(job, [study for study in list_studies(job.source) if study.name == "c.npy"])
+    monkeypatch.setattr(run, "restore", careful)
+    (record,) = [one for one in restore_studies(job) if one["name"] == "c.npy"]
+    assert record["outcome"] == ("failed" if there else "restored")
+    assert (job.output / "c.npy").read_text() == ("of somebody else" if there else "restored")
+    assert not list((job.output / ".medrestore" / "begun").glob("*"))
+
+
 def slow_to_die(job, log):
     """Write half of a result, then hang, as a process that is about to be killed."""
 
