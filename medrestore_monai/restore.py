@@ -85,6 +85,7 @@ def restore(
     overrides.setdefault("bundle_root", str(Path(config).resolve().parents[1]))
     if device != "auto":
         overrides["device"] = f"$torch.device({device!r})"
+    overrides |= _told_of_network(config, overrides)
     with unwrapped():
         workflow = ConfigWorkflow(
             config_file=str(config),
@@ -177,6 +178,9 @@ def check_settings(config: str | os.PathLike[str], settings: Mapping[str, Any]) 
         if top in _OWN_OPTIONS:
             raise ValueError(f"{top} is not set by --set but by {_OWN_OPTIONS[top]}.")
     check_kinds(Path(config).name, parser, settings, fractions=False)
+    for name in settings:
+        if _top(name) not in (name, "network_def"):
+            raise ValueError(f"--set changes values at the top and in network_def, not in {_top(name)}.")
     parser.update(dict(settings))
     transforms = parser.config.get("postprocessing", {}).get("transforms", ())
     with unwrapped():
@@ -211,6 +215,13 @@ def check_kinds(file: str, parser: ConfigParser, settings: Mapping[str, Any], fr
         kind = _kind_of(known, fractions)
         if not free and not _fits(value, kind):
             raise ValueError(f"the setting {name} is {kind}, got {value!r}.")
+
+
+def _told_of_network(config: str | os.PathLike[str], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes derived images tell the values deeper in the configuration that are not those of the bundle."""
+    told = {re.sub("#|::", ".", name): value for name, value in overrides.items() if _top(name) != name}
+    parameters = json.loads(Path(config).read_text(encoding="utf-8")).get("derivation", {}).get("parameters", {})
+    return {"derivation::parameters": {**parameters, **told}} if told and parameters else {}
 
 
 def _top(name: str) -> str:

@@ -353,7 +353,7 @@ def test_small_images_and_those_of_air_alone_train_too(tmp_path, modality, sides
 @pytest.mark.parametrize("name", sorted(path.name for path in BUNDLES.iterdir() if (path / "configs").is_dir()))
 def test_the_derivation_tells_every_setting_that_changes_a_result(name):
     config = json.loads((BUNDLES / name / "configs" / "inference.json").read_text())
-    settings = {"strength", "self_ensemble", "tile", "halo", "precision", "backend", "suv"}
+    settings = {"strength", "self_ensemble", "amp", "tile", "halo", "precision", "backend", "suv"}
     settings |= {"mean_hu", "mean_hu_tolerance", "kspace_kept", "keep_total_activity"}
     told = {str(value)[1:] for value in config["derivation"]["parameters"].values()}
     assert settings & config.keys() <= told

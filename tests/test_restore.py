@@ -234,6 +234,15 @@ def test_values_deep_in_the_configuration_can_be_set(tmp_path, config):
             restore(tmp_path / "a.npy", tmp_path / "out", config, weights=own, **{f"network_def{separator}dim": 16})
 
 
+def test_a_derived_series_tells_which_network_it_is_of(tmp_path, config):
+    ct_series(tmp_path / "in", slices=2, size=SIZE)
+    restore(tmp_path / "in", tmp_path / "plain", config)
+    restore(tmp_path / "in", tmp_path / "out", config, **{"network_def#use_checkpoint": True})
+    texts = [pydicom.dcmread(next((tmp_path / name).iterdir())).DerivationDescription for name in ("plain", "out")]
+    assert "network_def" not in texts[0]
+    assert '"network_def.use_checkpoint": true' in texts[1]
+
+
 def test_a_configuration_that_is_none_is_an_error(tmp_path, bundle):
     np.save(tmp_path / "a.npy", ct_volume(1, SIZE)[..., 0])
     copy = make_tiny_bundle(tmp_path / "copy") / "configs" / "inference.json"
