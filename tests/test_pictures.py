@@ -211,3 +211,36 @@ def test_refused_pictures_are_closed(tmp_path):
                     read(tmp_path / name)
         gc.collect()
     assert not [str(note.message) for note in caught]
+
+
+@pytest.mark.parametrize("pair", [(0, 0), (300, 0)])
+def test_a_resolution_that_is_none_is_left_out(tmp_path, pair):
+    tifffile.imwrite(tmp_path / "a.tif", GRAY, resolution=(300, 200), resolutionunit="inch")
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as tiff:
+        tiff.pages[0].tags[282].overwrite(pair)
+    with tifffile.TiffFile(tmp_path / "a.tif") as before, tifffile.TiffFile(again(tmp_path / "a.tif")) as after:
+        assert before.pages[0].tags[282].value == pair
+        assert after.pages[0].tags.valueof(282) in (None, (1, 1))
+        np.testing.assert_array_equal(after.asarray(), GRAY)
+
+
+def test_planes_of_several_samples_are_no_slices(tmp_path):
+    planes = np.stack([GRAY] * 4)
+    tifffile.imwrite(tmp_path / "a.tif", planes, photometric="minisblack", planarconfig="separate")
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        assert tiff.series[0].axes == "SYX"
+    for read in (read_image, read_header):
+        with pytest.raises(ValueError, match=r"a\.tif: expected TIFF with one gray or RGB picture"):
+            read(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_resolution_of_a_jpeg_is_turned_with_it(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(RGB).save(tmp_path / "a.jpg", dpi=(300, 150), exif=exif)
+    image, meta = read_image(tmp_path / "a.jpg")
+    turned = orientation >= 5
+    assert image.shape == ((3, 9, 14) if turned else (3, 14, 9))
+    write_image(tmp_path / "b.png", image, like=meta)
+    assert Image.open(tmp_path / "b.png").info["dpi"] == pytest.approx((150, 300) if turned else (300, 150), rel=1e-3)

@@ -152,7 +152,8 @@ def read_tiff(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         if "XResolution" in page.tags and "YResolution" in page.tags:
             resolution = [page.tags[f"{axis}Resolution"].value for axis in "XY"]
             unit = page.tags["ResolutionUnit"].value if "ResolutionUnit" in page.tags else 2
-            meta["tiff_resolution"] = [int(v) for pair in resolution for v in pair] + [int(unit)]
+            if all(bottom > 0 for _, bottom in resolution):
+                meta["tiff_resolution"] = [int(v) for pair in resolution for v in pair] + [int(unit)]
         if page.description:
             meta["tiff_description"] = page.description
         if page.tags.valueof(_ORIENTATION) in _TURNED:
@@ -175,7 +176,8 @@ def tiff_layout(path: Path, tiff: tifffile.TiffFile) -> tuple[tuple[int, ...], b
     axes, shape = "".join(axis for axis, _ in sides), tuple(side for _, side in sides)
     photometric = tifffile.PHOTOMETRIC(page.photometric).name
     color = axes == "YXS" and shape[-1] == 3 and photometric == "RGB"
-    gray = photometric in ("MINISBLACK", "MINISWHITE") and axes[-2:] == "YX" and len(axes) <= 3 and axes[:1] != "C"
+    stack = axes[-2:] == "YX" and len(axes) <= 3 and axes[:1] not in ("C", "S")
+    gray = photometric in ("MINISBLACK", "MINISWHITE") and stack
     if count != 1 or not (gray or color):
         raise UnfitImageError(
             f"{path}: expected TIFF with one gray or RGB picture without alpha, or gray pages of one size (axes YX, "
