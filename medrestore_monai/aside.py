@@ -22,9 +22,15 @@ def require_writable(output: Path) -> None:
         output: a file or folder that is there or not.
 
     Raises:
+        UsageError: a file is where a folder above it has to be.
         OSError: the nearest folder that is there may not be written.
     """
-    folder = next(place for place in (output.absolute(), *output.absolute().parents) if place.is_dir())
+    output = output.absolute()
+    folder = next(place for place in (output, *output.parents) if place.exists())
+    if not folder.is_dir():
+        if folder != output:
+            raise UsageError(f"{output} cannot be written: {folder} is a file.")
+        folder = output.parent
     if not os.access(folder, os.W_OK | os.X_OK):
         reason = errno.EROFS if _is_read_only(folder) else errno.EACCES
         raise OSError(reason, os.strerror(reason), str(folder))

@@ -66,9 +66,9 @@ def restore(
 
     A DICOM series becomes a new, derived series in the same study. The source is never changed.
 
-    A folder or zip of several series or images is many studies: each is restored on its own, OUTPUT/manifest.json tells
-    what was done, and the same command again goes on where it stopped. One that cannot be restored does not stop the
-    others; the exit code is 3 then. Several of these commands, or torchrun, share the work.
+    A folder of several series or images, or a zip of several series, is many studies: each is restored on its own,
+    OUTPUT/manifest.json tells what was done, and the same command again goes on where it stopped. One that cannot be
+    restored does not stop the others; the exit code is 3 then. Several of these commands, or torchrun, share the work.
 
     Examples:
       medrestore restore scans/abdomen -o restored/abdomen
@@ -180,7 +180,7 @@ def _restore_many(
     from medrestore_monai.cli_studies import show_plan, show_results, told
 
     if options["series_uid"]:
-        return None
+        return 0 if many.shard()[0] else None  # of a torchrun, the first process restores it
     modalities = many.modalities_of(bundle)
     listed = many.list_studies(source, modalities)
     if not many.are_many(listed, output) and not dry_run:

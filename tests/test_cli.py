@@ -161,6 +161,26 @@ def test_settings_that_cannot_be_are_refused(tmp_path, setting, message):
     assert_refused(tmp_path, 2, message, "restore", tmp_path / "ct", "-o", tmp_path / "out", "--set", setting)
 
 
+@pytest.mark.parametrize("options", [[], ["--dry-run"]], ids=str)
+def test_an_output_below_a_file_is_refused_before_the_work(tmp_path, options):
+    ct_series(tmp_path / "ct", slices=2, size=SIZE)
+    (tmp_path / "a.txt").write_text("a file")
+    message = r"a\.txt/deep/out cannot be written: .*a\.txt is a file\.$"
+    assert_refused(
+        tmp_path, 2, message, "restore", tmp_path / "ct", "-o", tmp_path / "a.txt" / "deep" / "out", *options
+    )
+
+
+def test_of_a_torchrun_one_process_restores_a_series(tmp_path, monkeypatch):
+    files = ct_series(tmp_path / "ct", slices=2, size=SIZE)
+    series = ["--series", pydicom.dcmread(files[0]).SeriesInstanceUID]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, there in (("1", False), ("0", True)):
+        monkeypatch.setenv("RANK", rank)
+        assert run("restore", tmp_path / "ct", "-o", tmp_path / "out", *series).exit_code == 0
+        assert (tmp_path / "out").exists() == there
+
+
 def test_a_series_with_a_gap_can_be_restored_slice_by_slice(tmp_path):
     ct_series(tmp_path / "ct", slices=6, size=SIZE, skip=[2])
     assert run("restore", tmp_path / "ct", "-o", tmp_path / "out", "--allow-gaps").exit_code == 0
