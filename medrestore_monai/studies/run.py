@@ -169,12 +169,12 @@ class _Run:
                 self._record(study, "failed", reason, started)
                 return True
             begun = self.job.output / HIDDEN / "begun" / claim.key
-            ended_early = claim.generation > 1 or begun.exists()
-            if ended_early:
+            ended_early = begun.exists()
+            if ended_early or claim.generation > 1:
                 remove_leftovers(target, self.job.output)
             earlier = self.before.get(study.name, {}).get("outcome") == "restored"
             replace = self.job.overwrite or earlier or ended_early
-            if replace or not target.exists():  # what is there later, without a record, is ours
+            if replace or not target.exists():  # what is there later, without a record, is ours: a kill ended the work
                 begun.parent.mkdir(exist_ok=True)
                 begun.touch()
             outcome, reason, notes = self._attempt(study, target, replace)

@@ -209,6 +209,17 @@ def test_weights_that_do_not_fit_stop_the_work(job, tmp_path):
     assert json.loads((job.output / "manifest.json").read_text())["studies"] == []
 
 
+def test_a_dead_claim_is_no_leave_to_replace_what_was_there(job):
+    key, claims = run.Ledger.key("c.npy"), run.Claims(job.output / ".medrestore" / "claims")
+    with claims.hold(key):
+        dead = json.loads((claims.folder / f"{key}.1").read_text()) | {"pid": 2**22 + 1}
+    (claims.folder / f"{key}.1").write_text(json.dumps(dead))
+    (job.output / "c.npy").write_text("of somebody else")
+    (record,) = [one for one in restore_studies(job) if one["name"] == "c.npy"]
+    assert (record["outcome"], (job.output / "c.npy").read_text()) == ("failed", "of somebody else")
+    assert "exists" in record["reason"]
+
+
 @pytest.mark.parametrize("there", [False, True])
 def test_who_is_interrupted_before_the_record_goes_on(job, calls, monkeypatch, there):
     """A result without its record is made again; what had been there before is not replaced."""
