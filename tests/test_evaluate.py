@@ -301,6 +301,7 @@ def test_a_report_does_not_replace_what_it_is_made_of(tmp_path):
     (tmp_path / "linked" / "HQ").mkdir(parents=True)
     shutil.copytree(tmp_path / "data" / "LQ", tmp_path / "linked" / "LQ")
     (tmp_path / "linked" / "HQ" / "p0.npy").symlink_to(tmp_path / "out" / "scans" / "HQ" / "p0.npy")
+    bundle = make_tiny_bundle(tmp_path / "out")
     before = sorted(tmp_path.rglob("*"))
     for options, message in (
         (
@@ -310,6 +311,7 @@ def test_a_report_does_not_replace_what_it_is_made_of(tmp_path):
         (["--data", tmp_path / "data", "--tuned", tmp_path / "out" / "tuned.json"], r"tuned.json may not lie"),
         (["--data", tmp_path / "data", "--model", f"own={NAME},{weights}"], r"own.pt may not lie"),
         (["--data", tmp_path / "linked"], r"holds the source's p0.npy, by a link"),
+        (["--data", tmp_path / "data", "--bundle", bundle], r"ct_denoise_restore_rwkv may not lie in the folder"),
     ):
         assert re.search(message, run(*options, *base, "--overwrite", code=2).stderr)
     assert sorted(tmp_path.rglob("*")) == before

@@ -106,9 +106,10 @@ class Request:
 
     def _keep_what_is_read(self, groups: Mapping[str, Sequence[Contestant]]) -> None:
         """Refuse to replace a report's folder that holds what is evaluated, or with."""
-        files = [file for group in groups.values() for one in group for file in (one.overlay, one.weights)]
+        contestants = [one for group in groups.values() for one in group]
+        others = [path for one in contestants for path in (one.bundle.root, one.overlay, one.weights)]
         output = self.output.resolve()
-        for path in (self.data, self.tuned, *files):
+        for path in (self.data, self.tuned, *others):
             if path is not None and output in (path.resolve(), *path.resolve().parents):
                 raise ValueError(f"{path} may not lie in the folder {self.output}, which the report replaces.")
         if self.overwrite and self.output.exists() and self.data.exists():
