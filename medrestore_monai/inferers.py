@@ -58,8 +58,8 @@ class SliceWiseInferer(Inferer):
         clip_output: keep the network's output in ``clip_range`` too, before what was clipped is added; for inference.
         strength: 0 returns the input exactly (the network does not run), 1 the restored image, else a linear mix.
         self_ensemble: orientations that each slice, or tile, is restored in, the mean of which is taken: 1, 2 (as it
-            is, and turned by 180 degrees), 4 (all quarter turns) or 8 (these, and mirrored). As many times slower. For
-            networks trained with flips and turns; exact in tiles where the slice's sides are multiples of
+            is, and turned by 180 degrees), 4 (all quarter turns) or 8 (these, and mirrored). The network runs as often.
+            For networks trained with flips and turns; exact in tiles where the slice's sides are multiples of
             ``alignment``.
         spatial_dim: the spatial axis (0, 1, 2) along which slices of a volume are stacked.
         device: where the network runs; ``None``: where its parameters are, or the input for a plain function.

@@ -85,7 +85,7 @@ def restore(
     overrides.setdefault("bundle_root", str(Path(config).resolve().parents[1]))
     if device != "auto":
         overrides["device"] = f"$torch.device({device!r})"
-    overrides |= _told_of_network(config, overrides)
+    overrides |= _told_of_deeper_values(config, overrides)
     with unwrapped():
         workflow = ConfigWorkflow(
             config_file=str(config),
@@ -217,7 +217,7 @@ def check_kinds(file: str, parser: ConfigParser, settings: Mapping[str, Any], fr
             raise ValueError(f"the setting {name} is {kind}, got {value!r}.")
 
 
-def _told_of_network(config: str | os.PathLike[str], overrides: Mapping[str, Any]) -> dict[str, Any]:
+def _told_of_deeper_values(config: str | os.PathLike[str], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """What makes derived images tell the values deeper in the configuration that are not those of the bundle."""
     told = {re.sub("#|::", ".", name): value for name, value in overrides.items() if _top(name) != name}
     parameters = json.loads(Path(config).read_text(encoding="utf-8")).get("derivation", {}).get("parameters", {})

@@ -82,12 +82,12 @@ def main() -> None:
             self_ensemble=options.self_ensemble,
             **extra,
         )
-        truth = read_series(quarter.with_name(f"full_{kernel}"), allow_gaps=True).array
-        given = read_series(quarter, allow_gaps=True).array
+        places = quarter, target, quarter.with_name(f"full_{kernel}")
+        given, restored, truth = (read_series(place, allow_gaps=True).array for place in places)
         for name in (kernel, "all"):
             gains[name] += [attainable_gain(given[..., z], truth[..., z]) for z in range(truth.shape[2])]
-        for name, place in (("quarter dose", quarter), ("restored", target)):
-            scores = score(read_series(place, allow_gaps=True).array, truth)
+        for name, image in (("quarter dose", given), ("restored", restored)):
+            scores = score(image, truth)
             rows[kernel, name] += scores
             rows["all", name] += scores
     table = Table("kernel", "image", "slices", "PSNR (dB)", "SSIM", "RMSE (HU)", "mean shift", "largest shift (HU)")

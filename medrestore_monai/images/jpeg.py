@@ -11,12 +11,11 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from medrestore_monai.images.damage import explained
-from medrestore_monai.images.pictures import orientation_exif
+from medrestore_monai.images.pictures import ORIENTATION, orientation_exif
 
 __all__ = ["open_jpeg", "read_jpeg", "write_jpeg"]
 
 _QUALITY = 95
-_ORIENTATION = 274
 _AXES_EXCHANGED = range(5, 9)
 _X_RESOLUTION = 282  # EXIF; Pillow takes 72 dpi where EXIF has none
 
@@ -45,7 +44,7 @@ def read_jpeg(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         meta: dict[str, Any] = {"color": picture.mode == "RGB"}
         if "dpi" in picture.info and (picture.info.get("jfif_unit") or _X_RESOLUTION in picture.getexif()):
             meta["dpi"] = [float(value) for value in picture.info["dpi"]]
-            if picture.getexif().get(_ORIENTATION) in _AXES_EXCHANGED:
+            if picture.getexif().get(ORIENTATION) in _AXES_EXCHANGED:
                 meta["dpi"].reverse()
         if "icc_profile" in picture.info:
             meta["icc_profile"] = np.frombuffer(picture.info["icc_profile"], dtype=np.uint8).copy()

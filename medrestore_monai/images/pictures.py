@@ -22,7 +22,7 @@ from medrestore_monai.images.damage import UnfitImageError, explained
 
 __all__ = ["open_png", "orientation_exif", "read_png", "read_tiff", "tiff_layout", "write_png", "write_tiff"]
 
-_ORIENTATION = 274
+ORIENTATION = 274
 _TURNED = range(2, 9)  # orientations; 1 is upright, others mean nothing
 _COLOR_TYPES = {0: "gray", 2: "RGB", 3: "palette", 4: "gray with alpha", 6: "RGB with alpha"}
 # by Pillow's names: the chunk, the type of its numbers, and what they are multiplied with
@@ -70,7 +70,7 @@ def read_png(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     with picture:
         with explained(path):
             picture.load()
-            orientation = picture.getexif().get(_ORIENTATION)
+            orientation = picture.getexif().get(ORIENTATION)
             texts = {name: _text_and_language(text) for name, text in picture.text.items()}
         rows = np.asarray(picture)
     if "transparency" in picture.info:
@@ -125,7 +125,7 @@ def orientation_exif(like: Mapping[str, Any]) -> bytes:
     if "orientation" not in like:
         return b""
     exif = Image.Exif()
-    exif[_ORIENTATION] = int(like["orientation"])
+    exif[ORIENTATION] = int(like["orientation"])
     return exif.tobytes()
 
 
@@ -156,8 +156,8 @@ def read_tiff(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
                 meta["tiff_resolution"] = [int(v) for pair in resolution for v in pair] + [int(unit)]
         if page.description:
             meta["tiff_description"] = page.description
-        if page.tags.valueof(_ORIENTATION) in _TURNED:
-            meta["orientation"] = int(page.tags.valueof(_ORIENTATION))
+        if page.tags.valueof(ORIENTATION) in _TURNED:
+            meta["orientation"] = int(page.tags.valueof(ORIENTATION))
         profile = page.tags.valueof("InterColorProfile")
         if profile:
             meta["icc_profile"] = np.frombuffer(bytes(profile), dtype=np.uint8).copy()
@@ -204,7 +204,7 @@ def write_tiff(file: BinaryIO, stored: np.ndarray, like: Mapping[str, Any]) -> N
     if "tiff_description" in like:
         options["description"] = str(like["tiff_description"]).encode()
     if "orientation" in like:
-        options["extratags"] = [(_ORIENTATION, "H", 1, int(like["orientation"]), False)]  # in every page
+        options["extratags"] = [(ORIENTATION, "H", 1, int(like["orientation"]), False)]  # in every page
     if "icc_profile" in like:
         options["iccprofile"] = np.asarray(like["icc_profile"], dtype=np.uint8).tobytes()
     tifffile.imwrite(file, np.ascontiguousarray(stored.T), metadata=None, **options)
