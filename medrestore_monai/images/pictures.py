@@ -6,9 +6,12 @@ ignore it, and source and result must look alike in those, too.
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import struct
 import warnings
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,7 +19,6 @@ from typing import Any, BinaryIO
 import numpy as np
 import tifffile
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo, iTXt
 
 from medrestore_monai.images.damage import UnfitImageError, explained
 
@@ -25,8 +27,9 @@ __all__ = ["open_png", "orientation_exif", "read_png", "read_tiff", "tiff_layout
 ORIENTATION = 274
 _TURNED = range(2, 9)  # orientations; 1 is upright, others mean nothing
 _COLOR_TYPES = {0: "gray", 2: "RGB", 3: "palette", 4: "gray with alpha", 6: "RGB with alpha"}
-# by Pillow's names: the chunk, the type of its numbers, and what they are multiplied with
-_COLOR_CHUNKS = {"gamma": (b"gAMA", "I", 100000), "chromaticity": (b"cHRM", "I", 100000), "srgb": (b"sRGB", "B", 1)}
+# color, size of a pixel (which need not be square) and texts; sBIT is left out, as restored values use all bits
+_CHUNKS = ("gAMA", "cHRM", "sRGB", "cICP", "pHYs", "tEXt", "zTXt", "iTXt")
+_SIGNATURE_AND_IHDR = 8 + 25
 
 
 def open_png(path: Path) -> tuple[Image.Image, int, int]:
@@ -71,7 +74,6 @@ def read_png(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         with explained(path):
             picture.load()
             orientation = picture.getexif().get(ORIENTATION)
-            texts = {name: _text_and_language(text) for name, text in picture.text.items()}
         rows = np.asarray(picture)
     if "transparency" in picture.info:
         raise ValueError(f"{path}: expected one opaque picture, got an animation or transparency.")
@@ -86,11 +88,9 @@ def read_png(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         meta["icc_profile"] = np.frombuffer(picture.info["icc_profile"], dtype=np.uint8).copy()
     if orientation in _TURNED:
         meta["orientation"] = int(orientation)
-    for name in _COLOR_CHUNKS:
-        if name in picture.info:
-            meta[f"png_{name}"] = [float(value) for value in np.atleast_1d(picture.info[name])]
-    if texts:
-        meta["png_texts"] = json.dumps(texts)
+    chunks = _kept_chunks(path.read_bytes())
+    if chunks:
+        meta["png_chunks"] = json.dumps(chunks)
     # Pillow gives 16 bit gray as I;16 or, in older versions, as I
     return rows.astype(np.uint16 if depth == 16 else np.uint8).T, meta
 
@@ -100,24 +100,31 @@ def write_png(file: BinaryIO, stored: np.ndarray, like: Mapping[str, Any]) -> No
     picture = Image.fromarray(np.ascontiguousarray(stored.T))
     if like.get("png_mode") in ("LA", "RGBA"):
         picture.putalpha(255)
-    options: dict[str, Any] = {"pnginfo": PngInfo(), "exif": orientation_exif(like)}
-    for name, (chunk, code, factor) in _COLOR_CHUNKS.items():
-        values = [round(float(value) * factor) for value in like.get(f"png_{name}", ())]
-        if values:
-            options["pnginfo"].add(chunk, struct.pack(f">{len(values)}{code}", *values))
-    for name, (text, *language) in json.loads(like.get("png_texts", "{}")).items():
-        add = options["pnginfo"].add_itxt if language else options["pnginfo"].add_text
-        add(name, text, *language)
-    if "dpi" in like:
+    chunks = json.loads(like.get("png_chunks", "[]"))
+    options: dict[str, Any] = {"exif": orientation_exif(like)}
+    if "dpi" in like and "pHYs" not in [kind for kind, _ in chunks]:
         options["dpi"] = tuple(float(value) for value in like["dpi"])
     if "icc_profile" in like:
         options["icc_profile"] = np.asarray(like["icc_profile"], dtype=np.uint8).tobytes()
-    picture.save(file, format="PNG", **options)
+    written = io.BytesIO()
+    picture.save(written, format="PNG", **options)
+    file.write(written.getbuffer()[:_SIGNATURE_AND_IHDR])
+    for kind, content in chunks:
+        body = kind.encode() + base64.b64decode(content)
+        file.write(struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)))
+    file.write(written.getbuffer()[_SIGNATURE_AND_IHDR:])
 
 
-def _text_and_language(text: str) -> list[str]:
-    """The text of a tEXt or zTXt chunk; of an iTXt chunk also the language, and the keyword in it."""
-    return [str(text), text.lang or "", text.tkey or ""] if isinstance(text, iTXt) else [text]
+def _kept_chunks(data: bytes) -> list[tuple[str, str]]:
+    """Names and contents, in base64, of those chunks of a PNG that its result gets, too; damaged ones are left out."""
+    kept, start = [], 8
+    while start + 12 <= len(data):
+        length = int.from_bytes(data[start : start + 4], "big")
+        kind, end = data[start + 4 : start + 8].decode("latin-1"), start + 8 + length
+        if kind in _CHUNKS and data[end : end + 4] == struct.pack(">I", zlib.crc32(data[start + 4 : end])):
+            kept.append((kind, base64.b64encode(data[start + 8 : end]).decode()))
+        start = end + 4
+    return kept
 
 
 def orientation_exif(like: Mapping[str, Any]) -> bytes:
