@@ -36,7 +36,8 @@ Image = TypeVar("Image", np.ndarray, torch.Tensor)
 _MR_PERCENTILE = 99.9
 #: Units of PET that the SUV is worked out from.
 NOT_YET_SUV = ("Bq/ml", "counts")
-_MOST_SUV = 1000.0  # no tissue has more: such values are in Bq/ml
+_MOST_SUV = 1000.0  # no tissue has more: such values are in Bq/ml, or the SUV per unit is wrong
+_MOST_BEYOND = 0.01  # of all voxels; what did not get into the vein may have more
 _PICTURE_BITS = 16
 _GRAY_LEVELS = 255  # of 8 bit without slope and intercept
 _FLOAT_OVERSHOOT = 0.5  # filters and earlier processing may leave the range a little
@@ -119,8 +120,9 @@ def choose_range(
 
     Raises:
         ValueError: for an unknown modality, another unit than the modality's, PET in Bq/ml or counts without
-            ``suv_factor``, PET of no unit with values over 1000, CT of 8 bit, or a picture of unknown type with values
-            over 255, of floats far from 0..1, of more than 16 bit or with values below 0.
+            ``suv_factor``, PET of SUV over 1000 in more than 1 % of it, or of no unit with such values, CT of 8 bit,
+            or a picture of unknown type with values over 255, of floats far from 0..1, of more than 16 bit or with
+            values below 0.
     """
     if modality not in INTENSITY_RANGES:
         raise ValueError(f"modality must be one of {', '.join(INTENSITY_RANGES)}, got {modality!r}.")
@@ -144,6 +146,12 @@ def _pet_range(
     if unit in NOT_YET_SUV:
         if suv_factor is None or not suv_factor > 0:
             raise ValueError(f"PT values in {unit} need their SUV per unit, suv_factor, got {suv_factor}.")
+        beyond = float(torch.as_tensor(image > _MOST_SUV / suv_factor).float().mean())
+        if beyond > _MOST_BEYOND:
+            raise ValueError(
+                f"{100 * beyond:.0f} % of the PET values are over SUV {_MOST_SUV:g}, which cannot be: check weight, "
+                "dose, half life and times of the header, or give --suv-factor."
+            )
         upper = intensity.upper / suv_factor
         return replace(intensity, unit=unit, upper=upper, window=(0.0, upper))
     if unit not in (None, intensity.unit):

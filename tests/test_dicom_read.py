@@ -373,11 +373,34 @@ def test_slice_that_is_no_plain_ct(tmp_path, values, message):
         (["P", "ND"], "phase"),
         (["REAL"], "real"),
         (["M_FFE", "IMAGINARY"], "imaginary"),
+        (["R_IR", "R", "IR"], "real"),
+        (["I", "NORM"], "imaginary"),
+        (["VELOCITY MAP"], "phase"),
     ],
 )
 def test_mr_slice_that_is_no_magnitude_of_one_slice(tmp_path, kinds, message):
     phantoms.mr_series(tmp_path, slices=1, edit=setting(ImageType=["ORIGINAL", "PRIMARY", *kinds]))
     with pytest.raises(DicomError, match=message):
+        _ = read_series(tmp_path).array
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3])
+def test_magnitudes_of_ge_are_known_by_their_private_element(tmp_path, number):
+    def edit(ds, index):
+        ds.ImageType = ["ORIGINAL", "PRIMARY", "OTHER"]
+        ds.private_block(0x0043, "GEMS_PARM_01", create=True).add_new(0x2F, "SS", number)
+
+    phantoms.mr_series(tmp_path, slices=2, edit=edit)
+    if number == 0:
+        assert read_series(tmp_path).array.shape[-1] == 2
+    else:
+        with pytest.raises(DicomError, match="phase, real or imaginary"):
+            _ = read_series(tmp_path).array
+
+
+def test_a_projection_of_pet_is_no_slice(tmp_path):
+    phantoms.pet_series(tmp_path, slices=1, edit=setting(SeriesType=["WHOLE BODY", "REPROJECTION"]))
+    with pytest.raises(DicomError, match="projection"):
         _ = read_series(tmp_path).array
 
 

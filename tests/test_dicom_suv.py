@@ -23,6 +23,9 @@ from medrestore_monai.transforms.pet_activity import ToSUVd
 HALF_LIFE = 6000.0  # s, so that 100 min leave one half
 
 
+NO_TIME = {"RadiopharmaceuticalStartTime": None}
+
+
 def header(**values):
     """80 kg and 400 MBq at 10:00; series begun at 11:40, one half life later: 200 MBq are left, 4e-4 g/Bq."""
     drug = Dataset()
@@ -58,12 +61,26 @@ def private(ds, group, creator, element, vr, value):
             {"RadiopharmaceuticalStartTime": "233000", "SeriesTime": "011000", "AcquisitionTime": "012000"},
             4e-4,
         ),
-        ({"RadiopharmaceuticalStartDateTime": "20200229082000.000"}, 8e-4),
+        ({**NO_TIME, "RadiopharmaceuticalStartDateTime": "20200229082000.000"}, 8e-4),
+        # both, a second apart
+        ({"RadiopharmaceuticalStartDateTime": "20200229100000", "RadiopharmaceuticalStartTime": "100001.5"}, 4e-4),
+        # a zone, but not that of the scanner: the time counts, which is on the scanner's clock
+        ({"RadiopharmaceuticalStartDateTime": "20200229080000+0000"}, 4e-4),
         ({"RadiopharmaceuticalStartDateTime": "20200228100000", "SeriesDate": "20200228"}, 4e-4),
         # 10:00 in Paris is 09:00 in London: 160 min
         (
-            {"RadiopharmaceuticalStartDateTime": "20200229100000+0100", "TimezoneOffsetFromUTC": "+0000"},
+            {**NO_TIME, "RadiopharmaceuticalStartDateTime": "20200229100000+0100", "TimezoneOffsetFromUTC": "+0000"},
             2e-4 * 2 ** (160 / 100),
+        ),
+        # ... and both say so, across midnight
+        (
+            {
+                "RadiopharmaceuticalStartDateTime": "20200229003000+0100",
+                "RadiopharmaceuticalStartTime": "233000",
+                "TimezoneOffsetFromUTC": "+0000",
+                "SeriesTime": "011000",
+            },
+            4e-4,
         ),
         # the series was processed the next day: the acquisition counts
         ({"SeriesDate": "20200301"}, 2e-4 * 2 ** ((110 * 60 + 0.25) / HALF_LIFE)),
@@ -113,8 +130,24 @@ def test_earliest_slice_is_the_start_of_a_reprocessed_series():
             "give --injected-dose BQ, --injection-time HHMMSS, or --suv-factor",
         ),
         ({"RadionuclideHalfLife": None}, "--half-life SECONDS"),
-        ({"RadiopharmaceuticalStartDateTime": "20200101100000"}, "1417.7 h before the scan, which cannot be"),
-        ({"RadiopharmaceuticalStartDateTime": "20200301100000"}, "-22.3 h before the scan, which cannot be"),
+        (
+            {"RadiopharmaceuticalStartDateTime": "20200101100000"},
+            "59 days, 1:40:00 before the scan, which cannot be",
+        ),
+        ({"RadiopharmaceuticalStartDateTime": "20200228100000"}, "1 day, 1:40:00 before the scan, which cannot be"),
+        ({"RadiopharmaceuticalStartDateTime": "20200301100000"}, "22:20:00 after the scan, which cannot be"),
+        # no injection of the day before, and where nobody can know of which day
+        ({"RadiopharmaceuticalStartTime": "114010"}, "injection was 0:00:10 after the scan, which cannot be"),
+        (
+            {"RadionuclideHalfLife": 282240},
+            "no date, which a half life of 78 h needs: give --injection-time YYYYMMDDHHMM",
+        ),
+        # times that contradict each other
+        ({"RadiopharmaceuticalStartDateTime": "20200229090000"}, "two times of injection, .* give --injection-time"),
+        (
+            {**NO_TIME, "RadiopharmaceuticalStartDateTime": "20200229080000+0000"},
+            r"does not say that of the scanner, .* give --injection-time on the scanner's clock",
+        ),
         ({"RadiopharmaceuticalStartTime": "109900"}, "cannot be"),
         ({"DecayCorrection": "LATER"}, r"Decay Correction \(0054,1102\): give .* --suv-factor"),
         ({"CorrectedImage": ["DECY"]}, "not corrected for attenuation"),
@@ -134,6 +167,28 @@ def test_options_stand_in_for_the_header():
     assert suv_factor([bare], options) == pytest.approx(4e-4)
     assert suv_factor([header()], SUVOptions(weight=40, injection_time="20200229082000")) == pytest.approx(4e-4)
     assert suv_factor([Dataset()], SUVOptions(factor=0.5)) == 0.5
+    zirconium = header(RadionuclideHalfLife=282240)
+    days = SUVOptions(injection_time="20200225114000")
+    assert suv_factor([zirconium], days) == pytest.approx(2e-4 * 2 ** (4 * 86400 / 282240))
+    contradicting = header(RadiopharmaceuticalStartDateTime="20200229090000")
+    assert suv_factor([contradicting], SUVOptions(injection_time="100000")) == pytest.approx(4e-4)
+
+
+def test_options_are_never_ignored():
+    def philips(*elements):
+        ds = header(Units="CNTS")
+        for element, value in elements:
+            private(ds, 0x7053, "Philips PET Private Group", element, "DS", value)
+        return ds
+
+    options = SUVOptions(weight=40)
+    both = philips((0x00, "0.000321"), (0x09, "2.5"))
+    assert suv_factor([both]) == pytest.approx(0.000321)
+    assert suv_factor([both], options) == pytest.approx(2.5 * 2e-4)
+    with pytest.raises(SUVError, match=r"\(7053,1000\) alone, .* give --suv-factor"):
+        suv_factor([philips((0x00, "0.000321"))], options)
+    with pytest.raises(SUVError, match="in SUV already"):
+        suv_factor([header(Units="GML")], options)
 
 
 @pytest.mark.parametrize(
@@ -224,6 +279,12 @@ def test_range_in_bqml():
         choose_range(torch.zeros(1), "PT", unit="Bq/ml")
     with pytest.raises(ValueError, match="SUV, Bq/ml or counts, got HU"):
         choose_range(torch.zeros(1), "PT", unit="HU")
+    image = torch.zeros(100)
+    image[:1] = 5e6  # SUV 2000: some of the injection beside the vein
+    choose_range(image, "PT", unit="Bq/ml", suv_factor=4e-4)
+    image[:2] = 5e6
+    with pytest.raises(ValueError, match=r"^2 % of the PET values are over SUV 1000, which cannot be: check weight"):
+        choose_range(image, "PT", unit="Bq/ml", suv_factor=4e-4)
     assert ToUnitRanged("image", "PT")({"image": MetaTensor(torch.full((1, 2, 2), 10.0))})["image"][0, 0, 0] == 0.5
 
 

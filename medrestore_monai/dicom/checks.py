@@ -46,6 +46,8 @@ _ALIKE = {
     "PixelSpacing": 1e-4,
     "ImageOrientationPatient": 1e-3,
 }
+#: Values of Image Type (0008,0008), from the third on: MR that is no magnitude.
+_NO_MAGNITUDE = {"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY", "VELOCITY", "VELOCITY MAP"}
 _MAX_PIXELS = 1 << 26  # 8192 x 8192: beyond it a compressed slice is refused before it is unpacked
 #: What pydicom and its decoders raise on damaged files.
 DAMAGE = (
@@ -138,6 +140,17 @@ def kind_problem(sop_class: str, modality: str) -> str:
     return ""
 
 
+def _ge_image_kind(ds: Dataset) -> int:
+    """What GE's scanners say of an image: 0 magnitude, 1 phase, 2 real, 3 imaginary; 0 where they say nothing."""
+    try:
+        value = ds.private_block(0x0043, "GEMS_PARM_01")[0x2F].value
+        if isinstance(value, bytes):
+            value = int.from_bytes(value[:2], "little")
+        return int(np.atleast_1d(value)[0])
+    except (KeyError, TypeError, ValueError, IndexError):
+        return 0
+
+
 def _check_kind(ds: Dataset, label: str) -> None:
     problem = kind_problem(str(ds.get("SOPClassUID", "")), str(ds.get("Modality", "")))
     if problem:
@@ -150,7 +163,9 @@ def _check_kind(ds: Dataset, label: str) -> None:
         raise DicomError(f"{label} is a localizer (scout) image, where a slice is expected.")
     if ds.Modality == "MR" and "MOSAIC" in kinds:
         raise DicomError(f"{label} is a mosaic of many slices; convert it to one file per slice first.")
-    if ds.Modality == "MR" and not {"P", "PHASE", "PHASE MAP", "REAL", "IMAGINARY"}.isdisjoint(kinds[2:]):
+    if ds.Modality == "PT" and "REPROJECTION" in list(ds.get("SeriesType", None) or []):
+        raise DicomError(f"{label} is a projection of a volume, where a slice is expected.")
+    if ds.Modality == "MR" and (not _NO_MAGNITUDE.isdisjoint(kinds[2:]) or _ge_image_kind(ds) in (1, 2, 3)):
         raise DicomError(f"{label} is a phase, real or imaginary image, where a magnitude is expected.")
     colors, photometric = ds.get("SamplesPerPixel", 1), ds.get("PhotometricInterpretation", "missing")
     if colors != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):

@@ -33,7 +33,9 @@ PRIVATE = (
 )
 _LEAST_DOSE = 1e4  # Bq; smaller values are in MBq or mCi
 _MOST_WEIGHT = 500.0  # kg
-_MOST_HALF_LIVES = 20.0
+_MOST_HALF_LIVES = 8.0  # a day too many is 13 of fluorine-18
+_LONG_HALF_LIFE = 12 * 3600.0  # s; the scan may be days after the injection
+_SAME_CLOCK = 60.0  # s
 _ASK = {
     "weight": ("Patient's Weight (0010,1030)", "--patient-weight KG"),
     "dose": ("Radionuclide Total Dose (0018,1074)", "--injected-dose BQ"),
@@ -114,9 +116,12 @@ def suv_factor(datasets: Sequence[Dataset], options: SUVOptions | None = None, l
     options = options or SUVOptions()
     if options.factor is not None:
         return float(options.factor)
+    given = options != SUVOptions()
     first = datasets[0]
     units = str(first.get("Units", ""))
     if units == "GML":
+        if given:
+            raise SUVError(f"{label} is in SUV already, which weight, dose and times do not change: leave them out.")
         kind = str(first.get("SUVType", "") or "BW")
         if kind != "BW":
             raise SUVError(f"{label} is in SUV of type {kind}, where SUV by body weight (BW) is expected.")
@@ -126,8 +131,13 @@ def suv_factor(datasets: Sequence[Dataset], options: SUVOptions | None = None, l
     scale = 1.0
     if units == "CNTS":
         to_suv, to_bqml = (_philips(datasets, element) for element in (_PHILIPS_SUV, _PHILIPS_BQML))
-        if to_suv is not None:
+        if to_suv is not None and not given:
             return to_suv
+        if to_bqml is None and to_suv is not None:
+            raise SUVError(
+                f"{label} has Philips' SUV per count (7053,1000) alone, which weight, dose and times do not change: "
+                "leave them out, or give --suv-factor."
+            )
         if to_bqml is None:
             raise SUVError(
                 f"{label} is in counts, and its header has neither of Philips' scale factors (7053,1000) and "
@@ -160,11 +170,12 @@ def _by_body_weight(datasets: Sequence[Dataset], options: SUVOptions, label: str
         scan = _start(datasets, half_life) if correction == "START" else _only_frame(datasets, half_life)
         if scan is None:
             raise SUVError(f"{label} has no usable time of the scan for the SUV: give --suv-factor.")
-        waited = (scan - _injection(first, known["injection_time"], scan)).total_seconds()
+        waited = (scan - _injection(first, known["injection_time"], scan, half_life)).total_seconds()
         if not 0 <= waited <= _MOST_HALF_LIVES * half_life:
+            apart = f"{timedelta(seconds=round(abs(waited)))} {'after' if waited < 0 else 'before'}"
             raise SUVError(
-                f"{label} says the injection was {waited / 3600:.1f} h before the scan, which cannot be for a half "
-                f"life of {half_life / 3600:.2f} h: give --injection-time, or --suv-factor."
+                f"{label} says the injection was {apart} the scan, which cannot be for a half life of "
+                f"{half_life / 3600:.2f} h: give --injection-time, or --suv-factor."
             )
         left = 0.5 ** (waited / half_life)
     return float(1000 * known["weight"] / (known["dose"] * left))
@@ -176,22 +187,52 @@ def _known(ds: Dataset, options: SUVOptions) -> dict[str, Any]:
     isotope = isotopes[0] if len(isotopes) == 1 else Dataset()
     weight = options.weight or _positive(ds.get("PatientWeight"))
     dose = options.dose or _positive(isotope.get("RadionuclideTotalDose"))
-    start = isotope.get("RadiopharmaceuticalStartDateTime") or isotope.get("RadiopharmaceuticalStartTime")
     return {
         "weight": weight if weight is None or weight <= _MOST_WEIGHT else None,
         "dose": dose if dose is None or dose >= _LEAST_DOSE else None,
         "half_life": options.half_life or _positive(isotope.get("RadionuclideHalfLife")),
-        "injection_time": options.injection_time or (str(start) if start else None),
+        "injection_time": options.injection_time or _injection_of(ds, isotope),
     }
 
 
-def _injection(ds: Dataset, text: str, scan: datetime) -> datetime:
-    """The moment of injection; a time without a date is the last such time before the scan."""
+def _injection_of(ds: Dataset, isotope: Dataset) -> str | None:
+    """Date and time of the injection, or only the time, on the scanner's clock.
+
+    Raises:
+        SUVError: the two that a header may have contradict each other, or the zone of one is not that of the scanner.
+    """
+    names = ("RadiopharmaceuticalStartDateTime", "RadiopharmaceuticalStartTime")
+    whole, time = (str(isotope.get(name, None) or "").strip() for name in names)
+    if not whole:
+        return time or None
+    if re.search(r"[+-]\d{4}$", whole) and not ds.get("TimezoneOffsetFromUTC"):
+        if time:
+            return time
+        raise SUVError(
+            "the injection's time names a time zone, but the header does not say that of the scanner, Timezone Offset "
+            "From UTC (0008,0201): give --injection-time on the scanner's clock."
+        )
+    if time:
+        moment = _moment(whole, str(ds.get("TimezoneOffsetFromUTC", "")))
+        apart = abs((_moment(moment.strftime("%Y%m%d") + time) - moment).total_seconds())
+        if min(apart, 24 * 3600 - apart) > _SAME_CLOCK:
+            raise SUVError(f"the header has two times of injection, {whole} and {time}: give --injection-time.")
+    return whole
+
+
+def _injection(ds: Dataset, text: str, scan: datetime, half_life: float) -> datetime:
+    """The moment of injection; a time without a date is of the scan's day, or of the day before across midnight."""
     clock, _, _ = text.partition(".")
     if len(re.sub(r"[+-]\d{4}$", "", clock)) >= 12:
         return _moment(text, str(ds.get("TimezoneOffsetFromUTC", "")))
+    if half_life > _LONG_HALF_LIFE:
+        raise SUVError(
+            f"the time of injection has no date, which a half life of {half_life / 3600:.0f} h needs: "
+            "give --injection-time YYYYMMDDHHMMSS."
+        )
     same_day = _moment(scan.strftime("%Y%m%d") + text)
-    return same_day if same_day <= scan else same_day - timedelta(days=1)
+    # a time soon after the scan is no injection of the day before
+    return same_day - timedelta(days=1) if same_day - scan > timedelta(hours=12) else same_day
 
 
 def _start(datasets: Sequence[Dataset], half_life: float) -> datetime | None:
