@@ -1,3 +1,4 @@
+import contextlib
 import gzip
 import io
 import os
@@ -568,3 +569,52 @@ def test_real_files_come_back(shared_data, tmp_path, name):
         np.testing.assert_array_equal(again, image)
         np.testing.assert_array_equal(meta_again["affine"], meta["affine"])
         assert meta_again["original_dtype"] == meta["original_dtype"]
+
+
+def test_a_gzip_file_with_a_bit_error_is_refused(tmp_path):
+    noise = np.random.default_rng(0).integers(-1000, 1000, (12, 10, 4)).astype(np.int16)
+    nib.save(nib.Nifti1Image(noise, np.eye(4)), tmp_path / "a.nii.gz")
+    whole = (tmp_path / "a.nii.gz").read_bytes()
+    silent = 0
+    for place in range(100, len(whole) - 8, 25):
+        damaged = bytearray(whole)
+        damaged[place] ^= 16
+        (tmp_path / "b.nii.gz").write_bytes(damaged)
+        with contextlib.suppress(Exception):
+            silent += bool((nib.load(tmp_path / "b.nii.gz").dataobj.get_unscaled() != noise).any())
+        with pytest.raises(ValueError, match=r"b\.nii\.gz cannot be read, it is damaged"):
+            read_image(tmp_path / "b.nii.gz")
+    assert silent > 3  # nibabel alone does not notice
+
+
+def densities(path):
+    """Unit and the two numbers of JFIF, by its layout in ISO/IEC 10918-5: after marker, length, name and version."""
+    data = path.read_bytes()
+    assert data[6:11] == b"JFIF\0"
+    return struct.unpack(">BHH", data[13:18])
+
+
+@pytest.mark.parametrize("density", [(2, 3, 3), (2, 35, 40), (1, 300, 150), (0, 2, 1), (0, 1, 1)])
+def test_jpeg_keeps_the_size_and_shape_of_its_pixels(tmp_path, density):
+    Image.fromarray(smooth((8, 9))).save(tmp_path / "a.jpg")
+    data = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(data[:13] + struct.pack(">BHH", *density) + data[18:])
+    image, meta = read_image(tmp_path / "a.jpg")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        write_image(tmp_path / "b.jpg", image, like=meta)
+        write_image(tmp_path / "b.png", image, like=meta)
+        again, png_meta = read_image(tmp_path / "b.png")
+        write_image(tmp_path / "c.jpg", again, like=png_meta)
+    assert densities(tmp_path / "b.jpg") == density
+    info = Image.open(tmp_path / "b.png").info
+    if density[0]:
+        per_inch = [value * (2.54 if density[0] == 2 else 1) for value in density[1:]]
+        assert info["dpi"] == pytest.approx(per_inch, rel=1e-3 if density[1] > 9 else 1e-2)
+    else:
+        assert info.get("aspect") == (density[1:] if density[1:] != (1, 1) else None)
+    assert densities(tmp_path / "c.jpg") == density
+    meta.pop("jfif_density", None)
+    with pytest.warns(UserWarning, match="JPEG"):
+        write_image(tmp_path / "d.jpg", image, like={**meta, "dpi": [0.0, 0.0]})
+    assert densities(tmp_path / "d.jpg") == (0, 1, 1)

@@ -13,6 +13,7 @@ from monai.data import DataLoader, Dataset, decollate_batch
 from monai.transforms import LoadImaged
 from PIL import Image, ImageCms, ImageOps
 from PIL.PngImagePlugin import PngInfo
+from skimage import data
 
 from medrestore_monai.images import ImageFileReader, read_header, read_image, write_image
 
@@ -281,3 +282,18 @@ def test_the_resolution_of_a_jpeg_is_turned_with_it(tmp_path, orientation):
     assert image.shape == ((3, 9, 14) if turned else (3, 14, 9))
     write_image(tmp_path / "b.png", image, like=meta)
     assert Image.open(tmp_path / "b.png").info["dpi"] == pytest.approx((150, 300) if turned else (300, 150), rel=1e-3)
+
+
+def test_a_png_with_a_bit_error_is_refused(tmp_path):
+    Image.fromarray(data.astronaut()[100:160, 100:228]).save(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    end, silent = whole.index(b"IEND") - 8, 0
+    for place in range(end - 400, end, 2):
+        damaged = bytearray(whole)
+        damaged[place] ^= 16
+        (tmp_path / "b.png").write_bytes(damaged)
+        with contextlib.suppress(Exception):
+            silent += bool(np.asarray(Image.open(tmp_path / "b.png")).size)
+        with pytest.raises(ValueError, match=r"b\.png cannot be read, it is damaged"):
+            read_image(tmp_path / "b.png")
+    assert silent > 0  # Pillow alone does not notice

@@ -74,6 +74,7 @@ def read_png(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         with explained(path):
             picture.load()
             orientation = picture.getexif().get(ORIENTATION)
+            chunks = _kept_chunks(path.read_bytes())
         rows = np.asarray(picture)
     if "transparency" in picture.info:
         raise ValueError(f"{path}: expected one opaque picture, got an animation or transparency.")
@@ -88,7 +89,6 @@ def read_png(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         meta["icc_profile"] = np.frombuffer(picture.info["icc_profile"], dtype=np.uint8).copy()
     if orientation in _TURNED:
         meta["orientation"] = int(orientation)
-    chunks = _kept_chunks(path.read_bytes())
     if chunks:
         meta["png_chunks"] = json.dumps(chunks)
     # Pillow gives 16 bit gray as I;16 or, in older versions, as I
@@ -101,6 +101,9 @@ def write_png(file: BinaryIO, stored: np.ndarray, like: Mapping[str, Any]) -> No
     if like.get("png_mode") in ("LA", "RGBA"):
         picture.putalpha(255)
     chunks = json.loads(like.get("png_chunks", "[]"))
+    if "jfif_density" in like and int(like["jfif_density"][0]) == 0:  # of a JPEG: only how many to how many
+        width, height = (int(value) for value in like["jfif_density"][1:])
+        chunks.append(("pHYs", base64.b64encode(struct.pack(">IIB", width, height, 0)).decode()))
     options: dict[str, Any] = {"exif": orientation_exif(like)}
     if "dpi" in like and "pHYs" not in [kind for kind, _ in chunks]:
         options["dpi"] = tuple(float(value) for value in like["dpi"])
@@ -116,12 +119,19 @@ def write_png(file: BinaryIO, stored: np.ndarray, like: Mapping[str, Any]) -> No
 
 
 def _kept_chunks(data: bytes) -> list[tuple[str, str]]:
-    """Names and contents, in base64, of those chunks of a PNG that its result gets, too; damaged ones are left out."""
+    """Names and contents, in base64, of those chunks of a PNG that its result gets, too; damaged ones are left out.
+
+    Raises:
+        OSError: a chunk of the pixels is damaged, which Pillow does not look for.
+    """
     kept, start = [], 8
     while start + 12 <= len(data):
         length = int.from_bytes(data[start : start + 4], "big")
         kind, end = data[start + 4 : start + 8].decode("latin-1"), start + 8 + length
-        if kind in _CHUNKS and data[end : end + 4] == struct.pack(">I", zlib.crc32(data[start + 4 : end])):
+        whole = data[end : end + 4] == struct.pack(">I", zlib.crc32(data[start + 4 : end]))
+        if kind in ("IHDR", "IDAT") and not whole:
+            raise OSError(f"the check sum of its {kind} chunk is wrong")
+        if kind in _CHUNKS and whole:
             kept.append((kind, base64.b64encode(data[start + 8 : end]).decode()))
         start = end + 4
     return kept
