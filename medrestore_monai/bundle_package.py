@@ -42,7 +42,7 @@ def package_bundle(
     Raises:
         ValueError: the bundle breaks a rule of the zoo or of :func:`~medrestore_monai.bundle_check.check_bundle`, or a
             file is too large.
-        FileExistsError: an earlier package is there.
+        FileExistsError: an earlier package is there, or with ``overwrite`` something else than a package.
         OSError: a file cannot be read or written.
     """
     output = Path(output)
@@ -53,6 +53,8 @@ def package_bundle(
             raise FileExistsError(f"{path} exists; --overwrite replaces it.")
     if folder.resolve() == bundle.root.resolve() or output.resolve().is_relative_to(bundle.root.resolve()):
         raise ValueError(f"{output} is the bundle itself or within it; name another folder.")
+    if folder.exists() and not _is_package(folder):
+        raise FileExistsError(f"{folder} is no earlier package alone, and stays; name another folder.")
     _check_rules(bundle)
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".packaging-", dir=output) as aside:
@@ -62,10 +64,18 @@ def package_bundle(
         zipped = Path(aside) / archive.name
         write_zip(staged, zipped)
         if folder.exists():
-            shutil.rmtree(folder)
+            os.replace(folder, Path(aside) / "earlier")
         os.replace(staged, folder)
         os.replace(zipped, archive)
     return folder, archive
+
+
+def _is_package(folder: Path) -> bool:
+    """Tell whether a folder is empty or holds a package, and nothing else of anybody."""
+    if not folder.is_dir() or folder.is_symlink():
+        return False
+    found = {entry.name for entry in folder.iterdir()}
+    return not found or {_SOURCE.name, "configs"} <= found <= {*PARTS, _SOURCE.name}
 
 
 def _check_rules(bundle: Bundle) -> None:

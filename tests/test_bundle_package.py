@@ -359,3 +359,18 @@ def test_the_command_packages_and_does_not_replace_unasked(bundle, tmp_path):
     inside = CliRunner().invoke(app, ["bundles", "package", str(bundle.root), "-o", str(bundle.root / "zoo")])
     assert inside.exit_code == 3
     assert "is the bundle itself or within it" in inside.stderr
+
+
+def test_what_is_no_package_is_never_replaced(bundle, tmp_path):
+    mine = tmp_path / "zoo" / bundle.name
+    for place in ("runs/thesis.txt", "configs/metadata.json"):
+        (mine / place).parent.mkdir(parents=True, exist_ok=True)
+        (mine / place).write_text("mine")
+    with pytest.raises(FileExistsError, match="is no earlier package alone, and stays"):
+        package_bundle(bundle, tmp_path / "zoo", overwrite=True)
+    package_bundle(bundle, tmp_path / "other")
+    (tmp_path / "other" / bundle.name / "runs").mkdir()
+    with pytest.raises(FileExistsError, match="and stays"):
+        package_bundle(bundle, tmp_path / "other", overwrite=True)
+    assert (mine / "runs" / "thesis.txt").read_text() == "mine"
+    assert [path.name for path in (tmp_path / "zoo").iterdir()] == [bundle.name]
