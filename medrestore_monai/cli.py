@@ -20,7 +20,7 @@ from medrestore_monai.cli_options import (
     SeriesOption,
     check_source,
 )
-from medrestore_monai.cli_output import RESEARCH, USAGE, console, errors, reported
+from medrestore_monai.cli_output import RESEARCH, USAGE, console, errors, printable, reported
 from medrestore_monai.cli_restore import restore
 
 DEGRADATIONS = (
@@ -126,7 +126,7 @@ def degrade(
     with reported():
         for done in run(source, output, task, seed, series or "", allow_gaps, overwrite, True, **options):
             values = ", ".join(f"{name} {value}" for name, value in done.parameters.items())
-            console.print(f"simulated: {done.output} ({task}: {values})", soft_wrap=True, markup=False)
+            console.print(printable(f"simulated: {done.output} ({task}: {values})"), soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -234,12 +234,22 @@ def export(
     """
     with reported(USAGE):
         from medrestore_monai.bundles import export_bundle, find_bundle
+        from medrestore_monai.onnx_network import TO_WRITE, require_packages
 
+        require_packages(TO_WRITE)
         if output.exists() and not overwrite:
             raise FileExistsError(f"{output} exists; --overwrite replaces it.")
         if not output.absolute().parent.is_dir() or output.is_dir():
             raise ValueError(f"{output} is no file in an existing folder.")
         found = find_bundle(bundle)
+        if weights is not None and not weights.is_file():
+            raise ValueError(f"the weight file {weights} is missing.")
+        of_bundle = (
+            output.exists() and output.suffix != ".onnx" and output.resolve().is_relative_to(found.root.resolve())
+        )
+        if of_bundle or output.resolve() == (weights or found.weights).resolve():
+            raise ValueError(f"{output} is the weight file, or another file of the bundle; name another output.")
+    with reported():
         errors.print(f"Exporting {found.name}: this takes a minute or more.", soft_wrap=True, markup=False)
         export_bundle(found, output, weights)
     console.print(f"{found.name} -> {output}. {RESEARCH}", soft_wrap=True, markup=False)

@@ -106,6 +106,20 @@ def test_export_writes_what_the_cache_holds(tmp_path, bundle, cache, monkeypatch
     output.write_text("kept")
     result = CliRunner().invoke(app, ["export", "--bundle", str(bundle), "-o", str(output)])
     assert (result.exit_code, output.read_text()) == (2, "kept")
+    mine = tmp_path / "mine.pt"
+    mine.write_bytes((bundle / "models" / "model.pt").read_bytes())
+    before = mine.read_bytes()
+    for target, more in ((mine, ["--weights", str(mine)]), (bundle / "models" / "model.pt", [])):
+        arguments = ["export", "--bundle", str(bundle), "-o", str(target), "--overwrite", *more]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 2
+        assert "is the weight file, or another file of the bundle" in result.output
+        assert target.read_bytes() == before
+    mine.write_bytes(before[:100])
+    arguments = ["export", "--bundle", str(bundle), "-o", str(tmp_path / "b.onnx"), "--weights", str(mine)]
+    assert CliRunner().invoke(app, arguments).exit_code == 3
+    mine.unlink()
+    assert CliRunner().invoke(app, arguments).exit_code == 2
 
 
 def test_a_network_without_a_form_is_refused(tmp_path):
