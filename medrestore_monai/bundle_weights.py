@@ -5,8 +5,9 @@ off goes on where it ended, and a file takes its place only when its digest is r
 """
 
 import hashlib
+import http.client
 import os
-import shutil
+import re
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -80,9 +81,19 @@ def _entry(entry: dict[str, Any], bundle: Bundle) -> LargeFile:
         raise ValueError(f"the large file {path!r} of {bundle.name} is not inside the bundle.")
     if urllib.parse.urlsplit(url).scheme not in SCHEMES:
         raise ValueError(f"{url} begins with none of {', '.join(SCHEMES)}.")
+    if re.search(r"[\s\x00-\x1f\x7f]", url) or not _has_good_port(url):
+        raise ValueError(f"{url!r} is no address: it has a blank or a port that is no number.")
     if not digest or kind not in DIGESTS:
         raise ValueError(f"the large file {path} of {bundle.name} has no digest ({', '.join(DIGESTS)}).")
     return LargeFile(path, url, str(digest), kind)
+
+
+def _has_good_port(url: str) -> bool:
+    try:
+        urllib.parse.urlsplit(url).port  # noqa: B018
+    except ValueError:
+        return False
+    return True
 
 
 def get_weights(bundle: Bundle, overwrite: bool = False, report: Callable[[str], None] | None = None) -> list[Path]:
@@ -163,7 +174,7 @@ def download(entry: LargeFile, target: Path) -> None:
     part = target.with_name(f"{target.name}.part")
     try:
         _transfer(entry.url, part)
-    except (urllib.error.URLError, TimeoutError, ConnectionError, EOFError) as error:
+    except (urllib.error.URLError, TimeoutError, ConnectionError, EOFError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise RuntimeError(f"{entry.url} could not be fetched in full: {reason}; the next try resumes it.") from error
     if not entry.has_digest(part):
@@ -187,7 +198,8 @@ def _transfer(url: str, part: Path) -> None:
         expected = response.headers.get("Content-Length")
         with part.open("ab" if resumed else "wb") as file:
             before = file.tell()
-            shutil.copyfileobj(response, file, _BLOCK)
+            while block := response.read1(_BLOCK):  # what arrived, where read would wait for more, and lose it
+                file.write(block)
             arrived = file.tell() - before
     if expected is not None and arrived < int(expected):
         raise EOFError(f"{arrived} of {expected} bytes arrived")

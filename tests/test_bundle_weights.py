@@ -111,6 +111,24 @@ def test_a_transfer_that_was_cut_off_at_its_very_end_is_taken(tmp_path, server):
     assert (tmp_path / "large.pt").read_bytes() == CONTENT
 
 
+def test_what_arrived_of_a_transfer_in_chunks_is_kept(tmp_path, server, monkeypatch):
+    def in_chunks(self):
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.wfile.write(b"28\r\n" + CONTENT[:40] + b"\r\n")  # and no end
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Server, "protocol_version", "HTTP/1.1")
+        patch.setattr(Server, "do_GET", lambda self: (in_chunks(self), setattr(self, "close_connection", True)))
+        with pytest.raises(RuntimeError, match="could not be fetched in full"):
+            download(LargeFile("a.pt", server, DIGEST), tmp_path / "a.pt")
+    assert (tmp_path / "a.pt.part").read_bytes() == CONTENT[:40]
+    download(LargeFile("a.pt", server, DIGEST), tmp_path / "a.pt")
+    assert Server.asked == ["bytes=40-"]
+    assert (tmp_path / "a.pt").read_bytes() == CONTENT
+
+
 def test_another_content_is_not_kept(bundle, source, tmp_path):
     listed(bundle, source)
     (tmp_path / "source.pt").write_bytes(CONTENT[:-1] + b"x")
@@ -143,6 +161,8 @@ BAD = {
     "outside": ({"path": "../../a.pt"}, "is not inside the bundle"),
     "absolute": ({"path": "/tmp/a.pt"}, "is not inside the bundle"),
     "scheme": ({"url": "ftp://example.org/a.pt"}, "begins with none of https, http, file"),
+    "no port": ({"url": "http://127.0.0.1:abc/a.pt"}, "is no address"),
+    "blank": ({"url": "http://127.0.0.1/a b.pt"}, "is no address"),
     "no address": ({"url": ""}, "is no list of large files"),
 }
 
