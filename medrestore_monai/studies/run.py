@@ -172,7 +172,7 @@ class _Run:
             ended_early = begun.exists()
             if ended_early or claim.generation > 1:
                 remove_leftovers(target, self.job.output)
-            earlier = self.before.get(study.name, {}).get("outcome") == "restored"
+            earlier = bool(self.before.get(study.name, {}).get("output"))
             replace = self.job.overwrite or earlier or ended_early
             if replace or not target.exists():  # what is there later, without a record, is ours: a kill ended the work
                 begun.parent.mkdir(exist_ok=True)
@@ -209,7 +209,10 @@ class _Run:
             self.loaded = True
 
     def _record(self, study: Study, outcome: str, reason: str, started: datetime, notes: Sequence[str] = ()) -> None:
-        now = datetime.now(timezone.utc)
+        now, output = datetime.now(timezone.utc), self.job.output / study.name
+        stays = outcome != "restored" and bool(self.before.get(study.name, {}).get("output")) and output.exists()
+        if stays:
+            notes = [*notes, "The result of an earlier run is still there."]
         self.ledger.write(
             {
                 "name": study.name,
@@ -222,7 +225,7 @@ class _Run:
                 "outcome": outcome,
                 "reason": reason,
                 "notes": list(notes),
-                "output": str(self.job.output / study.name) if outcome == "restored" else "",
+                "output": str(output) if outcome == "restored" or stays else "",
                 "weights_sha256": self.job.settings.get("weights_sha256", ""),
                 "settings": dict(self.job.settings),
                 "software_version": __version__,

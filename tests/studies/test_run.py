@@ -122,6 +122,20 @@ def test_other_settings_weights_or_files_are_refused_in_one_sentence_unless_told
     assert calls == []
 
 
+def test_an_earlier_result_stays_told_where_a_later_run_fails(job, tmp_path):
+    restore_studies(job)
+    kept, good = (job.output / "c.npy").read_bytes(), (tmp_path / "in" / "c.npy").read_bytes()
+    (tmp_path / "in" / "c.npy").write_bytes(good[:-40])
+    records = {record["name"]: record for record in restore_studies(replace(job, overwrite=True))}
+    assert records["c.npy"]["outcome"] == "failed"
+    assert (job.output / "c.npy").read_bytes() == kept
+    assert records["c.npy"]["output"] == str(job.output / "c.npy")
+    assert records["c.npy"]["notes"][-1] == "The result of an earlier run is still there."
+    (tmp_path / "in" / "c.npy").write_bytes(good)
+    again = {record["name"]: record for record in restore_studies(job)}  # no --overwrite: it is ours
+    assert (again["c.npy"]["outcome"], again["c.npy"]["notes"]) == ("restored", [])
+
+
 def test_a_run_with_other_settings_that_begins_at_the_same_time_is_refused(job, calls, monkeypatch):
     other = replace(job, settings={**job.settings, "strength": 0.5})
     begun = run._Run.note
