@@ -17,6 +17,7 @@ from rich.progress import track
 from medrestore_monai.dicom import Derivation
 from medrestore_monai.intensity import NOT_YET_SUV
 from medrestore_monai.loading import LoadImageOrSeriesd
+from medrestore_monai.restore import unwrapped
 from medrestore_monai.saving import SaveLikeSourced, plan_outputs
 from medrestore_monai.transforms.blur import RandGaussianBlurd, RandLinearMotionBlurd, RandMotionBlurd
 from medrestore_monai.transforms.ct_noise import CTNoise, NoFlatTissueError, estimate_ct_noise
@@ -260,7 +261,8 @@ def _each_slice(
     for number, one in enumerate(shown):
         item = {"image": one, "name": name, "series_uid": "", "slice": number}
         try:
-            degraded = _one_slice(degradation, item, slices)
+            with unwrapped():
+                degraded = _one_slice(degradation, item, slices)
         except ValueError as error:
             raise ValueError(f"{image.meta['source']}, slice {number}: {error}") from error
         results.append(degraded["image"])

@@ -1,6 +1,8 @@
 """Degrading from file to file: the physics is tested in tests/transforms; here it is which image gets what, and why."""
 
 import json
+import os
+import sys
 
 import nibabel as nib
 import numpy as np
@@ -258,3 +260,36 @@ def test_what_a_slice_is_too_small_for_names_the_slice(tmp_path):
     with pytest.raises(ValueError, match=r"a\.npy, slice 0: factor must be a whole number in 1\.\.2"):
         degrade(tmp_path / "a.npy", tmp_path / "b.npy", "down_sampling", factor=3)
     assert not (tmp_path / "b.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "message"),
+    [
+        ("motion_blur", {"length": 4000}, "length must be .* in .1, 1000., got 4000"),
+        ("linear_motion_blur", {"length": 1e9}, "length must be .* in .1, 1000., got 1000000000.0"),
+        ("gaussian_blur", {"sigma": 1e6}, "sigma must be .* in .0, 1000., got 1000000.0"),
+    ],
+)
+def test_blurs_wider_than_any_picture_are_usage_errors(task, options, message):
+    with pytest.raises(ValueError, match=message):
+        check_task(task, options)
+
+
+def test_what_a_transform_refuses_is_told_in_its_own_words(tmp_path, monkeypatch):
+    def refuse(self, image):
+        raise ValueError("this picture is too dark.")
+
+    monkeypatch.setattr(MotionBlur, "__call__", refuse)
+    Image.fromarray(data.camera()[:40, :40]).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a\.png, slice 0: this picture is too dark\.$"):
+        degrade(tmp_path / "a.png", tmp_path / "b.png", "motion_blur", length=5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux alone")
+def test_a_name_that_is_no_utf8(tmp_path):
+    name = os.fsdecode(b"g\xff.png")
+    Image.fromarray(data.camera()[:40, :40]).save(tmp_path / name)
+    arguments = ["degrade", str(tmp_path / name), "-o", str(tmp_path / "out.png"), "--task", "jpeg", "--quality", "50"]
+    result = CliRunner().invoke(cli.app, arguments)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "out.png").is_file()

@@ -17,7 +17,7 @@ import torch
 from monai.config import KeysCollection
 from torch import Tensor
 
-from medrestore_monai.transforms.blur_kernels import gaussian_kernel, linear_motion_kernel, motion_kernel
+from medrestore_monai.transforms.blur_kernels import WIDEST, gaussian_kernel, linear_motion_kernel, motion_kernel
 from medrestore_monai.transforms.degradation import Degradation, RandDegradationd, plain_slices, range_of
 
 __all__ = [
@@ -174,7 +174,7 @@ class RandMotionBlurd(RandDegradationd):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, prob, allow_missing_keys)
-        self.length, self.angle = range_of("length", length, 1), range_of("angle", angle, -360, 360)
+        self.length, self.angle = range_of("length", length, 1, WIDEST), range_of("angle", angle, -360, 360)
         if any(end != int(end) for end in self.length):
             raise ValueError(f"length must be in whole pixels, got {length}.")
 
@@ -211,7 +211,7 @@ class RandLinearMotionBlurd(RandDegradationd):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, prob, allow_missing_keys)
-        self.length, self.angle = range_of("length", length, 1), range_of("angle", angle, -360, 360)
+        self.length, self.angle = range_of("length", length, 1, WIDEST), range_of("angle", angle, -360, 360)
 
     def draw(self) -> LinearMotionBlur:
         """Draw length and angle."""
@@ -243,7 +243,7 @@ class RandGaussianBlurd(RandDegradationd):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, prob, allow_missing_keys)
-        self.sigma = range_of("sigma", sigma, 0)
+        self.sigma = range_of("sigma", sigma, 0, WIDEST)
 
     def draw(self) -> GaussianBlur:
         """Draw sigma."""

@@ -9,11 +9,11 @@ import math
 
 import numpy as np
 
-__all__ = ["gaussian_kernel", "linear_motion_kernel", "motion_kernel"]
+__all__ = ["WIDEST", "gaussian_kernel", "linear_motion_kernel", "motion_kernel"]
 
 _NEGLIGIBLE = 1e-9  # weights below are left out: what rounding leaves of a corner that is just touched
 _REACH = 4.0  # standard deviations
-_WIDEST = 1000  # pixels, of length and sigma: far beyond any blur, and a bound for time and memory
+WIDEST = 1000  # pixels, of length and sigma: far beyond any blur, and a bound for time and memory
 
 
 def motion_kernel(length: int, angle: float) -> np.ndarray:
@@ -39,8 +39,8 @@ def motion_kernel(length: int, angle: float) -> np.ndarray:
         Sharif et al., MedDeblur: Medical Image Deblurring with Residual Dense Spatial-Asymmetric Attention,
         algorithm 1, https://doi.org/10.3390/math11010115
     """
-    if not 1 <= length <= _WIDEST or int(length) != length or not math.isfinite(angle):
-        raise ValueError(f"length must be a whole number of 1 to {_WIDEST} pixels, got {length} at {angle} degrees.")
+    if not 1 <= length <= WIDEST or int(length) != length or not math.isfinite(angle):
+        raise ValueError(f"length must be a whole number of 1 to {WIDEST} pixels, got {length} at {angle} degrees.")
     length = int(length)
     if length == 1:
         return np.ones((1, 1))
@@ -71,8 +71,8 @@ def linear_motion_kernel(length: float, angle: float) -> np.ndarray:
     Raises:
         ValueError: the length is not 1 to 1000, or the angle not finite.
     """
-    if not 1 <= length <= _WIDEST or not math.isfinite(angle):
-        raise ValueError(f"length must be 1 to {_WIDEST} pixels, got {length} at {angle} degrees.")
+    if not 1 <= length <= WIDEST or not math.isfinite(angle):
+        raise ValueError(f"length must be 1 to {WIDEST} pixels, got {length} at {angle} degrees.")
     direction = np.array([math.cos(math.radians(angle)), math.sin(math.radians(angle))])
     half = math.ceil((length - 1) / 2)
     edges = np.arange(-half - 1, half + 1) + 0.5  # between the pixels
@@ -97,8 +97,8 @@ def gaussian_kernel(sigma: float) -> np.ndarray:
     Raises:
         ValueError: sigma is not 0 to 1000.
     """
-    if not 0 <= sigma <= _WIDEST:
-        raise ValueError(f"sigma must be 0 to {_WIDEST} pixels, got {sigma}.")
+    if not 0 <= sigma <= WIDEST:
+        raise ValueError(f"sigma must be 0 to {WIDEST} pixels, got {sigma}.")
     reach = int(_REACH * sigma + 0.5)
     if reach == 0:
         return np.ones(1)

@@ -110,4 +110,4 @@ class CTLowDosed(MapTransform):
 def _seed_of(data: Mapping[Hashable, Any], name_keys: Sequence[Hashable], seed: int) -> int:
     """A seed of 32 bits from the item's name: the same on every machine."""
     name = "/".join(str(data.get(key, "")) for key in name_keys)
-    return zlib.crc32(f"{seed}/{name}".encode())
+    return zlib.crc32(f"{seed}/{name}".encode(errors="surrogateescape"))
