@@ -55,7 +55,9 @@ def restore(
     ] = None,
     patient_weight: Annotated[float | None, typer.Option(help="PET: kg, in place of the header's.")] = None,
     injected_dose: Annotated[float | None, typer.Option(help="PET: Bq, such as 370e6.")] = None,
-    injection_time: Annotated[str | None, typer.Option(help="PET: HHMMSS or YYYYMMDDHHMMSS.")] = None,
+    injection_time: Annotated[
+        str | None, typer.Option(help="PET: HHMMSS or, for long half lives, YYYYMMDDHHMMSS.")
+    ] = None,
     half_life: Annotated[float | None, typer.Option(help="PET: seconds, 6586.2 for F-18.")] = None,
     series: SeriesOption = None,
     allow_gaps: GapsOption = False,

@@ -55,6 +55,7 @@ def private(ds, group, creator, element, vr, value):
         ({}, 4e-4),
         ({"Units": "GML"}, 1.0),
         ({"DecayCorrection": "ADMIN"}, 2e-4),
+        ({"DecayCorrection": "ADMIN", "RadiopharmaceuticalStartDateTime": "20200229090000"}, 2e-4),
         ({"PatientWeight": "40"}, 2e-4),
         # injected the evening before
         (

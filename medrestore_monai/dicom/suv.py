@@ -187,11 +187,14 @@ def _known(ds: Dataset, options: SUVOptions) -> dict[str, Any]:
     isotope = isotopes[0] if len(isotopes) == 1 else Dataset()
     weight = options.weight or _positive(ds.get("PatientWeight"))
     dose = options.dose or _positive(isotope.get("RadionuclideTotalDose"))
+    time = options.injection_time
+    if time is None and str(ds.get("DecayCorrection", "")) != "ADMIN":  # there it is not needed, right or wrong
+        time = _injection_of(ds, isotope)
     return {
         "weight": weight if weight is None or weight <= _MOST_WEIGHT else None,
         "dose": dose if dose is None or dose >= _LEAST_DOSE else None,
         "half_life": options.half_life or _positive(isotope.get("RadionuclideHalfLife")),
-        "injection_time": options.injection_time or _injection_of(ds, isotope),
+        "injection_time": time,
     }
 
 
