@@ -17,7 +17,6 @@ from rich.progress import track
 from medrestore_monai.dicom import Derivation
 from medrestore_monai.intensity import NOT_YET_SUV
 from medrestore_monai.loading import LoadImageOrSeriesd
-from medrestore_monai.restore import unwrapped
 from medrestore_monai.saving import SaveLikeSourced, plan_outputs
 from medrestore_monai.transforms.blur import RandGaussianBlurd, RandLinearMotionBlurd, RandMotionBlurd
 from medrestore_monai.transforms.ct_noise import CTNoise, NoFlatTissueError, estimate_ct_noise
@@ -28,6 +27,7 @@ from medrestore_monai.transforms.mri_kspace import KSpaceTruncationd
 from medrestore_monai.transforms.pet_low_count import PETLowCount, RandPETLowCountd
 from medrestore_monai.transforms.resolution import RandDownSamplingd
 from medrestore_monai.transforms.sensor_noise import RandSensorNoised
+from medrestore_monai.unwrap import unwrapped
 
 Transformation = Callable[[Mapping[Any, Any]], Mapping[Any, Any]]
 

@@ -1,13 +1,10 @@
 """Run a bundle's ``inference.json`` on one image or a thousand, and tell what came of it."""
 
 import json
-import logging
 import math
 import os
 import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from medrestore_monai.saving import abandon_slabs
+from medrestore_monai.unwrap import root_cause, unwrapped
 
 # what has an option of its own on the command line, or is not for users
 _OWN_OPTIONS = {
@@ -259,33 +257,6 @@ def _check_network(parser: ConfigParser) -> None:
     except Exception as error:  # whatever a network raises for what it does not know
         reason = " ".join(str(root_cause(error)).split())[:200]
         raise ValueError(f"there is no network with these settings: {reason}") from error
-
-
-def root_cause(error: BaseException) -> BaseException:
-    """Return the error that MONAI's transforms, configurations and engines have wrapped."""
-    while error.__cause__ is not None and not isinstance(error, ValueError | OSError):
-        error = error.__cause__
-    return error
-
-
-@contextmanager
-def unwrapped() -> Iterator[None]:
-    """Raise what MONAI has wrapped, and keep the logs and notes of the engines to themselves."""
-    loggers = [logging.getLogger(name) for name in ("ignite", "monai", "monai.bundle.workflows")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"monai|ignite|torch")
-            warnings.filterwarnings("ignore", message=".*_target_.*")
-            yield
-    except Exception as error:
-        cause = root_cause(error)
-        raise cause from cause.__cause__
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _check_device(device: str) -> None:

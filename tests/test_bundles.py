@@ -31,7 +31,7 @@ from medrestore_monai.bundles import (
 )
 from medrestore_monai.intensity import INTENSITY_RANGES
 from medrestore_monai.networks import RestoreRWKV, RestoreRWKVRouting
-from medrestore_monai.restore import unwrapped
+from medrestore_monai.unwrap import unwrapped
 
 SHIPPED = sorted(path.parents[1] for path in BUNDLES.glob("*/configs/metadata.json"))
 

@@ -13,7 +13,8 @@ from monai.transforms import Compose
 from medrestore_monai.bundles import Bundle, find_bundle, verify_weights
 from medrestore_monai.intensity import ToUnitRanged
 from medrestore_monai.layouts import Item
-from medrestore_monai.restore import check_kinds, unwrapped
+from medrestore_monai.restore import check_kinds
+from medrestore_monai.unwrap import unwrapped
 
 _TASKS = {
     "denois": "denoising",

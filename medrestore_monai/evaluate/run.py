@@ -32,7 +32,7 @@ from medrestore_monai.report import (
     write_tables,
     write_times,
 )
-from medrestore_monai.restore import unwrapped
+from medrestore_monai.unwrap import unwrapped
 
 Restoration = Callable[[Mapping[Any, Any]], Tensor]
 

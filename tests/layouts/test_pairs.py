@@ -11,7 +11,7 @@ from PIL import Image
 from medrestore_monai.images import write_image
 from medrestore_monai.layouts import PatientSplit, check_items, gopro, low_dose_ct, paired_folders, realblur
 from medrestore_monai.loading import LoadImageOrSeriesd
-from medrestore_monai.restore import root_cause
+from medrestore_monai.unwrap import root_cause
 
 LOAD = LoadImageOrSeriesd(["image", "label"])
 
