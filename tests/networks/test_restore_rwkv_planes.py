@@ -23,7 +23,9 @@ def tiny(**options):
 
 
 def assert_same(actual, expected, x):
-    torch.testing.assert_close(actual, expected, rtol=0, atol=5e-6 * float((expected - x).abs().max()))
+    change = float((expected - x).abs().max())
+    # of an image of one pixel the change may be less than what float32 rounds of the sum with it
+    torch.testing.assert_close(actual, expected, rtol=2**-22, atol=5e-6 * change)
 
 
 def test_scans_on_planes_are_those_of_the_formula():
