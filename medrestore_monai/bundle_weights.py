@@ -7,7 +7,6 @@ off goes on where it ended, and a file takes its place only when its digest is r
 import hashlib
 import http.client
 import os
-import re
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -81,19 +80,9 @@ def _entry(entry: dict[str, Any], bundle: Bundle) -> LargeFile:
         raise ValueError(f"the large file {path!r} of {bundle.name} is not inside the bundle.")
     if urllib.parse.urlsplit(url).scheme not in SCHEMES:
         raise ValueError(f"{url} begins with none of {', '.join(SCHEMES)}.")
-    if re.search(r"[\s\x00-\x1f\x7f]", url) or not _has_good_port(url):
-        raise ValueError(f"{url!r} is no address: it has a blank or a port that is no number.")
     if not digest or kind not in DIGESTS:
         raise ValueError(f"the large file {path} of {bundle.name} has no digest ({', '.join(DIGESTS)}).")
     return LargeFile(path, url, str(digest), kind)
-
-
-def _has_good_port(url: str) -> bool:
-    try:
-        urllib.parse.urlsplit(url).port  # noqa: B018
-    except ValueError:
-        return False
-    return True
 
 
 def get_weights(bundle: Bundle, overwrite: bool = False, report: Callable[[str], None] | None = None) -> list[Path]:

@@ -149,10 +149,10 @@ def test_a_file_that_is_there_is_not_replaced_unasked(bundle, source):
     assert path.read_bytes() == CONTENT
 
 
-def test_an_address_that_cannot_be_reached_is_told(tmp_path):
-    entry = LargeFile("a.pt", (tmp_path / "nothing").as_uri(), DIGEST)
+@pytest.mark.parametrize("url", ["file:///nothing/a.pt", "http://127.0.0.1:abc/a.pt", "http://127.0.0.1/a b.pt"])
+def test_an_address_that_cannot_be_reached_is_told(tmp_path, url):
     with pytest.raises(RuntimeError, match="could not be fetched in full"):
-        download(entry, tmp_path / "a.pt")
+        download(LargeFile("a.pt", url, DIGEST), tmp_path / "a.pt")
 
 
 BAD = {
@@ -161,8 +161,6 @@ BAD = {
     "outside": ({"path": "../../a.pt"}, "is not inside the bundle"),
     "absolute": ({"path": "/tmp/a.pt"}, "is not inside the bundle"),
     "scheme": ({"url": "ftp://example.org/a.pt"}, "begins with none of https, http, file"),
-    "no port": ({"url": "http://127.0.0.1:abc/a.pt"}, "is no address"),
-    "blank": ({"url": "http://127.0.0.1/a b.pt"}, "is no address"),
     "no address": ({"url": ""}, "is no list of large files"),
 }
 

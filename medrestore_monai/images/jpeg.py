@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import io
-import json
 import struct
 import warnings
 from collections.abc import Mapping
@@ -52,11 +50,11 @@ def read_jpeg(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
             meta["dpi"] = [float(value) for value in picture.info["dpi"]]
             if picture.getexif().get(ORIENTATION) in _AXES_EXCHANGED:
                 meta["dpi"].reverse()
-        density = picture.info.get("jfif_density", (0, 0))
-        unit = picture.info.get("jfif_unit", 0)
-        if all(density) and (unit or density[0] != density[1]):  # without a unit only the shape of pixels is told
-            turned = picture.getexif().get(ORIENTATION) in _AXES_EXCHANGED
-            meta["jfif_density"] = [int(unit), *(int(value) for value in density[:: -1 if turned else 1])]
+        ratio = picture.info.get("jfif_density", (1, 1))
+        if not picture.info.get("jfif_unit") and all(ratio) and ratio[0] != ratio[1]:
+            meta["aspect"] = [int(value) for value in ratio]
+            if picture.getexif().get(ORIENTATION) in _AXES_EXCHANGED:
+                meta["aspect"].reverse()
         if "icc_profile" in picture.info:
             meta["icc_profile"] = np.frombuffer(picture.info["icc_profile"], dtype=np.uint8).copy()
         with explained(path):
@@ -90,17 +88,15 @@ def write_jpeg(file: BinaryIO, stored: np.ndarray, like: Mapping[str, Any]) -> N
 
 def _density(like: Mapping[str, Any]) -> tuple[int, int, int] | None:
     """Unit (0 none, 1 inch, 2 cm) and pixels per unit along x and y, as JFIF has them; ``None`` if nothing is known."""
-    if "jfif_density" in like:
-        unit, x, y = (int(value) for value in like["jfif_density"])
-        return unit, x, y
-    shapes = [content for kind, content in json.loads(like.get("png_chunks", "[]")) if kind == "pHYs"]
-    if shapes and "dpi" not in like:
-        x, y, _ = struct.unpack(">IIB", base64.b64decode(shapes[0]))
-        return (0, x, y) if min(x, y) > 0 and max(x, y) <= _LARGEST else None
-    inches = [float(value) for value in like.get("dpi", (0, 0))]
-    if not min(inches) > 0:
+    if "dpi" in like:
+        inches = [float(value) for value in like["dpi"]]
+        if not min(inches) > 0:
+            return None
+        scales = {1: inches, 2: [value / 2.54 for value in inches]}
+        unit = min(scales, key=lambda one: max(abs(value - round(value)) / value for value in scales[one]))
+        x, y = (round(value) for value in scales[unit])
+    elif "aspect" in like:
+        unit, (x, y) = 0, (int(value) for value in like["aspect"])
+    else:
         return None
-    centimeters = [value / 2.54 for value in inches]
-    unit, exact = min(((1, inches), (2, centimeters)), key=lambda one: max(abs(v - round(v)) / v for v in one[1]))
-    x, y = (round(value) for value in exact)
     return (unit, x, y) if min(x, y) > 0 and max(x, y) <= _LARGEST else None

@@ -85,6 +85,8 @@ def read_png(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         rows = rows[..., :-1] if meta["color"] else rows[..., 0]
     if "dpi" in picture.info:
         meta["dpi"] = [float(value) for value in picture.info["dpi"]]
+    if "aspect" in picture.info:  # pixels that are not square, and of no size
+        meta["aspect"] = [int(value) for value in picture.info["aspect"]]
     if "icc_profile" in picture.info:
         meta["icc_profile"] = np.frombuffer(picture.info["icc_profile"], dtype=np.uint8).copy()
     if orientation in _TURNED:
@@ -101,11 +103,12 @@ def write_png(file: BinaryIO, stored: np.ndarray, like: Mapping[str, Any]) -> No
     if like.get("png_mode") in ("LA", "RGBA"):
         picture.putalpha(255)
     chunks = json.loads(like.get("png_chunks", "[]"))
-    if "jfif_density" in like and int(like["jfif_density"][0]) == 0:  # of a JPEG: only how many to how many
-        width, height = (int(value) for value in like["jfif_density"][1:])
-        chunks.append(("pHYs", base64.b64encode(struct.pack(">IIB", width, height, 0)).decode()))
+    sized = "pHYs" in [kind for kind, _ in chunks]
+    if "aspect" in like and not sized:
+        ratio = struct.pack(">IIB", *(int(value) for value in like["aspect"]), 0)
+        chunks.append(("pHYs", base64.b64encode(ratio).decode()))
     options: dict[str, Any] = {"exif": orientation_exif(like)}
-    if "dpi" in like and "pHYs" not in [kind for kind, _ in chunks]:
+    if "dpi" in like and not sized:
         options["dpi"] = tuple(float(value) for value in like["dpi"])
     if "icc_profile" in like:
         options["icc_profile"] = np.asarray(like["icc_profile"], dtype=np.uint8).tobytes()

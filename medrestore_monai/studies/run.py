@@ -173,8 +173,7 @@ class _Run:
             ended_early = begun.exists()
             if ended_early or claim.generation > 1:
                 remove_leftovers(target, self.job.output)
-            earlier = bool(self.before.get(study.name, {}).get("output"))
-            replace = self.job.overwrite or earlier or ended_early
+            replace = self.job.overwrite or self._has_earlier_result(study) or ended_early
             if replace or not target.exists():  # what is there later, without a record, is ours: a kill ended the work
                 begun.parent.mkdir(exist_ok=True)
                 begun.touch()
@@ -184,6 +183,9 @@ class _Run:
                 self._record(study, outcome, reason, started, notes)
                 begun.unlink(missing_ok=True)
             return owned
+
+    def _has_earlier_result(self, study: Study) -> bool:
+        return bool(self.before.get(study.name, {}).get("output"))
 
     def _attempt(self, study: Study, target: Path, overwrite: bool) -> tuple[str, str, list[str]]:
         """Restore one study; its outcome, the reason of a failure, and what is to be noted."""
@@ -211,7 +213,7 @@ class _Run:
 
     def _record(self, study: Study, outcome: str, reason: str, started: datetime, notes: Sequence[str] = ()) -> None:
         now, output = datetime.now(timezone.utc), self.job.output / study.name
-        stays = outcome != "restored" and bool(self.before.get(study.name, {}).get("output")) and output.exists()
+        stays = outcome != "restored" and self._has_earlier_result(study) and output.exists()
         if stays:
             notes = [*notes, "The result of an earlier run is still there."]
         self.ledger.write(
