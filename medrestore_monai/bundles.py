@@ -110,6 +110,19 @@ def bundle_root(name: str) -> str:
     return str(find_bundle(name).root)
 
 
+def name_with_copy(root: str | os.PathLike[str], name: str) -> str:
+    """Return ``name``, by which results name the bundle; for a copy in another folder the folder's name goes before it.
+
+    A copy may have other weights or settings than the original, and its results must not pass for the original's.
+
+    Args:
+        root: the bundle's folder.
+        name: of the bundle that its configurations were written for.
+    """
+    folder = Path(root).resolve().name
+    return name if folder == name else f"{folder} (copy of {name})"
+
+
 def _roots_on_command_line() -> list[Path]:
     """Folders of the bundles that ``--config_file FILE`` or ``--config_file "['FILE', ...]"`` names."""
     given = [text.partition("=")[2] or after for text, after in pairwise([*sys.argv, ""]) if _NAMES_CONFIG.match(text)]

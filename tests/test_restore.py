@@ -1,6 +1,8 @@
 """A bundle's inference run on every kind of image: right values, same kind, same grid, and one clear error else."""
 
+import json
 import logging
+import shutil
 import warnings
 
 import nibabel as nib
@@ -242,6 +244,17 @@ def test_a_derived_series_tells_which_network_it_is_of(tmp_path, config):
     texts = [pydicom.dcmread(next((tmp_path / name).iterdir())).DerivationDescription for name in ("plain", "out")]
     assert "network_def" not in texts[0]
     assert '"network_def.use_checkpoint": true' in texts[1]
+
+
+def test_a_series_restored_with_a_copy_of_a_bundle_does_not_pass_for_the_original_s(tmp_path, bundle):
+    ct_series(tmp_path / "in", slices=1, size=SIZE)
+    shutil.copytree(bundle, tmp_path / "my_ct")
+    texts = []
+    for folder in (bundle, tmp_path / "my_ct"):
+        restore(tmp_path / "in", tmp_path / "out", folder / "configs" / "inference.json", overwrite=True)
+        text = read_series(tmp_path / "out").datasets[0].DerivationDescription
+        texts.append(json.loads(text[text.index("{") :])["bundle"])
+    assert texts == [bundle.name, f"my_ct (copy of {bundle.name})"]
 
 
 def test_a_configuration_that_is_none_is_an_error(tmp_path, bundle):
