@@ -177,7 +177,11 @@ class _Run:
             if replace or not target.exists():  # what is there later, without a record, is ours: a kill ended the work
                 begun.parent.mkdir(exist_ok=True)
                 begun.touch()
-            outcome, reason, notes = self._attempt(study, target, replace)
+            try:
+                outcome, reason, notes = self._attempt(study, target, replace)
+            except Exception:  # it stops all, but nobody killed it: what comes to be there later is not ours
+                begun.unlink(missing_ok=True)
+                raise
             owned = self.claims.owns(claim)
             if owned:  # else this was taken for dead: what another process records counts
                 self._record(study, outcome, reason, started, notes)

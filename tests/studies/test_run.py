@@ -214,6 +214,22 @@ def test_a_full_disk_stops_the_work(job, monkeypatch):
     assert leftovers(job.output) == []
 
 
+def test_what_comes_to_be_there_after_a_full_disk_is_not_replaced(job, monkeypatch):
+    def full(path, target, config, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as context:
+        context.setattr(run, "restore", full)
+        with pytest.raises(OSError, match="No space left"):
+            restore_studies(job)
+    there = job.output / list_studies(job.source)[0].name / "notes.txt"
+    there.parent.mkdir(parents=True, exist_ok=True)
+    there.write_text("of somebody else")
+    (record, *_) = restore_studies(job)
+    assert "exists" in record["reason"]
+    assert there.read_text() == "of somebody else"
+
+
 def test_weights_that_do_not_fit_stop_the_work(job, tmp_path):
     torch.save({"nothing": torch.zeros(1)}, tmp_path / "own.pt")
     options = {**job.options, "weights": str(tmp_path / "own.pt")}
