@@ -263,6 +263,7 @@ def test_a_bad_image_is_named_and_can_be_left_out(tmp_path):
         (["--allow-gaps"], "gaps are allowed in the layouts paired and low-dose-ct, not in clean"),
         (["--set", "doses=1"], "has no value doses to set; it has .*dose"),
         (["--set", "dose=abc"], "the setting dose is a number, got 'abc'"),
+        (["--set", "dose=2"], r"dose must be a fraction in \(0, 1\], got 2"),
         (["--set", "handlers=1"], "has no value handlers to set"),
         (["--set", "dose"], "a setting is NAME=VALUE"),
         (["--set", "dose=$__import__('os').getpid()"], "must be a number or a plain text"),

@@ -187,9 +187,14 @@ def check_settings(contestant: Contestant, settings: Mapping[str, Any]) -> None:
     """Refuse settings and overlays before anything is loaded.
 
     Raises:
-        ValueError: the bundle cannot be evaluated, has no such setting, or the overlay tells no network.
+        ValueError: the bundle cannot be evaluated, a setting is not there or out of its range, or the overlay tells no
+            network.
     """
-    _read(contestant.bundle, settings)
+    parser = _read(contestant.bundle, settings)
+    parser.update(dict(settings))
+    with unwrapped():
+        for part in ("preprocessing", "postprocessing"):
+            parser.get_parsed_content(part)
     if contestant.overlay is not None:
         _network_of(contestant.overlay)
 

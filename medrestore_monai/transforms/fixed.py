@@ -3,7 +3,7 @@
 import copy
 import zlib
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,9 @@ class CTLowDosed(MapTransform):
             changes nothing, and the photons are those that fit the slice's own noise.
         fallback: see :class:`~medrestore_monai.transforms.CTNoiseMapd`.
         allow_missing_keys: as in MONAI.
+
+    Raises:
+        ValueError: for a dose or level out of range.
     """
 
     def __init__(
@@ -82,13 +85,13 @@ class CTLowDosed(MapTransform):
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.exact, self.fallback = exact, fallback
-        self.dose, self.level, self.seed = dose, level, seed
+        self.usual, self.seed = CTLowDose(dose=dose, level=level), seed
         self.name_keys = tuple(name_keys)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data`` with the images at low dose."""
         out = dict(data)
-        scan = CTLowDose(dose=self.dose, level=self.level, seed=_seed_of(out, self.name_keys, self.seed))
+        scan = replace(self.usual, seed=_seed_of(out, self.name_keys, self.seed))
         for key in self.key_iterator(out):
             image = out[key]
             noise_map = CTNoiseMapd(key, fallback=self.fallback)({key: image})["noise_map"]
@@ -96,7 +99,7 @@ class CTLowDosed(MapTransform):
             if self.exact:
                 geometry = matched_scan(CTNoise(std=0, scale=scale, cutoff=cutoff), spacing)
                 generator = np.random.RandomState(scan.seed)
-                low_dose = simulate_ct_low_dose(image.as_tensor(), self.dose, geometry, generator)
+                low_dose = simulate_ct_low_dose(image.as_tensor(), scan.dose, geometry, generator)
             else:
                 low_dose, _ = insert_ct_noise(image.as_tensor(), noise_map.as_tensor(), cutoff, spacing, scan)
             hu = image.as_tensor()
