@@ -1,5 +1,7 @@
 """What bundles promise of their results, whatever the network does: measured k-space, total activity, units."""
 
+import warnings
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -7,8 +9,11 @@ from phantoms import ct_series, ct_volume, mr_series, pet_series
 from tiny_bundle import NAME, make_tiny_bundle
 from typer.testing import CliRunner
 
+from medrestore_monai.bundles import find_bundle
 from medrestore_monai.cli import app
 from medrestore_monai.dicom import read_series
+from medrestore_monai.evaluate import Contestant, open_model
+from medrestore_monai.loading import LoadImageOrSeriesd
 
 MRI, PET, ALL = "mri_superresolution_restore_rwkv", "pet_synthesis_restore_rwkv", "all_in_one_restore_rwkv"
 SIZE = (40, 37)  # an even and an odd count of lines
@@ -65,6 +70,23 @@ def test_the_measured_kspace_is_that_of_the_input(tmp_path, bundle, options):
     assert np.abs(center(kept) - center(before)).max() < 1e-6 * scale
     assert np.abs(center(off) - center(before)).max() > 1e-4 * scale
     assert np.abs(kept - before).max() > 1  # the periphery is the network's
+
+
+@pytest.mark.parametrize(
+    ("bundle", "modality"), [(NAME, "CT"), (MRI, "MR"), (PET, "PT"), (ALL, "CT"), (ALL, "MR"), (ALL, "PT")]
+)
+def test_an_evaluation_scores_what_a_user_gets(tmp_path, bundle, modality):
+    volume = ct_volume(3, SIZE) if modality == "CT" else positive() / (200 if modality == "PT" else 1)
+    source = write(tmp_path / "source.nii.gz", volume)
+    settings = {"mean_hu": "correct"} if (bundle, modality) == (ALL, "CT") else {}  # a tiny bundle's is off
+    options = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    restore(source, tmp_path / "out.nii.gz", bundle, "--modality", modality, *options)
+    model = open_model(Contestant(bundle, find_bundle(bundle)), modality, tmp_path, "cpu", settings, {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        item = LoadImageOrSeriesd("image", modality=modality)({"image": source})
+        scored = model.restore({"image": item["image"], "label": item["image"]})
+    np.testing.assert_allclose(scored[0], voxels(tmp_path / "out.nii.gz"), rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize(("bundle", "options"), [(PET, []), (ALL, ["--modality", "PT"])])

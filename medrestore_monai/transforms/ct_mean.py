@@ -16,6 +16,7 @@ from torch import Tensor
 __all__ = ["MeanHUd", "body_mean_shift"]
 
 _BODY = -500.0  # HU: tissue is above, lung and air below
+_RECORD = "intensity_range"
 _LEAST = 100  # voxels of a body worth a mean
 
 
@@ -45,8 +46,8 @@ def body_mean_shift(image: Tensor, restored: Tensor) -> Tensor:
 class MeanHUd(MapTransform):
     """Check that a restoration leaves the mean HU of every slice's body where it was, or put it back there.
 
-    For the postprocessing of an ``inference.json``, after ``FromUnitRanged``: input and result must be in HU there,
-    so the input is brought back to HU from the ``intensity_range`` that its meta data may name.
+    For the postprocessing, after ``FromUnitRanged``: the result must be in HU there; the input may still be scaled, as
+    the ``intensity_range`` in its meta data tells. With ``scaled`` the result is scaled as the input is, and stays so.
 
     Args:
         keys: the restored images, shape ``(1, X, Y[, Z])``.
@@ -54,10 +55,11 @@ class MeanHUd(MapTransform):
         mode: ``check`` warns of slices whose mean moves by more than ``tolerance``; ``correct`` adds to such slices,
             where the input is above -500 HU, what brings the mean back; ``off`` does nothing.
         tolerance: in HU.
+        scaled: the restored images are scaled to [0, 1], by the ``intensity_range`` of ``like``.
         allow_missing_keys: as in MONAI.
 
     Raises:
-        ValueError: for another mode, or a tolerance below 0.
+        ValueError: for another mode, or a tolerance below 0; on a call, for ``scaled`` without an ``intensity_range``.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class MeanHUd(MapTransform):
         like: str = "image",
         mode: str = "check",
         tolerance: float = 2.0,
+        scaled: bool = False,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
@@ -73,23 +76,29 @@ class MeanHUd(MapTransform):
             raise ValueError(f"mean_hu must be check, correct or off, got {mode!r}.")
         if not tolerance >= 0:
             raise ValueError(f"the tolerance of the mean must be 0 HU or more, got {tolerance}.")
-        self.like, self.mode, self.tolerance = like, mode, float(tolerance)
+        self.like, self.mode, self.tolerance, self.scaled = like, mode, float(tolerance), scaled
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data``, with corrected images where that is asked for."""
         out = dict(data)
         if self.mode == "off":
             return out
-        image = _in_hu(out[self.like])
+        lower, upper = _range_of(out[self.like]) or (0.0, 1.0)
+        image = convert_to_tensor(out[self.like], track_meta=False) * (upper - lower) + lower
+        if not self.scaled:
+            lower, upper = 0.0, 1.0
+        elif _range_of(out[self.like]) is None:
+            raise ValueError(f"{self.like!r} has no {_RECORD} in its meta data: scale it with ToUnitRanged first.")
         for key in self.key_iterator(out):
             restored = convert_to_tensor(out[key], track_meta=False)
-            shift = body_mean_shift(image, restored)
+            shift = body_mean_shift(image, restored * (upper - lower) + lower)
             beyond = shift.abs() > self.tolerance
             if not beyond.any():
                 continue
             self._warn(shift, beyond, out[self.like])
             if self.mode == "correct":
-                moved = torch.where(image > _BODY, restored - torch.where(beyond, shift, 0.0), restored)
+                excess = torch.where(beyond, shift, 0.0) / (upper - lower)
+                moved = torch.where(image > _BODY, restored - excess, restored)
                 out[key] = convert_to_dst_type(moved.to(restored.dtype), out[key])[0]
         return out
 
@@ -104,11 +113,7 @@ class MeanHUd(MapTransform):
         )
 
 
-def _in_hu(image: Any) -> Tensor:
-    """The input in HU, also where it still is scaled to [0, 1]."""
-    values = convert_to_tensor(image, track_meta=False)
-    noted = getattr(image, "meta", {}).get("intensity_range")
-    if noted is None:
-        return values
-    lower, upper = (float(end) for end in noted)
-    return values * (upper - lower) + lower
+def _range_of(image: Any) -> tuple[float, float] | None:
+    """The range in HU that an image was scaled to [0, 1] from; ``None`` for an image in HU."""
+    noted = getattr(image, "meta", {}).get(_RECORD)
+    return None if noted is None else (float(noted[0]), float(noted[1]))
