@@ -22,8 +22,9 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from medrestore_monai.memory import available_bytes, measure_bytes_per_pixel
+from medrestore_monai.ops.precision import multiplies_bfloat16
 
-__all__ = ["SliceWiseInferer", "tile_spans", "tiling_error"]
+__all__ = ["AutocastInferer", "SliceWiseInferer", "tile_spans", "tiling_error"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,29 @@ _PROBE = 128
 # Whether the axes are exchanged, and quarter turns: the first 1, 2, 4 or 8 of them are a group, so that their mean is
 # the same for an image and its turned copy.
 _ORIENTATIONS = ((False, 0), (False, 2), (False, 1), (False, 3), (True, 0), (True, 2), (True, 1), (True, 3))
+
+
+class AutocastInferer(Inferer):
+    """Run another inferer with the network's products in bfloat16: mixed precision for training on a CPU.
+
+    The trainers of MONAI apply their ``amp`` to CUDA alone. Weights and their updates stay in float32, and so does what
+    is outside of the network: transforms, losses, scores. Gradients need no scaling, as bfloat16 has the range of
+    float32. A CPU without instructions for it goes on in float32, which is faster there.
+
+    Args:
+        inferer: runs the network.
+    """
+
+    def __init__(self, inferer: Inferer) -> None:
+        super().__init__()
+        self.inferer = inferer
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """Return what the other inferer makes of ``inputs``; see there."""
+        device = inputs.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=device != "cpu" or multiplies_bfloat16()):
+            restored: Tensor = self.inferer(inputs, network, *args, **kwargs)
+        return restored
 
 
 class SliceWiseInferer(Inferer):

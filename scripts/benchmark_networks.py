@@ -44,8 +44,8 @@ from torch import nn
 from medrestore_monai.memory import available_bytes
 from medrestore_monai.networks import RestoreRWKV
 from medrestore_monai.networks.baselines import REDCNN
-from medrestore_monai.networks.rwkv_strips import multiplies_bfloat16
 from medrestore_monai.ops.biwkv import choose_backend
+from medrestore_monai.ops.precision import multiplies_bfloat16
 
 FORK = multiprocessing.get_context("fork")
 WARM_UP, PROBE = 32, 64  # sides in pixels

@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from medrestore_monai.inferers import SliceWiseInferer, tile_spans, tiling_error
+from medrestore_monai import inferers
+from medrestore_monai.inferers import AutocastInferer, SliceWiseInferer, tile_spans, tiling_error
 from medrestore_monai.intensity import INTENSITY_RANGES, scale_from_unit, scale_to_unit
 
 
@@ -308,3 +309,30 @@ def test_slices_of_one_value_stay_as_they_are():
     restored = SliceWiseInferer(slice_batch_size=3)(volume, lambda x: x + 0.25)
     assert torch.equal(restored[..., 1], volume[..., 1])
     assert_close(restored[..., [0, 2, 3]], volume[..., [0, 2, 3]] + 0.25)
+
+
+@pytest.mark.parametrize("able", [False, True])
+def test_a_training_in_bfloat16_follows_the_one_in_float32(monkeypatch, able):
+    """Several steps, since a kept copy of the first step's weights would show later."""
+    monkeypatch.setattr(inferers, "multiplies_bfloat16", lambda: able)
+    image, label = torch.rand(2, 2, 1, 13, 11, generator=torch.Generator().manual_seed(0))
+    losses, types = [], []
+    for wrap in (lambda inferer: inferer, AutocastInferer):
+        torch.manual_seed(0)
+        network, run = conv_net().train(), wrap(SliceWiseInferer())
+        network[0].register_forward_hook(lambda module, given, result: types.append(result.dtype))
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
+        for _ in range(3):
+            optimizer.zero_grad()
+            restored = run(image, network)
+            assert restored.dtype == torch.float32
+            assert not torch.is_autocast_enabled("cpu")
+            loss = F.mse_loss(restored, label)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert {weight.dtype for weight in network.parameters()} == {torch.float32}
+    assert set(types[:6]) == {torch.float32}
+    assert set(types[6:]) == {torch.bfloat16 if able else torch.float32}
+    assert losses[0] - losses[2] > 0.01
+    np.testing.assert_allclose(losses[3:], losses[:3], rtol=0.03 if able else 1e-6)

@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from medrestore_monai.networks.rwkv_blocks import ChannelMix, RRWKVBlock, SpatialMix
 from medrestore_monai.networks.token_shifts import KernelShift, UniShift
+from medrestore_monai.ops.precision import multiplies_bfloat16
 
 # numbers in a strip: on a CPU, a strip and the four times wider hidden layer fit into the cache; elsewhere few large
 # operations are faster
@@ -143,9 +144,3 @@ def _computed_type(dtype: torch.dtype, device: str) -> torch.dtype:
     if device != "cpu" or dtype in (torch.float32, torch.float64):
         return dtype
     return dtype if dtype == torch.bfloat16 and multiplies_bfloat16() else torch.float32
-
-
-def multiplies_bfloat16() -> bool:
-    """Tell whether this CPU is known to have instructions for products in bfloat16."""
-    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}  # PyTorch 2.9
-    return bool(known.get("avx512_bf16", False))

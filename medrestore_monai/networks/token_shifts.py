@@ -21,7 +21,9 @@ class KernelShift(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix ``(B, H, W, C)``, zeros outside the image."""
-        mixed = F.conv2d(x.permute(0, 3, 1, 2), self.kernel().to(x.dtype), padding=2, groups=x.shape[-1])
+        # in bfloat16 the gradient of a depth-wise kernel takes a CPU several times as long
+        with torch.autocast("cpu", enabled=False):
+            mixed = F.conv2d(x.permute(0, 3, 1, 2), self.kernel().to(x.dtype), padding=2, groups=x.shape[-1])
         return mixed.permute(0, 2, 3, 1).contiguous()
 
     def merged(self) -> DepthwiseShift:

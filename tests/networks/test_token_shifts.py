@@ -1,10 +1,10 @@
-"""Quad-Shift and Uni-Shift against loops over the pixels."""
+"""Quad-Shift and Uni-Shift against loops over the pixels; what mixed precision leaves alone."""
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from medrestore_monai.networks.token_shifts import QuadShift, UniShift
+from medrestore_monai.networks.token_shifts import OmniShift, QuadShift, UniShift
 
 
 @pytest.mark.parametrize("channels", [4, 6, 3])
@@ -34,3 +34,12 @@ def test_uni_shift_takes_the_token_before_across_rows(size):
     for t in range(tokens.shape[1]):
         before = tokens[:, t - 1] if t else 0
         assert_close(shift(x).flatten(1, 2)[:, t], shift.mu * tokens[:, t] + (1 - shift.mu) * before)
+
+
+@pytest.mark.parametrize("kind", [OmniShift, QuadShift])
+def test_mixed_precision_on_a_cpu_leaves_the_depthwise_convolution_in_float32(kind):
+    shift, x = kind(4), torch.randn(2, 5, 7, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = shift(x)
+        assert shift(x.bfloat16()).dtype == torch.bfloat16  # of a network in bfloat16
+    assert_close(mixed, shift(x), atol=0, rtol=0)
