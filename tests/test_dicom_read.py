@@ -242,6 +242,31 @@ def test_archive_that_unpacks_to_too_much_or_not_at_all(tmp_path, monkeypatch):
         read_series(archive)
 
 
+def packed_file(path, name, content, method):
+    with zipfile.ZipFile(path, "w", method) as packed:
+        packed.writestr(name, content)
+    return bytearray(path.read_bytes())
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_archive_that_is_damaged_is_named_whatever_its_method(tmp_path, method):
+    noise = np.random.default_rng(0).integers(0, 9, 4000).astype(np.uint8).tobytes()
+    whole = packed_file(tmp_path / "a.zip", "a.dcm", noise, method)
+    for place in range(35, len(whole), 31):
+        damaged = whole.copy()
+        damaged[place] ^= 0x55
+        (tmp_path / "a.zip").write_bytes(damaged)
+        with pytest.raises(DicomError, match=r"a\.(zip|dcm)"):
+            find_series(tmp_path / "a.zip")
+
+
+def test_archive_with_a_name_that_is_no_text(tmp_path):
+    whole = packed_file(tmp_path / "a.zip", "\u00e9.dcm", b"x", zipfile.ZIP_STORED)
+    (tmp_path / "a.zip").write_bytes(whole.replace("\u00e9".encode(), b"\xff\xfe"))
+    with pytest.raises(DicomError, match=r"a\.zip cannot be unpacked: it is damaged"):
+        find_series(tmp_path / "a.zip")
+
+
 # refusals: geometry
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import lzma
 import os
 import re
 import shutil
@@ -16,7 +18,7 @@ import pydicom
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.filereader import read_file_meta_info
 
-from medrestore_monai.dicom.checks import ENHANCED_CLASSES, IMAGE_CLASSES, DicomError, kind_problem, reading
+from medrestore_monai.dicom.checks import DAMAGE, ENHANCED_CLASSES, IMAGE_CLASSES, DicomError, kind_problem, reading
 from medrestore_monai.walking import walk
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -165,8 +167,16 @@ def _list_files(
 
 
 def _unpack(path: Path) -> tuple[list[SourceFile], tempfile.TemporaryDirectory[str]]:
-    """Unpack an archive under names of our own into a temporary folder, bounded in bytes and in members."""
     archive = tempfile.TemporaryDirectory(prefix="medrestore-")
+    try:
+        return _unpack_to(Path(archive.name), path), archive
+    except BaseException:
+        archive.cleanup()
+        raise
+
+
+def _unpack_to(folder: Path, path: Path) -> list[SourceFile]:
+    """Unpack an archive under names of our own, bounded in bytes and in members."""
     files = []
     try:
         with zipfile.ZipFile(path) as packed:
@@ -181,18 +191,20 @@ def _unpack(path: Path) -> tuple[list[SourceFile], tempfile.TemporaryDirectory[s
             for number, member in enumerate(members):
                 # names inside an archive are not to be trusted: keep the suffix only, the rest is a label
                 name = PurePosixPath(member.filename).name
-                target = Path(archive.name) / (f"{number:06d}" + "".join(re.findall(r"\.[A-Za-z]+$", name)).lower())
+                target = folder / (f"{number:06d}" + "".join(re.findall(r"\.[A-Za-z]+$", name)).lower())
                 with packed.open(member) as source, target.open("wb") as sink:
                     shutil.copyfileobj(source, sink)
                 if not name.startswith("."):
                     files.append(SourceFile(target, member.filename))
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:  # RuntimeError: a password
-        archive.cleanup()
-        raise DicomError(f"{path.name} cannot be unpacked: {error}.") from None
-    except BaseException:
-        archive.cleanup()
+    except DicomError:
         raise
-    return files, archive
+    except (zipfile.BadZipFile, RuntimeError) as error:  # RuntimeError: a password, or an unknown method
+        raise DicomError(f"{path.name} cannot be unpacked: {error}.") from None
+    except (lzma.LZMAError, OSError, *DAMAGE) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # of bzip2, and of a wrong offset
+            raise
+        raise DicomError(f"{path.name} cannot be unpacked: it is damaged.") from None
+    return files
 
 
 def _read_header(file: SourceFile, alone: bool, problems: list[str] | None) -> _Header | None:
