@@ -1,6 +1,7 @@
 """Find bundles, read their cards, and load their weights: the right ones or none."""
 
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -187,7 +188,10 @@ class WeightsError(ValueError):
 
 
 def load_weights(
-    network: "nn.Module", path: str | os.PathLike[str], bundle: str | os.PathLike[str] | None = None
+    network: "nn.Module",
+    path: str | os.PathLike[str],
+    bundle: str | os.PathLike[str] | None = None,
+    digest: str | None = None,
 ) -> "nn.Module":
     """Fill a network with weights; every number of it, or an error.
 
@@ -195,19 +199,23 @@ def load_weights(
         network: filled in place.
         path: a plain state dict saved by PyTorch.
         bundle: see :func:`verify_weights`.
+        digest: the SHA-256 that results will name, if it is known already.
 
     Returns:
         ``network``, in evaluation mode.
 
     Raises:
         ValueError: as :func:`verify_weights`.
-        WeightsError: the file is no state dict, or has other names or shapes.
+        WeightsError: the file is no state dict, has other names or shapes, or another SHA-256 than ``digest``.
     """
     import torch
 
-    verify_weights(path, bundle)
+    digest = digest or verify_weights(path, bundle)
+    content = Path(path).read_bytes()
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise WeightsError(f"{path} is another file than when its SHA-256 was taken: start again.")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         network.load_state_dict(state)
     except (EOFError, KeyError, pickle.UnpicklingError) as error:
         raise WeightsError(f"{path} is no file of weights: PyTorch reads no plain state dict in it.") from error
@@ -250,6 +258,7 @@ def load_network(
     device: Any = "cpu",
     precision: str = "float32",
     backend: str = "torch",
+    digest: str | None = None,
 ) -> "nn.Module":
     """Return a network ready for inference: weights loaded, convolutions merged where it can, on ``device``.
 
@@ -261,6 +270,7 @@ def load_network(
         precision: ``float32`` or ``bfloat16``: of the weights and of what is computed with them.
         backend: ``torch``, or ``onnx``: onnxruntime on the CPU runs the network from an ONNX file, which is exported
             once and kept (:func:`~medrestore_monai.onnx_network.cached_onnx`).
+        digest: see :func:`load_weights`.
 
     Returns:
         The network; it takes and gives float32 images in both precisions.
@@ -272,12 +282,13 @@ def load_network(
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
     check_backend(backend, device, precision)
-    network = load_weights(network, path, bundle)
+    digest = digest or verify_weights(path, bundle)
+    network = load_weights(network, path, bundle, digest)
     ready: nn.Module = network.merged() if hasattr(network, "merged") else network
     if backend == "onnx":
         from medrestore_monai.onnx_network import OnnxNetwork, cached_onnx
 
-        return OnnxNetwork(cached_onnx(ready, sha256(path)))
+        return OnnxNetwork(cached_onnx(ready, digest))
     if precision == "bfloat16":
         if not hasattr(ready, "in_bfloat16"):
             raise ValueError(f"{type(network).__name__} does not offer the precision bfloat16.")

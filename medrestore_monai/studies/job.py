@@ -14,7 +14,7 @@ import numpy as np
 from medrestore_monai.aside import UsageError, require_writable
 from medrestore_monai.bundles import Bundle, sha256, verify_weights
 from medrestore_monai.saving import check_folder
-from medrestore_monai.studies.ledger import HIDDEN, Record, differences
+from medrestore_monai.studies.ledger import HIDDEN, MANIFEST, Record, differences
 from medrestore_monai.studies.listing import Study
 
 # options that do not change the result
@@ -81,18 +81,22 @@ def state_of(study: Study, record: Record | None, job: Job) -> str:
     """Say what is to be done about a study: ``to do``, ``done``, ``unfit``, ``problem``, or how its result differs."""
     if study.unfit or study.problem:
         return "unfit" if study.unfit else "problem"
-    if record is None or record["outcome"] != "restored" or not (job.output / study.name).exists():
+    if record is None or not (job.output / study.name).exists():
         return "to do"
+    if record["outcome"] != "restored":  # an earlier result may stay, which only what was tried with it may replace
+        return (differences(record["settings"], job.settings) if record.get("output") else "") or "to do"
     return differences(record["settings"], job.settings) or _change_of_files(study, record) or "done"
 
 
 def _change_of_files(study: Study, record: Record) -> str:
     """Say in words how the files of a study differ from those that were restored; empty if they do not seem to.
 
-    Compared are number, bytes and the newest time of writing. Copies that keep times are equal, even if they keep them
-    in whole seconds only, as tar, zip and FAT do; copies that get new times are not. Records of earlier versions have
-    no time.
+    Compared are the series, and number, bytes and the newest time of writing. Copies that keep times are equal, even if
+    they keep them in whole seconds only, as tar, zip and FAT do; copies that get new times are not. Records of earlier
+    versions have no time.
     """
+    if record.get("series_uid", study.series_uid) != study.series_uid:
+        return "another series then"
     if (record["files"], record["size"]) != (study.files, study.size):
         return f"{record['files']} files of {record['size']} bytes then, {study.files} of {study.size} now"
     before = record.get("modified", study.modified)
@@ -111,6 +115,7 @@ def check_places(job: Job, studies: Sequence[Study]) -> None:
 
     Raises:
         ValueError: it is a file, or lies there.
+        FileExistsError: a manifest that is not of these studies would be replaced, and ``overwrite`` is off.
         OSError: it may not be written.
     """
     roots = {job.source.resolve(), *(study.path.resolve() for study in studies)}  # links may lead anywhere
@@ -118,6 +123,9 @@ def check_places(job: Job, studies: Sequence[Study]) -> None:
         if place in roots or not roots.isdisjoint(place.parents):
             raise UsageError(f"the output {job.output} and the source {job.source} may not lie in one another.")
     check_folder(job.source, job.output)
+    manifest = job.output / MANIFEST
+    if manifest.exists() and not (job.output / HIDDEN).is_dir() and not job.overwrite:
+        raise FileExistsError(f"{manifest} exists, without the records it would belong to; name another folder.")
     require_writable(job.output)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import json
 import os
 import socket
 import time
@@ -104,6 +105,10 @@ def _name_of_run() -> str:
     return uuid.uuid4().hex
 
 
+# what a record tells of a result, and keeps when a later attempt fails
+_OF_RESULT = ("source", "series_uid", "settings", "weights_sha256", "software_version", "started", "finished")
+
+
 class _Run:
     """One process at work on one job."""
 
@@ -116,6 +121,11 @@ class _Run:
         self.name, self.device = _name_of_run(), _device(job)
         self.begun, self.stamps = time.monotonic(), ledger.stamps()
         self.loaded = False
+        # a training may write better weights meanwhile: all results are of one file, the one that the records name
+        self.options = {**job.options, "progress": False}
+        digest = job.settings.get("weights_sha256")
+        if digest and "weights_sha256" in json.loads(job.config.read_text(encoding="utf-8")):
+            self.options["weights_sha256"] = digest
 
     def note(self, studies: Sequence[Study]) -> None:
         """Record what cannot be restored, which shows without work."""
@@ -200,8 +210,7 @@ class _Run:
             outcome, reason = "restored", ""
             try:
                 with alone(study) as path:
-                    options = {**self.job.options, "progress": False}
-                    restore(path, target, self.job.config, device=self.device, overwrite=overwrite, **options)
+                    restore(path, target, self.job.config, device=self.device, overwrite=overwrite, **self.options)
             except Exception as error:
                 _raise_what_stops_all(error, target)
                 outcome, reason = "failed", _sentence(root_cause(error))
@@ -218,10 +227,14 @@ class _Run:
     def _record(self, study: Study, outcome: str, reason: str, started: datetime, notes: Sequence[str] = ()) -> None:
         now, output = datetime.now(timezone.utc), self.job.output / study.name
         stays = outcome != "restored" and self._has_earlier_result(study) and output.exists()
+        earlier = {}
         if stays:
             notes = [*notes, "The result of an earlier run is still there."]
+            before = self.before[study.name]
+            earlier = {"earlier": before.get("earlier") or {name: before.get(name) for name in _OF_RESULT}}
         self.ledger.write(
             {
+                **earlier,
                 "name": study.name,
                 "source": str(study.path),
                 "series_uid": study.series_uid,

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 from phantoms import ct_series, ct_volume, pet_series
-from tiny_bundle import NAME, make_tiny_bundle
+from tiny_bundle import NAME, make_tiny_bundle, write_tiny_weights
 from typer.testing import CliRunner
 
-from medrestore_monai.bundles import find_bundle
+from medrestore_monai.bundles import find_bundle, sha256
 from medrestore_monai.cli import app
 from medrestore_monai.dicom import read_series
 from medrestore_monai.restore import restore
@@ -136,6 +136,68 @@ def test_an_earlier_result_stays_told_where_a_later_run_fails(job, tmp_path):
     assert (again["c.npy"]["outcome"], again["c.npy"]["notes"]) == ("restored", [])
 
 
+def test_how_a_result_that_stays_was_made_stays_on_record(job, tmp_path):
+    made = {record["name"]: record for record in restore_studies(job)}["c.npy"]
+    good = (tmp_path / "in" / "c.npy").read_bytes()
+    (tmp_path / "in" / "c.npy").write_bytes(good[:-40])
+    other = replace(job, settings={**job.settings, "strength": 0.5}, options={**job.options, "strength": 0.5})
+    for _ in range(2):  # the second failure may not take the first one's settings for those of the result
+        failed = {record["name"]: record for record in restore_studies(replace(other, overwrite=True))}["c.npy"]
+        assert (failed["outcome"], failed["settings"]["strength"]) == ("failed", 0.5)
+        assert failed["earlier"] == {name: made[name] for name in failed["earlier"]}
+        assert failed["earlier"]["settings"]["strength"] == 1.0
+    (tmp_path / "in" / "c.npy").write_bytes(good)
+    third = replace(job, settings={**job.settings, "strength": 0.7}, options={**job.options, "strength": 0.7})
+    with pytest.raises(FileExistsError, match=r"restored otherwise .*strength 0\.5 there and 0\.7 now"):
+        restore_studies(third)
+    again = {record["name"]: record for record in restore_studies(other)}["c.npy"]
+    assert again["outcome"] == "restored"
+    assert "earlier" not in again
+
+
+def test_another_series_of_the_same_size_and_time_is_not_done(job):
+    """Two series that change places, as two anonymised cohorts with the same names would."""
+    places = [job.source / patient for patient in "abc"]
+    for path in job.source.rglob("*.dcm"):
+        os.utime(path, ns=(0, 0))
+    before = list_studies(job.source)[0]
+    restore_studies(job)
+    for source, target in ((0, 2), (1, 0), (2, 1)):
+        places[source].rename(places[target])
+    after = list_studies(job.source)[0]
+    assert replace(after, series_uid=before.series_uid) == before != after
+    with pytest.raises(FileExistsError, match=r"holds 2 of these .*restored otherwise .*another series then"):
+        restore_studies(job)
+
+
+def test_weights_that_are_written_anew_meanwhile_stop_the_work(job, tmp_path, monkeypatch):
+    own, done = tmp_path / "own.pt", []
+    write_tiny_weights(own)
+    job = replace(job, options={**job.options, "weights": str(own)})
+    job.settings["weights_sha256"] = sha256(own)
+
+    def write_then_restore(path, target, config, **options):
+        if done:
+            write_tiny_weights(own, seed=1)
+        done.append(target)
+        return restore(path, target, config, **options)
+
+    monkeypatch.setattr(run, "restore", write_then_restore)
+    with pytest.raises(ValueError, match=r"own\.pt is another file than when its SHA-256 was taken"):
+        restore_studies(job)
+    assert len(done) == 2
+    assert len(json.loads((job.output / "manifest.json").read_text())["studies"]) == 1
+
+
+def test_somebody_else_s_manifest_stays(job):
+    job.output.mkdir()
+    (job.output / "manifest.json").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"manifest\.json exists, without the records"):
+        restore_studies(job)
+    assert (job.output / "manifest.json").read_text() == "mine"
+    assert [path.name for path in job.output.iterdir()] == ["manifest.json"]
+
+
 def test_a_run_with_other_settings_that_begins_at_the_same_time_is_refused(job, calls, monkeypatch):
     other = replace(job, settings={**job.settings, "strength": 0.5})
     begun = run._Run.note
@@ -233,8 +295,9 @@ def test_what_comes_to_be_there_after_a_full_disk_is_not_replaced(job, monkeypat
 def test_weights_that_do_not_fit_stop_the_work(job, tmp_path):
     torch.save({"nothing": torch.zeros(1)}, tmp_path / "own.pt")
     options = {**job.options, "weights": str(tmp_path / "own.pt")}
+    settings = {**job.settings, "weights_sha256": sha256(tmp_path / "own.pt")}
     with pytest.raises(ValueError, match=r"own\.pt does not hold the weights of RestoreRWKV"):
-        restore_studies(replace(job, options=options))
+        restore_studies(replace(job, settings=settings, options=options))
     assert leftovers(job.output) == []
     assert json.loads((job.output / "manifest.json").read_text())["studies"] == []
 
