@@ -159,9 +159,10 @@ def test_a_picture_stays_a_picture(tmp_path):
 class Store:
     """A DICOMweb client that keeps data sets in memory."""
 
-    def __init__(self, files=(), refuse=0, lose=0):
+    def __init__(self, files=(), refuse=0, lose=0, silent=False, page=None):
         self.held = [dcmread(file) for file in files]
-        self.refuse, self.lose, self.asked, self.groups = refuse, lose, [], []
+        self.refuse, self.lose, self.silent, self.page = refuse, lose, silent, page
+        self.asked, self.groups = [], []
 
     def search_for_series(self, search_filters, fields=(), get_remaining=False):
         self.asked.append(search_filters)
@@ -176,6 +177,12 @@ class Store:
             for group in found.values()
         ]
 
+    def search_for_instances(self, study_instance_uid, series_instance_uid, offset=0):
+        same = [ds for ds in self.held if ds.SeriesInstanceUID == series_instance_uid]
+        assert {str(ds.StudyInstanceUID) for ds in same} <= {study_instance_uid}
+        found = [{"00080018": {"Value": [str(ds.SOPInstanceUID)]}} for ds in same]
+        return found[offset:][: self.page]
+
     def iter_series(self, study, series):
         same = [ds for ds in self.held if ds.SeriesInstanceUID == series and ds.StudyInstanceUID == study]
         return iter(same[self.lose :])
@@ -184,6 +191,8 @@ class Store:
         self.groups.append(len(datasets))
         answer, taken = Dataset(), datasets[self.refuse :]
         self.held += taken
+        if self.silent:  # what the client makes of an answer that it cannot read
+            return answer
         answer.ReferencedSOPSequence = [self._item(ds) for ds in taken]
         failed = [self._item(ds) for ds in datasets[: self.refuse]]
         for item in failed:
@@ -243,6 +252,16 @@ def test_long_series_are_stored_in_groups(tmp_path, monkeypatch):
     store = Store()
     assert store_series(store, folder)["instances"] == 5
     assert store.groups == [2, 2, 1]
+
+
+def test_a_store_that_does_not_say_what_it_took_is_searched(tmp_path, monkeypatch):
+    folder, _ = derived(tmp_path)
+    monkeypatch.setattr("medrestore_monai.label_app.dicomweb._TOGETHER", 3)
+    store = Store(silent=True, page=2)  # and lists two instances at a time
+    assert store_series(store, folder)["instances"] == 5
+    assert store.groups == [3, 2]
+    with pytest.raises(OSError, match=r"did not say what it took of 3 instances, and does not list 1 of them"):
+        store_series(Store(silent=True, refuse=1), folder)
 
 
 @pytest.fixture

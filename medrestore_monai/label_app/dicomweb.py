@@ -4,7 +4,7 @@ The clients are ``dicomweb_client.DICOMwebClient``; the rules are those of PS3.1
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 
 _TOGETHER = 64  # instances in one request: 32 MiB of CT slices
 _STUDY, _SERIES, _DESCRIPTION, _INSTANCES = "0020000D", "0020000E", "0008103E", "00201209"
+_INSTANCE = "00080018"
 #: In the description of every series that this package derives.
 DERIVED_MARK = "[MEDRESTORE"
 
@@ -72,6 +73,7 @@ def store_series(client: Any, folder: Path) -> dict[str, Any]:
     """Store the files of a derived series.
 
     Its UIDs depend on source and settings only, so storing it again after an error adds nothing twice.
+    A store that does not say what it took is searched for it.
 
     Args:
         client: of the store.
@@ -81,7 +83,7 @@ def store_series(client: Any, folder: Path) -> dict[str, Any]:
         ``study_uid``, ``series_uid`` and the number of ``instances``.
 
     Raises:
-        OSError: the store refused instances, or does not answer as it should.
+        OSError: the store refused instances or lacks them, or does not answer as it should.
     """
     files = iter(sorted(folder.iterdir()))
     stored, first = 0, None
@@ -89,9 +91,18 @@ def store_series(client: Any, folder: Path) -> dict[str, Any]:
         first = first or group[0]
         answer = client.store_instances(group, study_instance_uid=str(first.StudyInstanceUID))
         accepted = {str(item.ReferencedSOPInstanceUID) for item in _items(answer, "ReferencedSOPSequence")}
+        failed = _items(answer, "FailedSOPSequence")
+        silent = not accepted and not failed  # the client also drops an answer of a media type with a charset
+        if silent:
+            accepted = _list_instances(client, first)
         refused = [ds for ds in group if str(ds.SOPInstanceUID) not in accepted]
+        if refused and silent:
+            raise OSError(
+                f"the DICOMweb store did not say what it took of {len(group)} instances, and does not list "
+                f"{len(refused)} of them; storing again adds nothing twice."
+            )
         if refused:
-            reasons = {str(item.get("FailureReason")) for item in _items(answer, "FailedSOPSequence")}
+            reasons = {str(item.get("FailureReason")) for item in failed}
             raise OSError(
                 f"the DICOMweb store took {stored + len(group) - len(refused)} instances and refused {len(refused)} "
                 f"(failure reason {', '.join(sorted(reasons)) or 'not given'}); storing again adds nothing twice."
@@ -100,6 +111,25 @@ def store_series(client: Any, folder: Path) -> dict[str, Any]:
     if first is None:
         raise OSError(f"there is nothing to store in {folder.name}.")
     return {"study_uid": str(first.StudyInstanceUID), "series_uid": str(first.SeriesInstanceUID), "instances": stored}
+
+
+def _list_instances(client: Any, first: Dataset) -> set[str]:
+    """The SOPInstanceUIDs that a store lists in the series of its first instance."""
+    wanted = {"study_instance_uid": str(first.StudyInstanceUID), "series_instance_uid": str(first.SeriesInstanceUID)}
+    return {_text(one, _INSTANCE) for one in _search(client.search_for_instances, _INSTANCE, **wanted)}
+
+
+def _search(ask: Callable[..., Any], tag: str, **wanted: Any) -> list[dict[str, Any]]:
+    """All results of a search, page by page, up to one that brings no new UID: a store may ignore ``offset``."""
+    found: dict[str, dict[str, Any]] = {}
+    offset = 0
+    while page := ask(**wanted, offset=offset):
+        new = {_text(one, tag): one for one in page if _text(one, tag) not in found}
+        if not new:
+            break
+        found |= new
+        offset += len(page)
+    return list(found.values())
 
 
 def _items(answer: Any, keyword: str) -> Sequence[Dataset]:

@@ -9,12 +9,15 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from dicomweb_client import DICOMwebClient
 from phantoms import OBLIQUE, ct_series, mr_series
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 from servers import BUNDLE, http, label_server, medrestore, orthanc
 
 from medrestore_monai.dicom import read_series
 from medrestore_monai.label_app import slicer_load
+from medrestore_monai.label_app.dicomweb import store_series
 
 SIZE = (41, 37)  # odd, and not square
 START, TEMPORARY = time.time(), Path(tempfile.gettempdir())
@@ -124,6 +127,17 @@ def test_a_restored_series_goes_back_once_with_right_tags(server, store, scans, 
         assert "[MEDRESTORE denoise" in ds.SeriesDescription
         assert ds.ContentQualification == "RESEARCH"
         assert ds.ContributingEquipmentSequence[-1].Manufacturer == "medrestore-monai"
+
+
+def test_a_store_that_does_not_say_what_it_took_is_searched(store, wanted, monkeypatch):
+    before = set(series_in(store))
+    client = DICOMwebClient(f"{store}/dicom-web")
+    send = client.store_instances
+    # what the client makes of an answer whose media type it does not know
+    monkeypatch.setattr(client, "store_instances", lambda *given, **named: send(*given, **named) and Dataset())
+    stored = store_series(client, wanted)
+    assert (stored["series_uid"], stored["instances"]) == (uid_of(wanted), 5)
+    assert set(series_in(store)) == before | {uid_of(wanted)}
 
 
 def test_a_restored_series_is_not_offered_for_restoration(server, store, scans, wanted):
