@@ -159,23 +159,25 @@ def test_a_picture_stays_a_picture(tmp_path):
 class Store:
     """A DICOMweb client that keeps data sets in memory."""
 
-    def __init__(self, files=(), refuse=0, lose=0, silent=False, page=None):
+    def __init__(self, files=(), refuse=0, lose=0, silent=False, page=None, pages=True):
         self.held = [dcmread(file) for file in files]
-        self.refuse, self.lose, self.silent, self.page = refuse, lose, silent, page
+        self.refuse, self.lose, self.silent, self.page, self.pages = refuse, lose, silent, page, pages
         self.asked, self.groups = [], []
 
-    def search_for_series(self, search_filters, fields=(), get_remaining=False):
+    def search_for_series(self, search_filters, fields=(), offset=0, get_remaining=False):
         self.asked.append(search_filters)
+        assert self.pages or not get_remaining, "the client would ask without end"
         found = {}
         for ds in self.held:
             if all(str(ds.get(name)) == value for name, value in search_filters.items()):
                 found.setdefault(str(ds.SeriesInstanceUID), []).append(ds)
         tags = {"0020000D": "StudyInstanceUID", "0020000E": "SeriesInstanceUID", "0008103E": "SeriesDescription"}
-        return [
+        answer = [
             {tag: {"Value": [str(group[0].get(name, ""))]} for tag, name in tags.items()}
             | {"00201209": {"Value": [len(group)]}}
             for group in found.values()
         ]
+        return answer[offset if self.pages else 0 :][: self.page]
 
     def search_for_instances(self, study_instance_uid, series_instance_uid, offset=0):
         same = [ds for ds in self.held if ds.SeriesInstanceUID == series_instance_uid]
@@ -234,7 +236,15 @@ def test_a_derived_series_goes_to_the_store_and_is_not_listed(tmp_path):
     }
     assert [str(ds.SeriesInstanceUID) for ds in store.held] == [source.uid] * 5 + [new.uid] * 5
     assert list_series(store, ["CT", "MR"], {"PatientID": "CANARY-ID"}) == [source.uid]
-    assert store.asked == [{"PatientID": "CANARY-ID", "Modality": name} for name in ("CT", "MR")]
+    # the second page of the CT series is empty
+    assert store.asked == [{"PatientID": "CANARY-ID", "Modality": name} for name in ("CT", "CT", "MR")]
+
+
+@pytest.mark.parametrize("pages", [True, False])
+def test_a_listing_ends_with_a_page_that_brings_nothing_new(tmp_path, pages):
+    files = [file for name in "abc" for file in ct_series(tmp_path / name, slices=2, series=name)]
+    uids = list(dict.fromkeys(str(dcmread(file).SeriesInstanceUID) for file in files))
+    assert list_series(Store(files, page=2, pages=pages), ["CT"]) == (uids if pages else uids[:2])
 
 
 def test_a_store_that_refuses_is_an_error(tmp_path):

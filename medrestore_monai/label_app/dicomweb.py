@@ -33,7 +33,7 @@ def list_series(client: Any, modalities: Sequence[str], filters: dict[str, Any] 
     found = []
     for modality in modalities:
         wanted = {**(filters or {}), "Modality": modality}
-        answer = client.search_for_series(search_filters=wanted, fields=[_DESCRIPTION], get_remaining=True)
+        answer = _search(client.search_for_series, _SERIES, search_filters=wanted, fields=[_DESCRIPTION])
         found += [_text(one, _SERIES) for one in answer if DERIVED_MARK not in _text(one, _DESCRIPTION)]
     return found
 
