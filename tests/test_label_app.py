@@ -7,6 +7,7 @@ import json
 import threading
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -222,6 +223,16 @@ def test_a_series_comes_from_the_store_whole(tmp_path):
         fetch_series(Store(files), "1.2.3", tmp_path / "got")
     with pytest.raises(ValueError, match="digits and dots only"):
         fetch_series(Store(files), "../../etc", tmp_path / "got")
+
+
+def test_a_part_that_is_no_dicom_is_an_error_of_the_store(tmp_path, monkeypatch):
+    store = Store(ct_series(tmp_path / "ct"))
+    page = b"<html>backend unavailable</html>"
+    monkeypatch.setattr(store, "iter_series", lambda study, series: (dcmread(BytesIO(part)) for part in [page]))
+    uid = str(store.held[0].SeriesInstanceUID)
+    (tmp_path / "got").mkdir()
+    with pytest.raises(OSError, match=rf"sent a part of series {uid} that is no DICOM instance \(InvalidDicomError\)"):
+        fetch_series(store, uid, tmp_path / "got")
 
 
 def test_a_derived_series_goes_to_the_store_and_is_not_listed(tmp_path):

@@ -52,7 +52,8 @@ def fetch_series(client: Any, series_uid: str, folder: Path) -> int:
     Raises:
         ValueError: not a UID.
         FileNotFoundError: the store has no such series.
-        OSError: the store does not answer as it should, or sends fewer instances than it says it has.
+        OSError: the store does not answer as it should, or sends fewer instances than it says it has, or something
+            that is no DICOM.
     """
     if not re.fullmatch(r"[0-9.]{1,64}", series_uid):
         raise ValueError(f"a SeriesInstanceUID has digits and dots only, got {series_uid!r}.")
@@ -61,8 +62,15 @@ def fetch_series(client: Any, series_uid: str, folder: Path) -> int:
     if not matching:
         raise FileNotFoundError(f"the DICOMweb store has no series {series_uid}.")
     count = 0
-    for count, instance in enumerate(client.iter_series(_text(matching[0], _STUDY), series_uid), start=1):
-        instance.save_as(folder / f"{count:06d}.dcm")
+    try:
+        for count, instance in enumerate(client.iter_series(_text(matching[0], _STUDY), series_uid), start=1):
+            instance.save_as(folder / f"{count:06d}.dcm")
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # pydicom raises many kinds, some of which are plain exceptions
+        raise OSError(
+            f"the DICOMweb store sent a part of series {series_uid} that is no DICOM instance ({type(error).__name__})."
+        ) from error
     expected = _text(matching[0], _INSTANCES)
     if not count or (expected.isdigit() and count < int(expected)):
         raise OSError(f"the DICOMweb store sent {count} of {expected or 'the'} instances of series {series_uid}.")
