@@ -4,6 +4,7 @@ The app itself runs in an environment of its own; ``scripts/label_tests.sh`` tes
 """
 
 import json
+import tempfile
 import threading
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +24,7 @@ from medrestore_monai.dicom import Derivation, read_series, write_derived_series
 from medrestore_monai.label_app import slicer_load
 from medrestore_monai.label_app.dicomweb import fetch_series, list_series, store_series
 from medrestore_monai.label_app.options import offered_options, read_request
+from medrestore_monai.label_app.received import is_received
 from medrestore_monai.label_app.results import write_result
 
 CT_BUNDLE = Path(__file__).parents[1] / "bundles" / "ct_denoise_restore_rwkv"
@@ -110,6 +112,49 @@ def test_write_back_needs_a_store():
     offered = {name: value for name, value in OFFERED.items() if name != "write_back"}
     with pytest.raises(ValueError, match="needs a DICOMweb store"):
         read_request({"write_back": True}, offered)
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """The temporary folder of a server, reached over a link as on macOS."""
+    (tmp_path / "private").mkdir()
+    (tmp_path / "tmp").symlink_to(tmp_path / "private")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    return tmp_path / "tmp"
+
+
+@pytest.mark.parametrize("ending", ["", ".nii.gz", ".dcm", ".scan 2 (1).nii.gz"])
+def test_a_file_that_monai_label_has_just_written_is_received(temporary, ending):
+    with tempfile.NamedTemporaryFile(suffix=ending) as file:  # as MONAI Label names it
+        assert is_received(file.name)
+    assert not is_received(file.name)  # gone
+
+
+def test_what_else_is_in_the_temporary_folder_is_not_received(temporary, tmp_path, monkeypatch):
+    ct_series(temporary / "series", slices=1)
+    (temporary / "tmpabcd0123").mkdir()  # as tempfile.mkdtemp names it
+    for name in ("ct.nii.gz", "tmpABCD0123.nii.gz", "tmpabcd01234.nii.gz", "series/tmpabcd0123.nii.gz"):
+        (temporary / name).touch()
+    (tmp_path / "tmpabcd0123.nii.gz").touch()  # beside it
+    (temporary / "tmpabcd0123.nii").symlink_to(tmp_path / "tmpabcd0123.nii.gz")
+    paths = [*temporary.rglob("*"), temporary, tmp_path / "tmpabcd0123.nii.gz", temporary / "../tmpabcd0123.nii.gz"]
+    assert [str(path) for path in paths if is_received(str(path))] == []
+    assert temporary / "series" / "tmpabcd0123.nii.gz" in paths  # all were asked about
+    assert not is_received("")
+    assert not is_received("tmpabcd0123\0.nii.gz")
+    with tempfile.NamedTemporaryFile() as file:
+        monkeypatch.setattr("os.geteuid", lambda: 1 + Path(file.name).stat().st_uid)
+        assert not is_received(file.name)  # of another user
+
+
+def test_the_image_of_a_session_is_received(temporary, tmp_path):
+    ct_series(tmp_path / "sessions" / "1234" / "tmpabcd0123", slices=1)
+    folder = tmp_path / "sessions"
+    for image in (folder / "1234" / "tmpabcd0123", *folder.rglob("*.dcm")):
+        assert is_received(str(image), str(folder))
+        assert not is_received(str(image))
+    assert not is_received(str(folder), str(folder))
+    assert not is_received(str(folder / "1234/../../private"), str(folder))
 
 
 def derived(tmp_path, volume=None):

@@ -20,6 +20,7 @@ from medrestore_monai.bundles import list_bundles
 from medrestore_monai.images import KINDS
 from medrestore_monai.label_app.dicomweb import fetch_series, list_series
 from medrestore_monai.label_app.options import MODALITIES
+from medrestore_monai.label_app.received import is_received
 from medrestore_monai.label_app.tasks import BatchRestore, RestoreTask
 
 logger = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ class MedRestoreApp(MONAILabelApp):
         with _as_http_errors():
             if request.get("model") not in self._infers:
                 raise HTTPException(404, f"there is no model {request.get('model')!r}, but: {', '.join(self._infers)}.")
-            if self._is_received(image):
+            if is_received(image, self._sessions.store_path if self._sessions is not None else None):
                 return super().infer({**request, "save_label": False}, store)
             if isinstance(store, SeriesStore):
                 with tempfile.TemporaryDirectory(prefix="medrestore-label-") as folder:
@@ -139,12 +140,6 @@ class MedRestoreApp(MONAILabelApp):
         """Restore many images; errors as in :meth:`infer`."""
         with _as_http_errors():
             return super().batch_infer(request, datastore)
-
-    def _is_received(self, image: str) -> bool:
-        """Tell whether a path is a file that a client has just sent, or the image of its session."""
-        sessions = [self._sessions.store_path] if self._sessions is not None else []
-        roots = [Path(root).resolve() for root in (tempfile.gettempdir(), *sessions)]
-        return os.path.exists(image) and any(root in Path(image).resolve().parents for root in roots)
 
     def _download_dcmqi_tools(self) -> None:
         """Fetch nothing: those tools make segmentations, and this server makes none."""

@@ -1,6 +1,7 @@
 """The real MONAI Label server on a folder of images, with the real CT bundle, against ``medrestore restore``."""
 
 import json
+import tempfile
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -143,6 +144,15 @@ def test_what_cannot_be_done_is_refused_with_its_reason(server, image, model, pa
     assert found == status
     assert reason in answer["detail"]
     assert not list(server.app.parent.rglob("SENTINEL"))
+
+
+def test_what_else_is_in_the_temporary_folder_is_not_given_away(server, studies):
+    with tempfile.TemporaryDirectory() as folder:
+        ct_series(Path(folder), slices=2, size=SIZE)
+        assert server.infer(folder)[0] == 404
+    with tempfile.NamedTemporaryFile(prefix="scan-", suffix=".nii.gz") as file:
+        Path(file.name).write_bytes((studies / "case00.nii.gz").read_bytes())
+        assert server.infer(file.name)[0] == 404
 
 
 def test_a_batch_runs_without_a_gpu_and_past_a_bad_image(server, studies, wanted):
