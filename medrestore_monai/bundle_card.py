@@ -1,5 +1,7 @@
 """A bundle's card with the sections that the model zoo asks for, made of the card and ``metadata.json``."""
 
+import re
+
 from medrestore_monai.bundles import Bundle
 
 # of our cards to the zoo's template; "Use" is about the installed package and is told anew
@@ -34,15 +36,15 @@ _EXPORT = """\
 Both exports take the network in its exportable form, `network_export`, and TorchScript by tracing:
 
     files="--ckpt_file models/model.pt --config_file configs/inference.json --meta_file configs/metadata.json"
-    axes="{'image':{0:'batch',2:'height',3:'width'}}"
+    axes="{{'image':{{0:'batch',2:'height',3:'width'}}}}"
     python -m monai.bundle ckpt_export --net_id network_export --filepath models/model.ts $files \\
-      --use_trace True --input_shape "[2,1,41,70]"
+      --use_trace True --input_shape "[2,{channels},41,70]"
     python -m monai.bundle onnx_export --net_id network_export --filepath models/model.onnx $files \\
-      --input_shape "[2,1,41,70]" \\
-      --converter_kwargs "{'input_names':['image'],'output_names':['pred'],'dynamic_axes':$axes}"
+      --input_shape "[2,{channels},41,70]" \\
+      --converter_kwargs "{{'input_names':['image'],'output_names':['pred'],'dynamic_axes':$axes}}"
 
-Before a traced Restore-RWKV is loaded, `import medrestore_monai.ops.re_wkv_planes` must have made its operator known;
-the ONNX file needs nothing but a runtime.
+Before a traced network of the RWKV family is loaded, `import medrestore_monai.ops.re_wkv_planes` must have made its
+operator known; the ONNX file needs nothing but a runtime.
 """
 _SYSTEM = """\
 Python, PyTorch {pytorch_version}, MONAI {monai_version} and NumPy {numpy_version}, with {packages}; CPU or CUDA.
@@ -64,7 +66,8 @@ def zoo_card(bundle: Bundle) -> str:
     placed["Data"].append(f"{metadata.get('data_source', '')}\n\nLicenses: [data_license.txt](data_license.txt).")
     placed["Additional Usage Steps"].append(_USAGE.format(name=bundle.name))
     if "network_export" in bundle.config("inference").read_text(encoding="utf-8"):
-        placed["Additional Usage Steps"].append(f"#### **Export**\n{_EXPORT}")
+        channels = metadata["network_data_format"]["inputs"]["image"]["num_channels"]
+        placed["Additional Usage Steps"].append(f"#### **Export**\n{_EXPORT.format(channels=channels)}")
     placed["System Configuration"].append(_system(bundle))
     placed["Limitations"].append(str(metadata.get("intended_use", "")))
     for name, text in sections:
@@ -80,7 +83,8 @@ def zoo_card(bundle: Bundle) -> str:
     body += [f"## **{name}**\n" + "\n\n".join(part for part in placed[name] if part) for name in _ORDER]
     references = "\n".join(f"- {reference}" for reference in metadata.get("references", []))
     body.append(f"## **References**\n{references}")
-    return "\n\n".join(part.strip() for part in body) + "\n"
+    text = "\n\n".join(part.strip() for part in body) + "\n"
+    return re.sub(r"\[([^\]]+)\]\(\.\./\.\./[^)]*\)", r"\1", text)  # what links to other bundles leads nowhere
 
 
 def _split(card: str) -> tuple[str, str, list[tuple[str, str]]]:

@@ -29,7 +29,7 @@ DEGRADATIONS = (
 )
 
 app = typer.Typer(
-    help="Restore medical images: DICOM, NIfTI, PNG or TIFF in, the same kind out, same units and geometry. "
+    help="Restore medical images: DICOM, NIfTI, PNG, JPEG or TIFF in, the same kind out, same units and geometry. "
     "For research only: not a medical device.",
     no_args_is_help=True,
     add_completion=False,

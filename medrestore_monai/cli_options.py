@@ -7,7 +7,9 @@ import typer
 
 from medrestore_monai.cli_output import USAGE, fail
 
-InputArgument = Annotated[Path, typer.Argument(help="DICOM file, folder or zip; NIfTI, PNG, TIFF, NumPy; or a folder.")]
+InputArgument = Annotated[
+    Path, typer.Argument(help="DICOM file, folder or zip; NIfTI, PNG, JPEG, TIFF, NumPy; or a folder.")
+]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Where to write; the kind stays that of INPUT.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 SeriesOption = Annotated[str | None, typer.Option("--series", help="SeriesInstanceUID, where INPUT holds several.")]

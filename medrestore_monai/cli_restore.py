@@ -35,7 +35,8 @@ def restore(
         str, typer.Option(help="What runs the network: torch, or onnx (onnxruntime, on the CPU).")
     ] = "torch",
     tile: Annotated[
-        int | None, typer.Option(help="Side of tiles in pixels, a multiple of 8; by default whole slices.")
+        int | None,
+        typer.Option(help="Side of tiles in pixels, a multiple of 8 or 16 above 128; by default whole slices."),
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights of your own instead of the bundle's.")] = None,
     settings: Annotated[
@@ -64,7 +65,7 @@ def restore(
     overwrite: OverwriteOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the studies and what would be done.")] = False,
 ) -> None:
-    """Restore images: DICOM, NIfTI, PNG, TIFF or NumPy in, the same kind out.
+    """Restore images: DICOM, NIfTI, PNG, JPEG, TIFF or NumPy in, the same kind out.
 
     A DICOM series becomes a new, derived series in the same study. The source is never changed.
 

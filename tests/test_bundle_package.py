@@ -4,6 +4,7 @@ import ast
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -241,9 +242,14 @@ def test_each_bundle_passes_the_checks_of_the_zoo(each, tmp_path):
         shutil.copy(schema, tmp_path / "schema.json")  # where it is, nothing is downloaded
         verify_metadata(meta_file=str(meta), filepath=str(tmp_path / "schema.json"))
     assert (folder / "docs" / "data_license.txt").is_file()
+    card = (folder / "docs" / "README.md").read_text()
+    channels = each.metadata["network_data_format"]["inputs"]["image"]["num_channels"]
+    assert set(re.findall(r'--input_shape "\[2,(\d),', card)) <= {str(channels)}
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", card) if "://" not in link]
+    assert [link for link in links if not (folder / "docs" / link).exists()] == []
     # TorchScript is declared as not supported, and is not
     declared = f"`{each.name}` belongs to `exclude_verify_torchscript_list` in the zoo's `ci/bundle_custom_data.py`"
-    assert declared in (folder / "docs" / "README.md").read_text()
+    assert declared in card
     network = config(folder, "inference").get_parsed_content("network_def")
     with pytest.raises((RuntimeError, torch.jit.frontend.FrontendError)):
         torch.jit.script(network)

@@ -18,6 +18,7 @@ from miniatures import write_volumes
 from monai.bundle import ConfigParser
 from monai.data import set_track_meta
 from monai.utils import set_determinism
+from phantoms import ct_volume
 from tiny_bundle import BUNDLES, NAME, TINY, edit_json, make_tiny_bundle, write_tiny_weights
 
 from medrestore_monai.bundles import (
@@ -188,6 +189,32 @@ def test_a_training_step_is_made_and_validated(root, tmp_path):
     after = torch.load(tmp_path / "out" / "model.pt", weights_only=True)
     assert after.keys() == before.keys()
     assert any(not torch.equal(after[name], before[name]) for name in before)
+    assert math.isfinite(json.loads((tmp_path / "out" / "model.json").read_text())["PSNR"])
+
+
+def test_ct_trains_on_pairs_of_ones_own(tmp_path):
+    """Low dose is 10 HU more everywhere here, so that a pair cropped or turned apart would show."""
+    for patient in range(3):
+        clean = ct_volume(2, (45, 41)) + 20 * patient
+        for name, volume in (("LQ", clean + 10), ("HQ", clean)):
+            (tmp_path / "data" / name / f"p{patient}").mkdir(parents=True)
+            np.save(tmp_path / "data" / name / f"p{patient}" / "a.npy", volume.astype(np.float32))
+    parser = ConfigParser()
+    parser.read_config([str(BUNDLES / NAME / "configs" / f"{name}.json") for name in ("train", "train_pairs")])
+    places = {"dataset_dir": str(tmp_path / "data"), "output_dir": str(tmp_path / "out"), "num_workers": 0}
+    network = {f"network_def::{name}": value for name, value in TINY.items()}
+    parser.update({**QUICK, **places, **network, "device": torch.device("cpu")})
+    try:
+        with unwrapped():
+            parser.get_parsed_content("initialize")
+            batches = [next(iter(parser.get_parsed_content(f"{part}#dataloader"))) for part in ("train", "validate")]
+            parser.get_parsed_content("run")
+    finally:
+        set_track_meta(True)
+        set_determinism(None)
+    assert [tuple(batch["image"].shape) for batch in batches] == [(2, 1, 32, 32), (1, 1, 45, 41)]
+    for batch in batches:
+        torch.testing.assert_close((batch["image"] - batch["label"]) * 4096, torch.full_like(batch["label"], 10))
     assert math.isfinite(json.loads((tmp_path / "out" / "model.json").read_text())["PSNR"])
 
 
