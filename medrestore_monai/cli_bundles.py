@@ -7,6 +7,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from medrestore_monai.cli_options import check_source
 from medrestore_monai.cli_output import BAD_DATA, RESEARCH, USAGE, console, fail, reported
 
 bundles_app = typer.Typer(
@@ -66,8 +67,7 @@ def check(path: Annotated[Path, typer.Argument(help="A bundle from anywhere: its
     Example:
       medrestore bundles check downloads/some_bundle_v1.zip
     """
-    if not path.exists():
-        raise fail(f"there is no file or folder {path}.", USAGE)
+    check_source(path)
     with reported():
         from medrestore_monai.bundle_check import check_bundle
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from medrestore_monai.cli_output import USAGE, fail
+from medrestore_monai.cli_output import USAGE, reported
 
 InputArgument = Annotated[
     Path, typer.Argument(help="DICOM file, folder or zip; NIfTI, PNG, JPEG, TIFF, NumPy; or a folder.")
@@ -19,10 +19,11 @@ GapsOption = Annotated[
 
 
 def check_source(source: Path) -> None:
-    """Refuse a source that is not there.
+    """Refuse a source that is not there, or that the system does not look up, such as a name that is too long.
 
     Raises:
         typer.Exit: with one sentence.
     """
-    if not source.exists():
-        raise fail(f"there is no file or folder {source}.", USAGE)
+    with reported(USAGE):
+        if not source.exists():
+            raise ValueError(f"there is no file or folder {source}.")

@@ -490,6 +490,35 @@ def test_an_output_that_may_not_be_written_is_refused_before_the_work(tmp_path, 
     assert_refused(tmp_path, code, message, name, *source, "-o", tmp_path / "locked" / "new" / "out", *options)
 
 
+PLACES = [
+    *(["restore", "PLACE", "-o", "out"], ["restore", "ct", "-o", "PLACE"]),
+    *(["restore", "ct", "-o", "out", "--weights", "PLACE"], ["restore", "ct", "-o", "out", "--bundle", "PLACE"]),
+    ["restore", "ct", "-o", "PLACE", "--dry-run"],
+    *(["degrade", "PLACE", "-o", "out"], ["degrade", "ct", "-o", "PLACE"]),
+    *(["evaluate", "--data", "PLACE", "-o", "out"], ["evaluate", "--data", "ct", "-o", "PLACE"]),
+    *(["export", "-o", "PLACE"], ["bundles", "check", "PLACE"], ["bundles", "package", "PLACE", "-o", "out"]),
+]
+
+
+@pytest.mark.parametrize("args", PLACES, ids=" ".join)
+@pytest.mark.parametrize(("place", "message"), [("a" * 300, "File name too long"), ("closed/a", "Permission denied")])
+def test_a_place_that_the_system_does_not_look_up_is_said(tmp_path, monkeypatch, args, place, message):
+    if args[0] == "export":
+        pytest.importorskip("onnxscript")
+    good(tmp_path)
+    stat = Path.stat
+
+    def looked_up(path, **options):
+        if "closed" in path.parts:  # as by root, who may enter all folders
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", looked_up)
+    monkeypatch.chdir(tmp_path)
+    code = 3 if args[:3] == ["degrade", "ct", "-o"] else 2
+    assert_refused(tmp_path, code, f"{message}: .*{place}", *(place if arg == "PLACE" else arg for arg in args))
+
+
 def test_a_terminated_command_leaves_no_temporary_folder(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for file in ct_series(tmp_path / "ct", slices=40, size=512):
