@@ -116,7 +116,7 @@ def restore(
         if weights is not None:
             if not weights.is_file():
                 raise ValueError(f"the weight file {weights} is missing.")
-            options["weights"] = str(weights.absolute())  # MONAI would run a text that starts with "$" as code
+            options["weights"] = weights
         found = find_bundle(bundle)
         config = json.loads(found.config("inference").read_text(encoding="utf-8"))
         if "suv" in options and "suv" not in config:

@@ -68,7 +68,8 @@ def restore(
         config: the bundle's ``inference.json``; it is run as it is, with the weights of the bundle it lies in.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         overwrite: replace outputs that exist.
-        overrides: values of the configuration, such as ``strength=0.5`` or, deeper in it, ``network_def::dim``.
+        overrides: values of the configuration, such as ``strength=0.5`` or, deeper in it, ``network_def::dim``;
+            ``weights`` and ``bundle_root`` are paths, whatever letters they have.
 
     Returns:
         What was restored, in order.
@@ -79,8 +80,10 @@ def restore(
         OSError: an output cannot be written.
         RuntimeError: the device is not available, or memory does not suffice.
     """
+    if "weights" in overrides:
+        overrides["weights"] = Path(overrides["weights"])
     check_options(config, device, **overrides)
-    overrides.setdefault("bundle_root", str(Path(config).resolve().parents[1]))
+    overrides["bundle_root"] = path_text(overrides.get("bundle_root", Path(config).resolve().parents[1]))
     if device != "auto":
         overrides["device"] = f"$torch.device({device!r})"
     overrides |= _told_of_deeper_values(config, overrides)
@@ -90,7 +93,7 @@ def restore(
             meta_file=str(Path(config).parent / "metadata.json"),
             logging_file=False,
             workflow_type="inference",
-            # paths, not texts: MONAI would run a text that starts with "$" as code
+            # paths, not texts: MONAI would run a text that starts with "$" as code, and put "::" for "#"
             dataset_dir=Path(source),
             output_dir=Path(output),
             overwrite=overwrite,
@@ -104,6 +107,11 @@ def restore(
             abandon_slabs()
     sources = {item["output"]: item["image"] for item in planned}  # slabs of one image have one output
     return [Restored(Path(image), Path(result)) for result, image in sources.items()]
+
+
+def path_text(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what becomes the text of a path in a configuration, letter by letter: of texts, MONAI changes some."""
+    return {"_target_": "os.fspath", "path": Path(path)}
 
 
 def check_options(config: str | os.PathLike[str], device: str = "auto", **overrides: Any) -> None:

@@ -32,6 +32,7 @@ from monai.utils import set_determinism
 from medrestore_monai.bundles import find_bundle
 from medrestore_monai.networks.rwkv_blocks import ATTENTIONS
 from medrestore_monai.networks.token_shifts import TOKEN_SHIFTS
+from medrestore_monai.restore import path_text
 
 VARIANTS = tuple(itertools.product(reversed(ATTENTIONS), reversed(tuple(TOKEN_SHIFTS))))
 SETTINGS = ("bundle", "steps", "epochs", "patch", "batch", "seed")
@@ -108,8 +109,8 @@ class Comparison:
         parser.read_config(self.files)
         parser.update(
             {
-                "dataset_dir": str(options.data),
-                "output_dir": os.path.join(self.folder, f"{attention}_{token_shift}"),
+                "dataset_dir": path_text(options.data),
+                "output_dir": path_text(os.path.join(self.folder, f"{attention}_{token_shift}")),
                 "seed": options.seed,
                 "patch_size": [options.patch, options.patch],
                 "batch_size": options.batch,

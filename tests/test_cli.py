@@ -1,6 +1,8 @@
 """The command line: quick help; for mistakes one sentence, the right exit code, and nothing written."""
 
 import errno
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -203,6 +205,22 @@ def test_the_name_of_weights_is_never_run_as_code(tmp_path, monkeypatch):
     assert result.exit_code == 2
     assert "is missing" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_weights_and_bundle_may_lie_in_folders_of_any_name(tmp_path):
+    root = make_tiny_bundle(tmp_path / "run#1")
+    weights = write_tiny_weights(tmp_path / "run#2" / "@own.pt", seed=1)
+    (tmp_path / "in#3").mkdir()
+    for name in "ab":
+        np.save(tmp_path / "in#3" / f"{name}.npy", ct_volume(1, SIZE)[..., 0])
+    args = ["--bundle", root, "--weights", weights]
+    for source, output in (("in#3", "out#4"), ("in#3/a.npy", "one#5")):
+        result = run("restore", tmp_path / source, "-o", tmp_path / output, *args)
+        assert result.exit_code == 0, result.output
+    np.testing.assert_array_equal(np.load(tmp_path / "out#4" / "a.npy"), np.load(tmp_path / "one#5" / "a.npy"))
+    manifest = json.loads((tmp_path / "out#4" / "manifest.json").read_text())
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert [study["settings"]["weights_sha256"] for study in manifest["studies"]] == [digest] * 2
 
 
 def test_a_folder_does_not_become_a_file(tmp_path):

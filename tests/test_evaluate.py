@@ -176,6 +176,18 @@ def test_bundles_side_by_side_get_the_same_images(tmp_path):
     assert len(list((tmp_path / "both" / "worst").iterdir())) == 4
 
 
+def test_folders_of_any_name(tmp_path, bundles):
+    data, root = tmp_path / "data#1", tmp_path / "run#2" / NAME
+    ct_series(data, slices=2, size=SIZE)
+    shutil.copytree(bundles / NAME, root)
+    own = write_tiny_weights(tmp_path / "run#2" / "own.pt", seed=1)
+    base = ["--data", data, "--baselines", "none", "-o"]
+    run("--bundle", root, "--model", f"own={root},{own}", *base, tmp_path / "out#3")
+    run("--bundle", NAME, "--bundle", OTHER, *base, tmp_path / "out")
+    assert whole(tmp_path / "out#3", NAME) == whole(tmp_path / "out", NAME)
+    assert whole(tmp_path / "out#3", "own") == whole(tmp_path / "out", OTHER)
+
+
 def test_color_pairs(tmp_path, monkeypatch):
     root = make_tiny_bundle(tmp_path / "bundles").rename(tmp_path / "bundles" / "rgb_deblur_tiny")
     channels = {"in_channels": 3, "out_channels": 3}

@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import warnings
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -148,6 +149,19 @@ def test_tiles_and_weights_of_ones_own(tmp_path, config):
         restore(tmp_path / "a.npy", tmp_path / name, config, **options)
     whole, tiled, own = (np.load(tmp_path / name / "a.npy") for name in ("whole", "tiled", "own"))
     assert 0 < np.abs(whole - tiled).mean() < np.abs(whole - own).mean()
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_the_letters_of_a_path_mean_nothing(tmp_path, kind):
+    """MONAI separates the keys of a configuration by ``#``, and names one with ``@``."""
+    root = make_tiny_bundle(tmp_path / "run#1, @weights")
+    own = write_tiny_weights(tmp_path / "@#own.pt", seed=1)
+    volume = ct_volume(1, SIZE)[..., 0]
+    np.save(tmp_path / "a#.npy", volume)
+    for name, options in {"of#bundle": {}, "own": {"weights": kind(own)}, "root": {"bundle_root": kind(root)}}.items():
+        restore(kind(tmp_path / "a#.npy"), kind(tmp_path / name), root / "configs" / "inference.json", **options)
+        weights = options.get("weights", root / "models" / "model.pt")
+        np.testing.assert_allclose(np.load(tmp_path / name / "a#.npy"), expected(volume, weights), rtol=0, atol=0.01)
 
 
 def test_a_copy_of_a_bundle_uses_its_own_weights(tmp_path, bundle, config, monkeypatch):

@@ -13,7 +13,7 @@ from monai.transforms import Compose
 from medrestore_monai.bundles import Bundle, find_bundle, verify_weights
 from medrestore_monai.intensity import ToUnitRanged
 from medrestore_monai.layouts import Item
-from medrestore_monai.restore import check_kinds
+from medrestore_monai.restore import check_kinds, path_text
 from medrestore_monai.unwrap import unwrapped
 
 _TASKS = {
@@ -161,8 +161,8 @@ def open_model(
     config = parser.get()
     wishes = {**wishes, "modality": modality}
     wanted = {key: value for key, value in {**wishes, **settings}.items() if key in config or key in settings}
-    # paths, not texts: MONAI would run a text that starts with "$" as code
-    parser.update({**wanted, "dataset_dir": Path(data), "bundle_root": str(found.root)})
+    # paths, not texts: MONAI would run a text that starts with "$" as code, and put "::" for "#"
+    parser.update({**wanted, "dataset_dir": Path(data), "bundle_root": path_text(found.root)})
     if device != "auto":
         parser.update({"device": f"$torch.device({device!r})"})
     with unwrapped():
