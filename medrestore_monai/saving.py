@@ -18,6 +18,7 @@ from monai.transforms import Transform
 from medrestore_monai.aside import UsageError, refuse_links, require_writable
 from medrestore_monai.dicom import Derivation, find_series, read_series, write_derived_series
 from medrestore_monai.images import write_image
+from medrestore_monai.layouts import is_archive
 from medrestore_monai.loading import IMAGE_SUFFIXES, Item, find_images, forget, is_image_file
 
 # endings of files that this package does not write, which would be odd names of folders
@@ -91,11 +92,14 @@ def plan_outputs(
 def check_folder(source: Path, output: Path) -> None:
     """Refuse an output that names a file, or is one, where the source's results go into a folder.
 
+    A folder that has the name of a file may keep it.
+
     Raises:
         ValueError: it is so.
     """
     named = is_image_file(output) or output.suffix.lower() in (".dcm", ".zip")
-    if (named or output.exists()) and not output.is_dir():
+    kept = output.name == source.name and source.is_dir()
+    if ((named and not kept) or output.exists()) and not output.is_dir():
         raise UsageError(f"the output of {source} is a folder, but {output.name} names a file.")
 
 
@@ -135,7 +139,7 @@ def _target(path: Path, source: Path, output: Path) -> Path:
     if path == source:
         return output
     relative = path.relative_to(source)
-    return output / (relative.with_suffix("") if relative.suffix.lower() == ".zip" else relative)
+    return output / (relative.with_suffix("") if is_archive(path) else relative)
 
 
 def _kind(path: Path) -> str:

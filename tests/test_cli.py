@@ -124,6 +124,19 @@ def test_of_several_series_in_a_folder_all_that_fit_are_restored_or_the_one_that
     assert len(list((tmp_path / "out").iterdir())) == 2
 
 
+def test_of_many_studies_those_in_folders_with_the_name_of_a_file_are_restored(tmp_path, forbid):
+    for name in ("T1.nii", "1.2.3.zip", "closed.nii"):
+        ct_series(tmp_path / "in" / name, slices=2, size=SIZE, series=name)
+    forbid("closed.nii")
+    result = run("restore", tmp_path / "in", "-o", tmp_path / "out")
+    studies = json.loads((tmp_path / "out" / "manifest.json").read_text())["studies"]
+    outcomes = {study["name"]: study["outcome"] for study in studies}
+    assert outcomes == {"1.2.3.zip": "restored", "T1.nii": "restored", "closed.nii": "failed"}
+    assert result.exit_code == 3
+    for name in ("T1.nii", "1.2.3.zip"):
+        assert len(list((tmp_path / "out" / name).iterdir())) == 2
+
+
 def test_settings_reach_the_pipeline_and_the_header(tmp_path):
     ct_series(tmp_path / "ct", slices=2, size=SIZE)
     for number, value in enumerate(("check", "correct", "off")):

@@ -131,6 +131,14 @@ def test_a_series_comes_in_hu_on_its_grid(tmp_path):
     assert image.meta["unit"] == "HU"
 
 
+@pytest.mark.parametrize("name", ["T1.nii", "1.2.3.zip"])
+def test_a_series_in_a_folder_with_the_name_of_a_file(tmp_path, name):
+    ct_series(tmp_path / "in" / name, slices=3)
+    assert len(training_slices(tmp_path / "in", "all")) == 3
+    image = LoadImageOrSeriesd("image")({"image": str(tmp_path / "in" / name)})["image"]
+    np.testing.assert_array_equal(image.numpy()[0], ct_volume(3))
+
+
 def test_the_named_series_of_several_is_taken(tmp_path):
     volume = ct_volume(2)
     ct_series(tmp_path / "both", volume=volume, series="a")

@@ -109,6 +109,32 @@ def test_many_images_keep_their_places(tmp_path):
     assert places == ["p1/a.nii.gz", "p2/1.2.5", "p3"]
 
 
+def test_a_folder_with_the_name_of_a_file_keeps_it(tmp_path):
+    names = ["1.2.3.zip", "T1.nii", "scan.dcm"]
+    for name in names:
+        ct_series(tmp_path / "in" / name, slices=2, size=16)
+    items = plan_outputs(tmp_path / "in", tmp_path / "out")
+    assert [item["output"] for item in items] == [str(tmp_path / "out" / name) for name in names]
+    for name in names:
+        source = tmp_path / "in" / name
+        for output in (tmp_path / "new" / name, tmp_path / "other"):
+            assert [item["output"] for item in plan_outputs(source, output)] == [str(output)]
+        with pytest.raises(ValueError, match=r"is a folder, but b\.nii names a file"):
+            plan_outputs(source, tmp_path / "b.nii")
+
+
+@pytest.mark.parametrize("name", ["scan.zip", "scan.dcm"])
+def test_a_series_in_one_file_does_not_become_a_file(tmp_path, name):
+    (file,) = ct_series(tmp_path / "ct", slices=1, size=16)
+    if name.endswith("zip"):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.write(file, "a.dcm")
+    else:
+        file.rename(tmp_path / name)
+    with pytest.raises(ValueError, match=f"is a folder, but {name} names a file"):
+        plan_outputs(tmp_path / name, tmp_path / "out" / name)
+
+
 @pytest.mark.parametrize(
     ("source", "output", "message"),
     [

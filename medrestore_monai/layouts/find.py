@@ -22,8 +22,9 @@ Item = dict[str, Any]
 
 
 def is_image_file(path: Path) -> bool:
-    """Tell by its name whether a file is an image that is not DICOM."""
-    return path.name.lower().endswith(IMAGE_SUFFIXES)
+    """Tell by its name whether a path is that of an image that is not DICOM; a folder of such a name is none."""
+    # pathlib's is_dir raises where a folder may not be entered
+    return path.name.lower().endswith(IMAGE_SUFFIXES) and not os.path.isdir(path)
 
 
 def is_picture(path: Path) -> bool:
@@ -32,8 +33,8 @@ def is_picture(path: Path) -> bool:
 
 
 def is_archive(path: Path) -> bool:
-    """Tell by its name whether a file is a zip archive, which may hold DICOM series."""
-    return path.suffix.lower() == ".zip"
+    """Tell by its name whether a path is that of a zip archive, which may hold DICOM series; a folder is none."""
+    return path.suffix.lower() == ".zip" and not os.path.isdir(path)
 
 
 class Folder(NamedTuple):
