@@ -235,10 +235,12 @@ def alone(study: Study) -> Iterator[Path]:
     info = next((one for one in find_series(study.path, problems) if one.uid == study.series_uid), None)
     if info is None:
         raise DicomError(f"{study.path.name} no longer holds the series.")
-    with tempfile.TemporaryDirectory(prefix="medrestore-") as folder:
+    with tempfile.TemporaryDirectory(prefix="medrestore-") as place:
+        folder = Path(place) / PurePosixPath(study.name).name  # of the result's name, even if it is like that of a file
+        folder.mkdir()
         for file, name in zip(info.files, _link_names(info.files), strict=True):
-            _link(file.path, Path(folder) / name)
-        yield Path(folder)
+            _link(file.path, folder / name)
+        yield folder
 
 
 def _link_names(files: Sequence[SourceFile]) -> list[str]:

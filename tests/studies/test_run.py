@@ -189,6 +189,15 @@ def test_weights_that_are_written_anew_meanwhile_stop_the_work(job, tmp_path, mo
     assert len(json.loads((job.output / "manifest.json").read_text())["studies"]) == 1
 
 
+def test_a_series_in_a_folder_named_like_a_picture_with_a_preview_beside_it(job):
+    ct_series(job.source / "y.png", slices=2, size=SIZE, series="c")
+    (job.source / "y.png" / "preview.png").write_bytes(b"")
+    records = {record["name"]: record for record in restore_studies(job)}
+    restored = [name for name, record in records.items() if record["outcome"] == "restored" and "y.png" in name]
+    assert len(restored) == 1
+    assert read_series(job.output / restored[0]).array.shape == (*SIZE, 2)
+
+
 def test_somebody_else_s_manifest_stays(job):
     job.output.mkdir()
     (job.output / "manifest.json").write_text("mine")
