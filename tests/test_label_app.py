@@ -239,7 +239,9 @@ class Store:
         self.groups.append(len(datasets))
         answer, taken = Dataset(), datasets[self.refuse :]
         self.held += taken
-        if self.silent:  # what the client makes of an answer that it cannot read
+        if self.silent == "untyped":  # what the client makes of an answer without a media type
+            raise KeyError("content-type")
+        if self.silent:  # and of one that it cannot read
             return answer
         answer.ReferencedSOPSequence = [self._item(ds) for ds in taken]
         failed = [self._item(ds) for ds in datasets[: self.refuse]]
@@ -320,14 +322,15 @@ def test_long_series_are_stored_in_groups(tmp_path, monkeypatch):
     assert store.groups == [2, 2, 1]
 
 
-def test_a_store_that_does_not_say_what_it_took_is_searched(tmp_path, monkeypatch):
+@pytest.mark.parametrize("silent", [True, "untyped"])
+def test_a_store_that_does_not_say_what_it_took_is_searched(tmp_path, monkeypatch, silent):
     folder, _ = derived(tmp_path)
     monkeypatch.setattr("medrestore_monai.label_app.dicomweb._TOGETHER", 3)
-    store = Store(silent=True, page=2)  # and lists two instances at a time
+    store = Store(silent=silent, page=2)  # and lists two instances at a time
     assert store_series(store, folder)["instances"] == 5
     assert store.groups == [3, 2]
     with pytest.raises(OSError, match=r"did not say what it took of 3 instances, and does not list 1 of them"):
-        store_series(Store(silent=True, refuse=1), folder)
+        store_series(Store(silent=silent, refuse=1), folder)
 
 
 @pytest.fixture

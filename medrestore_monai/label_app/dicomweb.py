@@ -97,7 +97,10 @@ def store_series(client: Any, folder: Path) -> dict[str, Any]:
     stored, first = 0, None
     while group := [dcmread(file) for file in islice(files, _TOGETHER)]:
         first = first or group[0]
-        answer = client.store_instances(group, study_instance_uid=str(first.StudyInstanceUID))
+        try:
+            answer = client.store_instances(group, study_instance_uid=str(first.StudyInstanceUID))
+        except KeyError:  # of an answer without a media type
+            answer = None
         accepted = {str(item.ReferencedSOPInstanceUID) for item in _items(answer, "ReferencedSOPSequence")}
         failed = _items(answer, "FailedSOPSequence")
         silent = not accepted and not failed  # the client also drops an answer of a media type with a charset
