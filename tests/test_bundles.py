@@ -164,6 +164,14 @@ def test_the_network_of_a_configuration_can_be_built(root, overlay):
         assert network(image).shape == image.shape
 
 
+def test_the_plain_network_for_all_three_modalities_has_the_size_of_the_paper():
+    places = [BUNDLES / "all_in_one_restore_rwkv" / "configs" / f"{name}.json" for name in ("train", "plain")]
+    parser = ConfigParser()
+    parser.read_config([str(place) for place in (*places, BUNDLES / NAME / "configs" / "base.json")])
+    merged = parser.get_parsed_content("network_def").merged()
+    assert sum(parameter.numel() for parameter in merged.parameters()) == pytest.approx(27.91e6, rel=0.005)
+
+
 QUICK = {"max_epochs": 1, "epoch_length": 1, "val_interval": 1, "batch_size": 2, "patch_size": [32, 32]}
 MEDICAL = [root for root in SHIPPED if set(find_bundle(root).modalities) <= {"CT", "MR", "PT"}]
 
