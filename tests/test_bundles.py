@@ -30,6 +30,7 @@ from medrestore_monai.bundles import (
     start_from,
     verify_weights,
 )
+from medrestore_monai.inferers import AutocastInferer
 from medrestore_monai.intensity import INTENSITY_RANGES
 from medrestore_monai.networks import RestoreRWKV, RestoreRWKVRouting
 from medrestore_monai.unwrap import unwrapped
@@ -176,13 +177,20 @@ QUICK = {"max_epochs": 1, "epoch_length": 1, "val_interval": 1, "batch_size": 2,
 MEDICAL = [root for root in SHIPPED if set(find_bundle(root).modalities) <= {"CT", "MR", "PT"}]
 
 
-@pytest.mark.parametrize("root", MEDICAL, ids=lambda root: root.name)
-def test_a_training_step_is_made_and_validated(root, tmp_path):
+RWKV = [root for root in SHIPPED if "restore_rwkv" in root.name]
+
+
+@pytest.mark.parametrize(
+    ("root", "overlay"),
+    [*((root, None) for root in MEDICAL), *((root, "train_bfloat16") for root in RWKV)],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_a_training_step_is_made_and_validated(root, overlay, tmp_path):
     modalities = find_bundle(root).modalities
     for modality in modalities:
         write_volumes(tmp_path / "data" / modality if len(modalities) > 1 else tmp_path / "data", modality)
     parser = ConfigParser()
-    parser.read_config(str(root / "configs" / "train.json"))
+    parser.read_config([str(root / "configs" / f"{name}.json") for name in ("train", overlay) if name])
     places = {"dataset_dir": str(tmp_path / "data"), "output_dir": str(tmp_path / "out"), "num_workers": 0}
     network = {f"network_def::{name}": value for name, value in TINY.items()}
     parser.update({**QUICK, **places, **network, "device": torch.device("cpu"), "held_back": 0.34})
@@ -190,10 +198,12 @@ def test_a_training_step_is_made_and_validated(root, tmp_path):
     try:
         with unwrapped():
             parser.get_parsed_content("initialize")
+            inferers = [parser.get_parsed_content(name).inferer for name in ("train#trainer", "validate#evaluator")]
             parser.get_parsed_content("run")
     finally:
         set_track_meta(True)
         set_determinism(None)
+    assert [isinstance(one, AutocastInferer) for one in inferers] == [overlay == "train_bfloat16", False]
     after = torch.load(tmp_path / "out" / "model.pt", weights_only=True)
     assert after.keys() == before.keys()
     assert any(not torch.equal(after[name], before[name]) for name in before)
