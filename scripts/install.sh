@@ -18,7 +18,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     free=$(df -Pk . | awk 'NR == 2 {print int($4 / 1048576)}')
     [ "$free" -ge 3 ] || fail "the installation needs about 3 GiB of disk, $free GiB are free in $PWD"
     if [ "$free" -lt 8 ] && [ "$(uname)" = Linux ] && [ -z "${TORCH_INDEX:-}" ]; then
-        echo "With the CUDA libraries this takes about 8 GiB, $free GiB are free; README.md names an index without them." >&2
+        echo "$free GiB are free; with the CUDA libraries that may be too little: README.md names an index without them." >&2
     fi
     echo "Installing into $venv (a few minutes, once) ..."
     [ -x "$venv/bin/python" ] || "$python" -m venv "$venv" || fail "$python could not make a virtual environment in $venv"

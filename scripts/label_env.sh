@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make the environment of the MONAI Label server, once: MONAI Label 0.8.5 needs older numpy and pydicom than the rest.
-# usage: bash scripts/label_env.sh [FOLDER]     (by default .venv-label; about 4 GB, with the CUDA libraries 8)
+# usage: bash scripts/label_env.sh [FOLDER]     (by default .venv-label; about 4 GB without the CUDA libraries)
 # Run again, it installs this package anew where a file of it has changed, and else does nothing.
 # PYTHON names a Python 3.11, by default python3 or else python3.11; TORCH_INDEX another package index for torch and
 # torchvision, for example PyTorch's own CPU builds, where they are not to be CUDA builds.

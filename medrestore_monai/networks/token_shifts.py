@@ -21,7 +21,7 @@ class KernelShift(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix ``(B, H, W, C)``, zeros outside the image."""
-        # in bfloat16 the gradient of a depth-wise kernel takes a CPU several times as long
+        # in bfloat16 the gradient of a depth-wise kernel takes a CPU more than twice as long
         with torch.autocast("cpu", enabled=False):
             mixed = F.conv2d(x.permute(0, 3, 1, 2), self.kernel().to(x.dtype), padding=2, groups=x.shape[-1])
         return mixed.permute(0, 2, 3, 1).contiguous()
