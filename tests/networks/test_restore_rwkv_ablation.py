@@ -79,8 +79,8 @@ def test_uni_wkv_and_uni_shift_look_back_only():
     changed = image.clone()
     changed[0, 1, 2, 0] += 1  # token 7
     difference = (network(changed) - network(image)).flatten(1, 2).abs().amax(dim=(0, 2))
-    assert bool((difference[:7] == 0).all())
-    assert bool((difference[7:] > 0).all())
+    assert bool((difference[:7] < 1e-7).all())  # not 0 where a product takes its rows in another order
+    assert bool((difference[7:] > 1e-5).all())
 
 
 def test_the_default_is_the_papers_network():
