@@ -19,7 +19,10 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform
 from torch import Tensor
 
-__all__ = ["Degradation", "RandDegradationd", "pixel_spacing"]
+__all__ = ["SLAB", "Degradation", "RandDegradationd", "pixel_spacing", "slice_distance"]
+
+#: Key of the item for the numbers of the neighboring slices that were cut out of a volume.
+SLAB = "slab"
 
 
 @dataclass(frozen=True)
@@ -119,3 +122,11 @@ def pixel_spacing(image: Tensor) -> float:
     if abs(spacing[0] - spacing[1]) > 0.01 * spacing[0]:
         raise ValueError(f"square pixels are needed, got {spacing[0]:.4f} x {spacing[1]:.4f} mm.")
     return float(spacing[0])
+
+
+def slice_distance(image: Tensor) -> float:
+    """Distance in mm of the slices of a ``MetaTensor``, also of one slice of a volume; 0 where it is unknown."""
+    if not isinstance(image, MetaTensor):
+        return 0.0
+    distance = float(image.affine[:3, 2].norm())
+    return distance if math.isfinite(distance) else 0.0

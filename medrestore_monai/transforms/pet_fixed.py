@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,8 +12,9 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type, convert_to_tensor
+from torch import Tensor
 
-from medrestore_monai.transforms.degradation import pixel_spacing
+from medrestore_monai.transforms.degradation import pixel_spacing, slice_distance
 from medrestore_monai.transforms.pet_low_count import PETLowCount, insert_pet_noise
 from medrestore_monai.transforms.pet_noise import COUNTS
 from medrestore_monai.transforms.pet_scan import PETScan, simulate_pet_low_count
@@ -22,19 +23,24 @@ __all__ = ["PETLowCountd"]
 
 
 class PETLowCountd(MapTransform):
-    """Turn full-count PET slices into low-count ones; the noise is drawn from the item's name and slice number.
+    """Turn full-count PET slices or volumes into low-count ones; the noise is drawn from the item's name.
+
+    Each slice has noise of its own number, which is correlated with that of its neighbors: a volume, a slab of it that
+    begins at ``start``, and its slices one by one, which ``slice`` numbers, get the same noise.
 
     The values used go to ``data["pet_low_count"]``, as in :class:`~medrestore_monai.transforms.RandPETLowCountd`.
 
     Args:
-        keys: whole full-count slices in SUV, shape ``(1, X, Y)``.
+        keys: whole full-count slices or volumes in SUV, shape ``(1, X, Y[, Z])``.
         drf: dose reduction factor, at least 1.
         counts: coincidences per SUV and mm^2 at full count.
         width: full width at half maximum of the post filter in mm.
+        axial_width: the same along the axis, 0 for independent slices; it needs the distance of slices.
         seed: of all items; another one gives other noise.
         name_keys: keys of the item that, together, tell it from all others.
-        exact: draw counts and reconstruct by OSEM, in some seconds a slice, instead of by the fast method.
-        spacing: pixel size in mm; from the slice's affine by default.
+        exact: draw counts and reconstruct by OSEM, in some seconds a slice, instead of by the fast method; slices are
+            then independent.
+        spacing: pixel size in mm; from the image's affine by default.
         allow_missing_keys: as in MONAI.
 
     Raises:
@@ -47,14 +53,15 @@ class PETLowCountd(MapTransform):
         drf: float = 12.0,
         counts: float = COUNTS,
         width: float = 5.0,
+        axial_width: float = 5.0,
         seed: int = 0,
-        name_keys: KeysCollection = ("name", "series_uid", "slice"),
+        name_keys: KeysCollection = ("name", "series_uid"),
         exact: bool = False,
         spacing: float | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.usual = PETLowCount(drf, counts, width)
+        self.usual = PETLowCount(drf, counts, width, axial_width=axial_width)
         self.seed, self.name_keys, self.exact, self.spacing = seed, tuple(name_keys), exact, spacing
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -72,11 +79,22 @@ class PETLowCountd(MapTransform):
         for key in self.key_iterator(out):
             spacing = pixel_spacing(out[key]) if self.spacing is None else self.spacing
             suv = convert_to_tensor(out[key], dtype=torch.float32, track_meta=False)
+            first = int(out.get("slice") or out.get("start") or 0)
+            numbers = range(first, first + (suv.shape[3] if suv.ndim == 4 else 1))
             if self.exact:
-                geometry = PETScan(spacing, scan.counts, scan.width)
-                low_count = simulate_pet_low_count(suv, scan.drf, geometry, np.random.RandomState(scan.seed))
+                low_count = self._exact(suv, spacing, scan, numbers)
             else:
-                low_count, _ = insert_pet_noise(suv, None, spacing, scan)
+                low_count, _ = insert_pet_noise(suv, None, spacing, scan, numbers, slice_distance(out[key]))
             out[key] = convert_to_dst_type(low_count, out[key], dtype=torch.float32)[0]
         out["pet_low_count"] = values
         return out
+
+    def _exact(self, suv: Tensor, spacing: float, scan: PETLowCount, numbers: Sequence[int]) -> Tensor:
+        geometry = PETScan(spacing, scan.counts, scan.width)
+        slices = [
+            simulate_pet_low_count(
+                one, scan.drf, geometry, np.random.RandomState(zlib.crc32(f"{scan.seed}/{number}".encode()))
+            )
+            for one, number in zip(suv.unbind(-1) if suv.ndim == 4 else [suv], numbers, strict=True)
+        ]
+        return torch.stack(slices, dim=-1) if suv.ndim == 4 else slices[0]

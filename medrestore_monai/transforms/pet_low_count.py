@@ -3,17 +3,18 @@
 A full-count slice already has the noise of its own counts. The slice at dose reduction factor ``d`` is therefore the
 slice plus noise of ``sqrt(d - 1)`` times its own, of the texture of an OSEM reconstruction, so that sharpness is never
 lost. Values of an EM reconstruction are close to log-normal: never negative, with long upper tails; so is the inserted
-noise, and its mean is 0 all the same. Values are SUV; arrays are one slice of shape ``(1, X, Y)``.
+noise, and its mean is 0 all the same. The post filter of a scanner works along the axis, too: the noise of neighboring
+slices is correlated, see :mod:`~medrestore_monai.transforms.axial_noise`. Values are SUV; arrays are one slice of shape
+``(1, X, Y)`` or neighboring ones, ``(1, X, Y, S)``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.config import KeysCollection
@@ -22,7 +23,8 @@ from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import convert_to_dst_type, convert_to_tensor
 from torch import Tensor
 
-from medrestore_monai.transforms.degradation import pixel_spacing
+from medrestore_monai.transforms.axial_noise import axial_weights, white_slices
+from medrestore_monai.transforms.degradation import SLAB, pixel_spacing, slice_distance
 from medrestore_monai.transforms.pet_noise import (
     BACKGROUND,
     COUNTS,
@@ -37,6 +39,7 @@ __all__ = ["PETLowCount", "PETNoiseMapd", "RandPETLowCountd", "insert_pet_noise"
 
 _MARGIN = 8  # pixels around a patch that the Fourier filters may wrap into
 _PET_SPACING = "pet_spacing"  # pixel size in mm, beside a noise map in the data
+_PET_DISTANCE = "pet_distance"  # of neighboring slices in mm, likewise
 _STEP = 16  # sides of the Fourier transform are multiples of this
 
 
@@ -52,7 +55,8 @@ class PETLowCount:
         updates: iterations times subsets of OSEM; more of them are more and finer noise.
         smoothing: full width at half maximum in mm of one more filter for slice and noise, 0 for none.
         spacing: pixel size in mm for which the noise is drawn, 0 for that of the slice.
-        seed: of the noise.
+        axial_width: full width at half maximum in mm of the post filter along the axis, 0 for independent slices.
+        seed: of the noise of the whole volume.
 
     Raises:
         ValueError: for values outside of these ranges.
@@ -64,44 +68,73 @@ class PETLowCount:
     updates: float = 32.0
     smoothing: float = 0.0
     spacing: float = 0.0
+    axial_width: float = 5.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.drf < math.inf:
             raise ValueError(f"the dose reduction factor must be at least 1, got {self.drf}.")
-        if not (self.counts > 0 and self.updates >= 1 and min(self.width, self.smoothing, self.spacing) >= 0):
+        widths = (self.width, self.smoothing, self.spacing, self.axial_width)
+        if not (self.counts > 0 and self.updates >= 1 and min(widths) >= 0):
             raise ValueError(f"counts must be positive, updates at least 1, widths and spacing not negative: {self}.")
 
 
-def insert_pet_noise(suv: Tensor, noise_map: Tensor | None, spacing: float, scan: PETLowCount) -> tuple[Tensor, Tensor]:
-    """Fast low-count simulation of a slice or of a patch of it.
+def insert_pet_noise(
+    suv: Tensor,
+    noise_map: Tensor | None,
+    spacing: float,
+    scan: PETLowCount,
+    numbers: Sequence[int] | None = None,
+    distance: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Fast low-count simulation of a slice, of neighboring slices, or of a patch of them.
 
     Args:
-        suv: full-count slice or patch in SUV, shape ``(1, X, Y)``.
-        noise_map: of the whole slice, cropped like the patch, see
+        suv: full-count slice or slices in SUV, shape ``(1, X, Y[, S])``.
+        noise_map: of the whole slices, cropped like the patch, shape ``(D + 1, X, Y[, S])``, see
             :func:`~medrestore_monai.transforms.pet_noise.pet_noise_map`; computed from ``suv`` if ``None``.
         spacing: pixel size in mm.
         scan: what to simulate.
+        numbers: of the slices in their volume; by default from 0 on.
+        distance: of neighboring slices in mm, 0 where they are independent.
 
     Returns:
-        The low-count image, and the full-count image it belongs to: ``suv``, unless smoothed; both of shape
-        ``(1, X, Y)``. Neither is negative where ``suv`` is not.
+        The low-count image, and the full-count image it belongs to: ``suv``, unless smoothed; both of the shape of
+        ``suv``. Neither is negative where ``suv`` is not.
 
     Raises:
-        ValueError: if ``suv`` is not one slice, or the map differs in size.
+        ValueError: if ``suv`` is no such image, or the map or the numbers do not fit.
     """
-    check_slice(suv)
+    slices = suv.unbind(-1) if suv.ndim == 4 else (suv,)
+    numbers = range(len(slices)) if numbers is None else numbers
+    if len(numbers) != len(slices):
+        raise ValueError(f"{len(slices)} slices need as many numbers, got {len(numbers)}.")
+    for one in slices:
+        check_slice(one)
     if noise_map is None:
-        noise_map = pet_noise_map(suv, spacing)
+        maps: Sequence[Tensor] = [pet_noise_map(one, spacing) for one in slices]
+    else:
+        maps = noise_map.unbind(-1) if suv.ndim == 4 else (noise_map,)
+    size = tuple(_STEP * math.ceil((side + 2 * _MARGIN) / _STEP) for side in suv.shape[1:3])
+    white = white_slices(scan.seed, numbers, (size[0], size[1]), axial_weights(scan.axial_width, distance))
+    done: dict[int, tuple[Tensor, Tensor]] = {}  # slabs may hold copies
+    for number, one, known, noise in zip(numbers, slices, maps, white, strict=True):
+        if number not in done:
+            done[number] = _insert_in_slice(one, known, spacing, scan, torch.from_numpy(noise).to(one))
+    pairs = [done[number] for number in numbers]
+    if suv.ndim == 3:
+        return pairs[0]
+    return torch.stack([low for low, _ in pairs], dim=-1), torch.stack([full for _, full in pairs], dim=-1)
+
+
+def _insert_in_slice(
+    suv: Tensor, noise_map: Tensor, spacing: float, scan: PETLowCount, white: Tensor
+) -> tuple[Tensor, Tensor]:
     full = smoothed(suv, scan.smoothing, spacing) if scan.smoothing else suv
     if scan.drf == 1:
         return full.clone(), full
-    size = tuple(_STEP * math.ceil((side + 2 * _MARGIN) / _STEP) for side in suv.shape[1:])
-    white = np.random.RandomState(scan.seed).standard_normal(size).astype(np.float32)
     width = math.hypot(scan.width, scan.smoothing)
-    noise, std = pet_noise(
-        torch.from_numpy(white).to(suv), full, noise_map.to(suv), scan.spacing or spacing, scan.updates, width
-    )
+    noise, std = pet_noise(white, full, noise_map.to(suv), scan.spacing or spacing, scan.updates, width)
     strength = math.sqrt((scan.drf - 1) / scan.counts)
     log_std = torch.log1p((std * strength / full.clamp(min=1e-6)).square()).sqrt()
     factor = torch.exp(noise / std.clamp(min=1e-12) * log_std - log_std.square() / 2)
@@ -119,14 +152,15 @@ def smoothed(suv: Tensor, width: float, spacing: float) -> Tensor:
 
 
 class PETNoiseMapd(MapTransform):
-    """Compute the noise map of a whole slice once and keep it beside it, to be cropped together with it.
+    """Compute the noise map of whole slices once and keep it beside them, to be cropped together with them.
 
     Deterministic, so it can be cached. Writes ``noise_map_key``, see
-    :func:`~medrestore_monai.transforms.pet_noise.pet_noise_map`, and ``pet_spacing`` (mm), so that slice and map can be
-    plain tensors from here on, which random crops and flips handle in half the time.
+    :func:`~medrestore_monai.transforms.pet_noise.pet_noise_map`, and ``pet_spacing`` and ``pet_distance`` (mm, of
+    pixels and of slices), so that slice and map can be plain tensors from here on, which random crops and flips handle
+    in half the time.
 
     Args:
-        keys: the full-count slice in SUV, one key, shape ``(1, X, Y)``.
+        keys: the full-count slice or volume in SUV, one key, shape ``(1, X, Y[, Z])``.
         noise_map_key: where the map goes.
         spacing: pixel size in mm; from the slice's affine by default.
         directions: number of directions of the map; 1 for isotropic noise.
@@ -162,9 +196,13 @@ class PETNoiseMapd(MapTransform):
         for key in self.key_iterator(out):
             spacing = pixel_spacing(out[key]) if self.spacing is None else self.spacing
             suv = convert_to_tensor(out[key], dtype=torch.float32, track_meta=False)
-            values = pet_noise_map(suv, spacing, self.directions, self.background, self.attenuation).to(self.dtype)
+            maps = [
+                pet_noise_map(one, spacing, self.directions, self.background, self.attenuation).to(self.dtype)
+                for one in (suv.unbind(-1) if suv.ndim == 4 else (suv,))
+            ]
+            values = torch.stack(maps, dim=-1) if suv.ndim == 4 else maps[0]
             out[self.noise_map_key] = MetaTensor(values, affine=getattr(out[key], "affine", None))
-            out[_PET_SPACING] = spacing
+            out[_PET_SPACING], out[_PET_DISTANCE] = spacing, slice_distance(out[key])
         return out
 
 
@@ -175,7 +213,9 @@ class RandPETLowCountd(RandomizableTransform, MapTransform):
     full-count image as well: with ``label_key`` the label follows, so that image and label stay a pair.
 
     Args:
-        keys: full-count image in SUV that becomes the low-count image, shape ``(1, X, Y)``.
+        keys: full-count image in SUV that becomes the low-count image, shape ``(1, X, Y)``; or neighboring slices,
+            ``(1, X, Y, S)``, whose numbers the item holds where :class:`~medrestore_monai.transforms.RandSlabCropd` cut
+            them out, else they count from 0.
         label_key: its label, the same full-count image; ``None`` if there is none.
         noise_map_key: map of :class:`PETNoiseMapd`, cropped with the image. If the data have none, it is computed from
             the image; a patch that ends in the body is then taken for a part of a body 300 mm wide.
@@ -186,7 +226,9 @@ class RandPETLowCountd(RandomizableTransform, MapTransform):
         updates: range of the number of OSEM updates, drawn log-uniformly.
         spacing_factor: range of the factor on the pixel size for which the noise is drawn, drawn log-uniformly.
         smoothing: range of the width in mm of the additional filter, drawn log-uniformly.
-        smoothing_prob: probability of that filter.
+        smoothing_prob: probability of that filter, which works within each slice.
+        axial_width: range of the width in mm of the post filter along the axis, drawn log-uniformly; well below the
+            distance of slices, these are independent.
         spacing: pixel size in mm; from the map or the image's affine by default.
         allow_missing_keys: as in MONAI.
 
@@ -207,6 +249,7 @@ class RandPETLowCountd(RandomizableTransform, MapTransform):
         spacing_factor: tuple[float, float] = (0.8, 1.25),
         smoothing: tuple[float, float] = (3.0, 6.0),
         smoothing_prob: float = 0.2,
+        axial_width: tuple[float, float] = (1.5, 9.0),
         spacing: float | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
@@ -219,6 +262,7 @@ class RandPETLowCountd(RandomizableTransform, MapTransform):
             "updates": updates,
             "spacing_factor": spacing_factor,
             "smoothing": smoothing,
+            "axial_width": axial_width,
         }
         for name, (low, high) in self.ranges.items():
             if not 0 < low <= high:
@@ -249,6 +293,7 @@ class RandPETLowCountd(RandomizableTransform, MapTransform):
             updates=drawn["updates"],
             smoothing=drawn["smoothing"] if self._smooth else 0.0,
             spacing=drawn["spacing_factor"] * spacing,
+            axial_width=drawn["axial_width"],
             seed=self._seed,
         )
 
@@ -267,7 +312,9 @@ class RandPETLowCountd(RandomizableTransform, MapTransform):
             plain_map = (
                 None if noise_map is None else convert_to_tensor(noise_map, dtype=torch.float32, track_meta=False)
             )
-            low_count, full = insert_pet_noise(plain, plain_map, spacing, scan)
+            known = float(out[_PET_DISTANCE]) if _PET_DISTANCE in out else slice_distance(image)
+            distance = known if plain.ndim == 4 else 0.0  # a slice alone has no neighbors
+            low_count, full = insert_pet_noise(plain, plain_map, spacing, scan, out.get(SLAB), distance)
             out[key] = convert_to_dst_type(low_count, image, dtype=torch.float32)[0]
             if self.label_key is not None:
                 out[self.label_key] = convert_to_dst_type(full, out[self.label_key], dtype=torch.float32)[0]

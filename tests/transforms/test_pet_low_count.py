@@ -260,7 +260,8 @@ def test_fixed_noise_comes_from_the_name(suv, exact):
         assert not torch.equal(first["image"], other["image"])
     assert first["pet_low_count"]["drf"] == 4
     if not exact:
-        again = insert_pet_noise(small.as_tensor(), None, SPACING, PETLowCount(**first["pet_low_count"]))[0]
+        scan = PETLowCount(**first["pet_low_count"])
+        again = insert_pet_noise(small.as_tensor(), None, SPACING, scan, [3], float(AFFINE[2, 2]))[0]
         assert torch.equal(first["image"].as_tensor(), again)
     with pytest.raises(ValueError, match="needs a name"):
         degrade({"image": small})
