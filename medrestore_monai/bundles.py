@@ -216,6 +216,10 @@ def load_weights(
         raise WeightsError(f"{path} is another file than when its SHA-256 was taken: start again.")
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        if isinstance(state, dict) and hasattr(
+            network, "without_neighbors"
+        ):  # asked for less context than the weights have
+            state = network.without_neighbors(state)
         network.load_state_dict(state)
     except (EOFError, KeyError, pickle.UnpicklingError) as error:
         raise WeightsError(f"{path} is no file of weights: PyTorch reads no plain state dict in it.") from error
@@ -233,7 +237,8 @@ def start_from(network: "nn.Module", bundle: str | os.PathLike[str]) -> int:
         bundle: name or folder of the bundle with the weights.
 
     Returns:
-        How many parameters and buffers, those of one name and shape, were filled.
+        How many parameters and buffers, those of one name and shape, were filled. A network with context takes those
+        of one without it, see :meth:`~medrestore_monai.networks.RestoreRWKV.with_neighbors`.
 
     Raises:
         ValueError: as :func:`verify_weights`, or the two have nothing in common.
@@ -244,6 +249,8 @@ def start_from(network: "nn.Module", bundle: str | os.PathLike[str]) -> int:
     verify_weights(found.weights, found.root)
     own = network.state_dict()
     state = torch.load(found.weights, map_location="cpu", weights_only=True)
+    if hasattr(network, "with_neighbors"):
+        state = network.with_neighbors(state)
     shared = {name: values for name, values in state.items() if name in own and own[name].shape == values.shape}
     if not shared:
         raise ValueError(f"{type(network).__name__} and the weights of {found.name} have nothing in common.")

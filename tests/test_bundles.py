@@ -353,6 +353,23 @@ def test_a_network_starts_from_what_it_shares_with_a_bundle(bundle):
         start_from(torch.nn.Linear(2, 2), NAME)
 
 
+def test_a_network_with_context_starts_from_a_bundle_without(bundle):
+    network, image = RestoreRWKV(**TINY, context=2).eval(), torch.rand(1, 5, 9, 12)
+    start_from(network, NAME)
+    single = load_weights(RestoreRWKV(**TINY), bundle / "models" / "model.pt", NAME)
+    with torch.inference_mode():
+        torch.testing.assert_close(network(image), single(image[:, 2:3]), rtol=0, atol=1e-6)
+
+
+def test_weights_with_context_load_into_a_network_without(tmp_path):
+    network, image = RestoreRWKV(**TINY, context=2).eval(), torch.rand(1, 1, 9, 12)
+    torch.nn.init.normal_(network.output.weight, std=0.1)
+    torch.save(network.state_dict(), tmp_path / "context.pt")
+    single = load_weights(RestoreRWKV(**TINY), tmp_path / "context.pt")
+    with torch.inference_mode():
+        torch.testing.assert_close(single(image), network(image.expand(1, 5, 9, 12)), rtol=0, atol=1e-5)
+
+
 def test_a_loaded_network_is_merged_and_computes_the_same(bundle):
     plain = load_weights(RestoreRWKV(**TINY), bundle / "models" / "model.pt", NAME)
     ready = load_network(RestoreRWKV(**TINY), bundle / "models" / "model.pt", NAME)

@@ -1,7 +1,7 @@
 """Restore-RWKV (Yang et al., arXiv 2407.11087): a four-level U of R-RWKV blocks with a global residual."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -34,9 +34,13 @@ class RestoreRWKV(nn.Module):
         attention: ``re-wkv``; for comparison (the paper's table 5) ``bi-wkv``, one scan along rows, or ``uni-wkv``, one
             that looks back only. These two have one scan whatever ``recurrences`` is.
         token_shift: ``omni``; for comparison ``quad`` (Vision-RWKV) or ``uni`` (RWKV).
+        context: neighboring slices on each side that the network sees beside the one that it restores; 0 is the
+            paper's network. Of one channel only: the input then has ``2 * context + 1`` channels, the slices from
+            ``-context`` to ``context``, where missing ones are copies of the middle one; the residual is on that.
 
     Raises:
-        ValueError: for other numbers of channels or blocks, or an unknown attention or token shift.
+        ValueError: for other numbers of channels or blocks, context for several channels, or an unknown attention or
+            token shift.
     """
 
     def __init__(
@@ -50,11 +54,16 @@ class RestoreRWKV(nn.Module):
         use_checkpoint: bool = False,
         attention: str = "re-wkv",
         token_shift: str = "omni",
+        context: int = 0,
     ) -> None:
         super().__init__()
         if in_channels != out_channels:
             raise ValueError(
                 f"the residual needs out_channels equal to in_channels, got {out_channels}, {in_channels}."
+            )
+        if context < 0 or (context and in_channels != 1):
+            raise ValueError(
+                f"context must be at least 0, and 0 for several channels, got {context} for {in_channels}."
             )
         if len(num_blocks) != LEVELS:
             raise ValueError(f"num_blocks must give {LEVELS} numbers, got {tuple(num_blocks)}.")
@@ -64,14 +73,15 @@ class RestoreRWKV(nn.Module):
         ):
             if value not in known:
                 raise ValueError(f"{what} must be one of {', '.join(known)}, got {value!r}.")
-        self.in_channels = in_channels
+        self.in_channels = in_channels * (2 * context + 1)
+        self.context = context
         self.use_checkpoint = use_checkpoint
 
         def stage(channels: int, blocks: int) -> nn.ModuleList:
             return nn.ModuleList(RRWKVBlock(channels, recurrences, attention, token_shift) for _ in range(blocks))
 
         widths = [dim * 2**level for level in range(LEVELS)]
-        self.embed = nn.Conv2d(in_channels, dim, 3, padding=1, bias=False)
+        self.embed = nn.Conv2d(self.in_channels, dim, 3, padding=1, bias=False)
         self.encoder = nn.ModuleList(stage(widths[i], num_blocks[i]) for i in range(LEVELS))
         self.down = nn.ModuleList(nn.Conv2d(widths[i], widths[i] // 2, 3, padding=1, bias=False) for i in range(3))
         self.up = nn.ModuleList(nn.Conv2d(widths[i + 1], widths[i + 1] * 2, 3, padding=1, bias=False) for i in range(3))
@@ -86,10 +96,11 @@ class RestoreRWKV(nn.Module):
         """Restore a batch.
 
         Args:
-            x: degraded images scaled to [0, 1], shape ``(B, in_channels, H, W)``, any ``H, W >= 1``.
+            x: degraded images scaled to [0, 1], shape ``(B, in_channels, H, W)``, any ``H, W >= 1``; with context,
+                ``(B, 2 * context + 1, H, W)``.
 
         Returns:
-            Restored images, of the same shape.
+            Restored images, of the same shape; with context, the middle slices, ``(B, 1, H, W)``.
 
         Raises:
             ValueError: the input is not such a batch.
@@ -116,7 +127,43 @@ class RestoreRWKV(nn.Module):
         features = self._run(self.refinement, features)
         change = _convolve(self.output, features).permute(0, 3, 1, 2)
         # the sum in the type of the image: weights of lower precision blur the change only
-        return x + change[:, :, : x.shape[2], : x.shape[3]].to(x.dtype)
+        return self.middle(x) + change[:, :, : x.shape[2], : x.shape[3]].to(x.dtype)
+
+    def middle(self, x: Tensor) -> Tensor:
+        """The slices that are restored, ``(B, in_channels, H, W)``: of a batch without context, all."""
+        return x[:, self.context : self.context + 1] if self.context else x
+
+    def with_neighbors(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Turn weights of less context, such as none, into weights of this network, which then computes the same.
+
+        Args:
+            state: a state dict; the neighbors that its network does not see get weights of zero.
+        """
+        changed, more = dict(state), self._more_slices(state)
+        if more > 0:
+            changed["embed.weight"] = F.pad(state["embed.weight"], (0, 0, 0, 0, more, more))
+        return changed
+
+    def without_neighbors(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Turn weights of more context into weights of this network, which then computes the same as without neighbors.
+
+        Args:
+            state: a state dict; the neighbors that this network does not see count as copies of the middle slice.
+        """
+        changed, less = dict(state), -self._more_slices(state)
+        if less > 0:
+            weight = state["embed.weight"]
+            kept = weight[:, less:-less].clone()
+            kept[:, self.context] += weight[:, :less].sum(dim=1) + weight[:, -less:].sum(dim=1)
+            changed["embed.weight"] = kept
+        return changed
+
+    def _more_slices(self, state: Mapping[str, Tensor]) -> int:
+        """Return how many slices on each side this network sees more than that of ``state``; 0 for color."""
+        weight = state.get("embed.weight")
+        if weight is None or weight.ndim != 4 or self.in_channels != 2 * self.context + 1 or weight.shape[1] % 2 == 0:
+            return 0
+        return (self.in_channels - weight.shape[1]) // 2
 
     def _run(self, blocks: nn.Module, features: Tensor) -> Tensor:
         """Apply one block after the other; without gradients, in place."""

@@ -38,6 +38,7 @@ class RestoreRWKVPlanes(nn.Module):
             raise ValueError("the exported form knows neither Uni-WKV nor Uni-Shift.")
         for name, part in network.named_children():
             self.add_module(name, part)
+        self.context = network.context
         self.multiple = 2 ** (len(network.encoder) - 1)
         self.register_load_state_dict_post_hook(lambda module, _: _check_decays(module))
         _check_decays(self)
@@ -64,7 +65,8 @@ class RestoreRWKVPlanes(nn.Module):
         change = self.output(_run(self.refinement, features))
         # cropped by index as well: a slice would tie a captured program to sizes that need padding
         rows, columns = (torch.arange(size, device=x.device) for size in (height, width))
-        return x + change.index_select(2, rows).index_select(3, columns)
+        middle = x[:, self.context : self.context + 1] if self.context else x
+        return middle + change.index_select(2, rows).index_select(3, columns)
 
 
 def _check_decays(module: nn.Module) -> None:

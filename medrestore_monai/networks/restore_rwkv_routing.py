@@ -33,6 +33,7 @@ class RestoreRWKVRouting(RestoreRWKV):
         prompt_width: channels of the first of the convolutions that weigh the entries.
         experts: experts of each encoder level.
         chosen: how many of them a pixel takes.
+        context: see :class:`RestoreRWKV`; the prompt is read from the middle slice alone.
     """
 
     def __init__(
@@ -49,8 +50,18 @@ class RestoreRWKVRouting(RestoreRWKV):
         prompt_width: int = 32,
         experts: int = 4,
         chosen: int = 2,
+        context: int = 0,
     ) -> None:
-        super().__init__(in_channels, out_channels, dim, num_blocks, num_refinement_blocks, recurrences, use_checkpoint)
+        super().__init__(
+            in_channels,
+            out_channels,
+            dim,
+            num_blocks,
+            num_refinement_blocks,
+            recurrences,
+            use_checkpoint,
+            context=context,
+        )
         self.prompt = RoutingPrompt(in_channels, prompt_channels, prompt_entries, prompt_width)
         self.spatial_routing = nn.ModuleList(
             SpatialRouting(dim * 2**level, prompt_channels, experts, chosen) for level in range(LEVELS - 1)
@@ -63,10 +74,10 @@ class RestoreRWKVRouting(RestoreRWKV):
         """Restore a batch.
 
         Args:
-            x: degraded images scaled to [0, 1], shape ``(B, in_channels, H, W)``, any ``H, W >= 1``.
+            x: degraded images scaled to [0, 1], see :meth:`RestoreRWKV.forward`.
 
         Returns:
-            Restored images, of the same shape; in training, they and the balance loss, see
+            Restored images, see there; in training, they and the balance loss, see
             :func:`~medrestore_monai.networks.routing.balance_loss`, summed over the levels.
 
         Raises:
@@ -77,7 +88,7 @@ class RestoreRWKVRouting(RestoreRWKV):
 
         def enter(features: Tensor, level: int, decoding: bool) -> Tensor:
             if not prompts:  # the input has been checked by now
-                prompts.append(self.prompt(x.to(self.embed.weight.dtype)))
+                prompts.append(self.prompt(self.middle(x).to(self.embed.weight.dtype)))
             if decoding or level == LEVELS - 1:
                 return self.channel_routing[level](features, prompts[0])
             features, balance = self.spatial_routing[level](features, prompts[0])

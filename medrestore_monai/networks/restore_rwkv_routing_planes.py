@@ -30,7 +30,7 @@ class RestoreRWKVRoutingPlanes(RestoreRWKVPlanes):
 
     def forward(self, x: Tensor) -> Tensor:
         """Restore a batch of images scaled to [0, 1], shape ``(B, C, H, W)``, any ``H, W >= 1``."""
-        prompt = self.prompt(x)
+        prompt = self.prompt(x[:, self.context : self.context + 1] if self.context else x)
 
         def enter(features: Tensor, level: int, decoding: bool) -> Tensor:
             if decoding or level == len(self.encoder) - 1:
