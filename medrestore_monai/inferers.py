@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
@@ -22,6 +23,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from medrestore_monai.memory import available_bytes, measure_bytes_per_pixel
+from medrestore_monai.neighbors import HALO, SLICE_STEPS, neighbor_numbers
 from medrestore_monai.ops.precision import multiplies_bfloat16
 
 __all__ = ["AutocastInferer", "SliceWiseInferer", "tile_spans", "tiling_error"]
@@ -63,7 +65,12 @@ class AutocastInferer(Inferer):
 class SliceWiseInferer(Inferer):
     """Run a 2D network over images or volumes, slice by slice.
 
-    The network gets batches ``(N, C, X, Y)`` of slices clipped to ``clip_range`` and returns the same shape. What the
+    The network gets batches ``(N, C, X, Y)`` of slices clipped to ``clip_range`` and returns the same shape. One with
+    ``context`` gets each slice of one channel together with its neighbors, ``(N, 2K + 1, X, Y)``, and returns
+    ``(N, 1, X, Y)``. Which neighbors there are, a reader notes in the meta data as ``slice_steps``, see
+    :func:`~medrestore_monai.neighbors.neighbor_numbers`; missing ones are copies of the slice itself, and so are all of
+    a single image, or of a volume whose slice distance is unknown. Slices that the meta data call ``halo`` serve as
+    neighbors only, and stay as they are. What the
     clip cut off is added back, so metal in a CT keeps its value. Slices of one value, such as padding, stay as they
     are: networks see none in training. Memory is bounded by one batch of slices and the
     output volume: slices go to the network's device one batch at a time, and the result stays on the input's device.
@@ -86,6 +93,9 @@ class SliceWiseInferer(Inferer):
             For networks trained with flips and turns; exact in tiles where the slice's sides are multiples of
             ``alignment``.
         spatial_dim: the spatial axis (0, 1, 2) along which slices of a volume are stacked.
+        context: neighbors on each side that the network takes, ``K``.
+        context_distance: range in mm of the slice distances that the network was trained on; beyond it, slices are
+            restored without neighbors. ``None`` for any.
         device: where the network runs; ``None``: where its parameters are, or the input for a plain function.
         bytes_per_pixel: peak memory of the network per input pixel, for ``tile="auto"``; ``None``: measured.
         report_tiling: where ``tile`` is given in pixels, measure once on a middle slice how much tiles change the
@@ -111,6 +121,8 @@ class SliceWiseInferer(Inferer):
         strength: float = 1.0,
         self_ensemble: int = 1,
         spatial_dim: int = 2,
+        context: int = 0,
+        context_distance: Sequence[float] | None = None,
         device: torch.device | str | None = None,
         bytes_per_pixel: float | None = None,
         report_tiling: bool = False,
@@ -129,6 +141,12 @@ class SliceWiseInferer(Inferer):
             raise ValueError(f"self_ensemble must be 1, 2, 4 or 8, got {self_ensemble}.")
         if spatial_dim not in (0, 1, 2):
             raise ValueError(f"spatial_dim must be 0, 1 or 2, got {spatial_dim}.")
+        if context < 0 or (context_distance is not None and not 0 < context_distance[0] <= context_distance[1]):
+            raise ValueError(
+                "context must be at least 0 and context_distance a range of distances in mm, "
+                f"got {context} and {context_distance}."
+            )
+        self.context, self.context_distance = context, context_distance
         self.slice_batch_size = slice_batch_size
         self.halo = _round_up(halo, alignment)
         self.alignment = alignment
@@ -147,13 +165,14 @@ class SliceWiseInferer(Inferer):
         """Return the restored ``inputs``.
 
         Args:
-            inputs: floating point, shape ``(B, C, X, Y)`` or ``(B, C, X, Y, Z)``, scaled as the network expects.
-            network: maps ``(N, C, X, Y)`` to the same shape.
+            inputs: floating point, shape ``(B, C, X, Y)`` or ``(B, C, X, Y, Z)``, scaled as the network expects. With
+                context, ``C`` is 1; images with their neighbors as channels, ``(B, 2K + 1, X, Y)``, are taken, too.
+            network: maps ``(N, C, X, Y)`` to the same shape; with context ``(N, 2K + 1, X, Y)`` to ``(N, 1, X, Y)``.
             args: passed to each call of ``network``, unchanged.
             kwargs: passed to each call of ``network``, unchanged.
 
         Returns:
-            Same shape, dtype, device and meta data as ``inputs``.
+            Same shape, dtype, device and meta data as ``inputs``; one channel where neighbors are channels.
 
         Raises:
             TypeError: if ``inputs`` is not floating point, or the network does not return one tensor.
@@ -169,24 +188,75 @@ class SliceWiseInferer(Inferer):
         if self.strength == 0:
             return convert_to_dst_type(image.clone(), inputs)[0]
         slices = self._slices(image)
+        numbers, first, last = self._neighbors(inputs, slices)
         device = torch.device(self.device) if self.device is not None else _device_of(network, image)
         batch_size, tile = self._plan(slices, device, network, args, kwargs)
         if self.report_tiling and isinstance(self.tile, tuple):
             self._report_tiling(slices[0, slices.shape[1] // 2][None], network, args, kwargs)
-        output = torch.empty_like(image)
+        output = torch.empty_like(self._middle(image)) if image.ndim == 4 else torch.empty_like(image)
         target = self._slices(output)
+        if (first, last) != (0, slices.shape[1]):
+            target[:, :first], target[:, last:] = slices[:, :first], slices[:, last:]
         with Progress(console=Console(stderr=True), disable=not self.progress) as progress:
-            task = progress.add_task("Restoring slices", total=slices.shape[0] * slices.shape[1])
+            task = progress.add_task("Restoring slices", total=slices.shape[0] * (last - first))
             for group in range(slices.shape[0]):
-                for first in range(0, slices.shape[1], batch_size):
-                    chosen = slice(first, first + batch_size)
-                    batch = slices[group, chosen].to(device).contiguous()  # (N, C, X, Y)
-                    _check_finite(batch, ValueError, f"inputs from slice {first}")
+                for start in range(first, last, batch_size):
+                    chosen = slice(start, min(start + batch_size, last))
+                    batch = slices[group, chosen] if numbers is None else slices[group, numbers[group][chosen], 0]
+                    batch = batch.to(device).contiguous()  # (N, C, X, Y)
+                    _check_finite(batch, ValueError, f"inputs from slice {start}")
                     restored = self._restore(batch, tile, lambda x: network(x, *args, **kwargs))
-                    restored = torch.where(_constant(batch), batch, restored)
+                    middle = self._middle(batch)
+                    restored = torch.where(_constant(middle), middle, restored)
                     target[group, chosen] = restored.to(output)
                     progress.advance(task, len(batch))
         return convert_to_dst_type(output, inputs)[0]
+
+    def _neighbors(self, inputs: Tensor, slices: Tensor) -> tuple[Tensor | None, int, int]:
+        """Tell which slices each one is restored with, ``(groups, Z, 2K + 1)``, and which slices are restored.
+
+        Returns:
+            The numbers, ``None`` where the network takes no neighbors or they are channels already; and the first
+            slice, and the one after the last.
+
+        Raises:
+            ValueError: images have neither one channel nor the neighbors as channels.
+        """
+        groups, count, channels = slices.shape[:3]
+        meta = getattr(inputs, "meta", {})
+        halo = torch.as_tensor(meta.get(HALO, (0, 0))).reshape(-1, 2)[0].tolist() if inputs.ndim == 5 else (0, 0)
+        first, last = int(halo[0]), count - int(halo[1])
+        if self.context == 0 or (inputs.ndim == 4 and channels == 2 * self.context + 1):
+            return None, first, last
+        if channels != 1:
+            raise ValueError(f"a network with neighboring slices takes images of one channel, got {channels}.")
+        unknown = torch.zeros(groups, max(count - 1, 0))
+        steps = unknown
+        if inputs.ndim == 5 and SLICE_STEPS in meta:
+            steps = torch.as_tensor(meta[SLICE_STEPS], dtype=torch.float64).reshape(-1, count - 1).expand(groups, -1)
+        numbers = [neighbor_numbers(one, self.context, self.context_distance) for one in steps.numpy()]
+        if inputs.ndim == 5 and count > 1:
+            self._tell_missing(steps, numbers)
+        return torch.as_tensor(np.stack(numbers)), first, last
+
+    def _tell_missing(self, steps: Tensor, numbers: Sequence[np.ndarray]) -> None:
+        """Warn where a volume is restored as if it were single images."""
+        if any((one != one[:, :1]).any() for one in numbers):
+            return
+        reason = "the distance of its slices is unknown, or they are tilted or uneven"
+        if bool((steps > 0).any()) and self.context_distance is not None:
+            low, high = self.context_distance
+            reason = (
+                f"its slices are {float(steps[steps > 0].median()):.3g} mm apart, where the network knows "
+                f"{low:g} to {high:g} mm"
+            )
+        warnings.warn(f"Each slice was restored without its neighbors: {reason}.", stacklevel=3)
+
+    def _middle(self, batch: Tensor) -> Tensor:
+        """The slices themselves of a batch ``(N, C, X, Y)`` that may hold neighbors as channels."""
+        if self.context and batch.shape[1] == 2 * self.context + 1:
+            return batch[:, self.context : self.context + 1]
+        return batch
 
     def _report_tiling(self, image: Tensor, network: Callable[..., Tensor], args: tuple, kwargs: dict) -> None:
         """Warn how far tiles are from the whole slice, once for this inferer."""
@@ -211,29 +281,30 @@ class SliceWiseInferer(Inferer):
     def _restore(self, batch: Tensor, tile: tuple[int, int] | None, network: Callable[[Tensor], Tensor]) -> Tensor:
         """Restore one batch ``(N, C, X, Y)``: clip, run, add back what was clipped, mix."""
         clipped = batch if self.clip_range is None else batch.clamp(*self.clip_range)
+        middle = self._middle(batch)
         if tile is None:
             restored = self._mean_of_orientations(clipped, network)
         else:
-            restored = torch.empty_like(clipped)
+            restored = torch.empty_like(middle)
             for x, y in _tiles(clipped.shape[-2:], tile, self.halo, self.alignment):
                 part = clipped[..., x.start : x.stop, y.start : y.stop].contiguous()
-                middle = self._mean_of_orientations(part, network)[
+                inner = self._mean_of_orientations(part, network)[
                     ..., x.first - x.start : x.last - x.start, y.first - y.start : y.last - y.start
                 ]
-                restored[..., x.first : x.last, y.first : y.last] = middle
+                restored[..., x.first : x.last, y.first : y.last] = inner
         if self.clip_range is not None:
             inside = restored.clamp(*self.clip_range) if self.clip_output else restored
-            restored = inside + (batch - clipped)
-        return restored if self.strength == 1 else torch.lerp(batch, restored, self.strength)
+            restored = inside + (middle - self._middle(clipped))
+        return restored if self.strength == 1 else torch.lerp(middle, restored, self.strength)
 
     def _mean_of_orientations(self, part: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
         """Run the network on each orientation of ``part``, turn the results back and average them."""
         if self.self_ensemble == 1:
-            return _checked_output(network(part), part)
-        total = torch.zeros_like(part)
+            return _checked_output(network(part), self._middle(part))
+        total = torch.zeros_like(self._middle(part))
         for mirrored, turns in _ORIENTATIONS[: self.self_ensemble]:
             given = torch.rot90(part.mT if mirrored else part, turns, (-2, -1)).contiguous()
-            output = torch.rot90(_checked_output(network(given), given), -turns, (-2, -1))
+            output = torch.rot90(_checked_output(network(given), self._middle(given)), -turns, (-2, -1))
             total = total + (output.mT if mirrored else output)
         return total / self.self_ensemble
 
@@ -252,7 +323,10 @@ class SliceWiseInferer(Inferer):
         per_pixel = self.bytes_per_pixel
         if per_pixel is None:
             side = _round_up(_PROBE, self.alignment)
-            per_pixel = measure_bytes_per_pixel(network, slices[0, :1, :, :side, :side].to(device), *args, **kwargs)
+            probe = slices[0, :1, :, :side, :side].to(device)
+            if self.context and channels == 1:
+                probe = probe.repeat(1, 2 * self.context + 1, 1, 1)
+            per_pixel = measure_bytes_per_pixel(network, probe, *args, **kwargs)
         # the output volume, and the copies that a batch of slices needs around the network
         volume = slices.numel() * slices.element_size()
         around = 6 * channels * size[0] * size[1] * slices.element_size()

@@ -25,6 +25,7 @@ from medrestore_monai.layouts import (
     split_by_patient,
     training_slices,
 )
+from medrestore_monai.neighbors import HALO, SLICE_STEPS, steps_of_affine
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -87,6 +88,9 @@ class LoadImageOrSeriesd(MapTransform):
         suv: fields of :class:`~medrestore_monai.dicom.SUVOptions`, for PET. The meta data of a PET series hold
             ``suv_factor``, the SUV per Bq/ml or count, or ``suv_missing``, the reason why there is none. A file that is
             not DICOM is taken to be in SUV, unless ``suv`` names the ``factor``, which says that it is in Bq/ml.
+        context: slices on each side that a slab from ``start`` to ``stop`` is read with, as far as there are such; the
+            meta data hold their numbers as ``halo``. Those of a volume hold ``slice_steps``, where the positions of its
+            slices are known, see :mod:`medrestore_monai.neighbors`.
         allow_missing_keys: as in MONAI.
 
     Raises:
@@ -101,8 +105,12 @@ class LoadImageOrSeriesd(MapTransform):
         allow_gaps: bool = False,
         allow_missing_keys: bool = False,
         suv: Mapping[str, Any] | None = None,
+        context: int = 0,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        if context < 0:
+            raise ValueError(f"context must be at least 0, got {context}.")
+        self.context = context
         if suv and modality not in (None, "PT"):
             raise ValueError(f"{modality} images have no SUV: leave the SUV options out.")
         self.modality = modality
@@ -142,7 +150,12 @@ class LoadImageOrSeriesd(MapTransform):
         if _is_color(meta) and self.modality is not None:
             raise ValueError(f"{path} is a color picture, where {self.modality} is expected.")
         if not _is_color(meta):
-            array = (array if part is None or array.ndim == 2 else array[..., part])[None]
+            if "nifti_header" in meta and array.ndim == 3:
+                meta = {**meta, SLICE_STEPS: steps_of_affine(meta["affine"], array.shape[2])}
+            if part is not None and array.ndim == 3:
+                part, around = self._with_halo(part, array.shape[2])
+                array, meta = array[..., part], {**meta, **around, **_steps_within(meta, part)}
+            array = array[None]
         if self.modality == "MR" and part is not None:
             meta = {**meta, "intensity_range": _file_range(path)}
         noted = {**self._unit_of_file(path), **self._said(), "source": str(path)}
@@ -160,22 +173,33 @@ class LoadImageOrSeriesd(MapTransform):
         return {}
 
     def _load_series(self, path: Path, series_uid: str, part: slice | None) -> MetaTensor:
+        whole = part is None
         if part is None:
             series = read_series(path, series_uid or None, self.modality, self.allow_gaps)
-            array = series.slab(0, series.shape[2])[None]
+            part, around = slice(0, series.shape[2]), dict[str, Any]()
         else:
             series = _open_series(path, series_uid, self.modality, self.allow_gaps)
-            array = series.slab(part.start, part.stop)[None]
-        meta = {
+            part, around = self._with_halo(part, series.shape[2])
+        array = series.slab(part.start, part.stop)[None]
+        meta: dict[str, Any] = {
+            **around,
+            **_steps_within({SLICE_STEPS: series.slice_steps}, part),
             "source": str(path),
             "series_uid": series.uid,
             "modality": series.modality,
             "unit": series.unit,
             "allow_gaps": self.allow_gaps,
         }
-        if series.modality == "MR" and part is not None:
+        if series.modality == "MR" and not whole:
             meta["intensity_range"] = _series_range(path, series_uid, self.modality, self.allow_gaps)
         return _tensor(array, series.affine, {**meta, **self._suv_of_series(series)})
+
+    def _with_halo(self, part: slice, slices: int) -> tuple[slice, dict[str, Any]]:
+        """Widen a slab by the slices that it is restored with; also the meta data that say by how many."""
+        if self.context == 0 or part.stop - part.start == slices:
+            return part, {}
+        wide = slice(max(0, part.start - self.context), min(slices, part.stop + self.context))
+        return wide, {HALO: np.array([part.start - wide.start, wide.stop - part.stop])}
 
     def _suv_of_series(self, series: Series) -> dict[str, Any]:
         if series.modality != "PT":
@@ -184,6 +208,11 @@ class LoadImageOrSeriesd(MapTransform):
             return {"suv_factor": suv_factor(series.datasets, self.suv, str(series.source.name))}
         except SUVError as error:
             return {"suv_missing": str(error)}  # an error only where the SUV is needed
+
+
+def _steps_within(meta: Mapping[str, Any], part: slice) -> dict[str, Any]:
+    """The distances of the slices of a part of a volume, where those of the volume are known."""
+    return {SLICE_STEPS: meta[SLICE_STEPS][part.start : part.stop - 1]} if SLICE_STEPS in meta else {}
 
 
 def _part(item: Mapping[Any, Any]) -> slice | None:

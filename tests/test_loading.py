@@ -203,3 +203,38 @@ def test_the_modality_is_that_of_the_header_or_what_the_user_said(tmp_path):
     ):
         assert LoadImageOrSeriesd("image")(item)["image"].meta.get("modality") == told
         assert LoadImageOrSeriesd("image", modality="PT")(item)["image"].meta["modality"] == "PT"
+
+
+def test_volumes_know_the_distances_of_their_slices(tmp_path):
+    path = write_nifti(tmp_path / "a.nii.gz", ct_volume(4))
+    assert LoadImageOrSeriesd("image")({"image": path})["image"].meta["slice_steps"].tolist() == [2.5] * 3
+    assert len(LoadImageOrSeriesd("image")({"image": path, "slice": 1})["image"].meta["slice_steps"]) == 0
+    Image.fromarray(np.zeros((4, 5), np.uint8)).save(tmp_path / "b.png")
+    assert "slice_steps" not in LoadImageOrSeriesd("image")({"image": tmp_path / "b.png"})["image"].meta
+    oblique = mr_series(tmp_path / "mr", slices=4)
+    series = LoadImageOrSeriesd("image")({"image": tmp_path / "mr"})["image"]
+    np.testing.assert_allclose(series.meta["slice_steps"], [read_series(tmp_path / "mr").spacing[2]] * 3, rtol=1e-6)
+    oblique[1].unlink()
+    gap = LoadImageOrSeriesd("image", allow_gaps=True)({"image": tmp_path / "mr"})["image"]
+    np.testing.assert_allclose(gap.meta["slice_steps"], series.meta["slice_steps"][:2] * [2, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["nifti", "dicom"])
+def test_slabs_are_read_with_their_neighbors(tmp_path, kind):
+    if kind == "nifti":
+        path = write_nifti(tmp_path / "a.nii.gz", ct_volume(6))
+    else:
+        ct_series(tmp_path / "ct", slices=6)
+        path = tmp_path / "ct"
+    whole = LoadImageOrSeriesd("image", context=2)({"image": path})["image"]
+    assert "halo" not in whole.meta
+    for start, stop, halo in ((0, 2, [0, 2]), (1, 3, [1, 2]), (2, 4, [2, 2]), (4, 6, [2, 0])):
+        item = {"image": path, "start": start, "stop": stop, "slices": 6}
+        slab = LoadImageOrSeriesd("image", context=2)(item)["image"]
+        assert slab.meta["halo"].tolist() == halo
+        low, high = start - halo[0], stop + halo[1]
+        np.testing.assert_array_equal(slab.numpy(), whole[..., low:high].numpy())
+        np.testing.assert_array_equal(slab.meta["slice_steps"], whole.meta["slice_steps"][low : high - 1])
+        assert LoadImageOrSeriesd("image")(item)["image"].shape[-1] == 2
+    with pytest.raises(ValueError, match="context must be at least 0"):
+        LoadImageOrSeriesd("image", context=-1)

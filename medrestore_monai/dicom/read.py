@@ -28,6 +28,7 @@ from medrestore_monai.dicom.checks import (
 )
 from medrestore_monai.dicom.files import SeriesInfo, SourceFile, find_series
 from medrestore_monai.dicom.geometry import series_grid
+from medrestore_monai.neighbors import slice_steps
 
 UNITS = {"CT": "HU", "PT": "Bq/ml", "MR": "arbitrary"}
 _OTHER_PET_UNITS = {"GML": "SUV", "CNTS": "counts"}
@@ -79,6 +80,14 @@ class Series:
     def shape(self) -> tuple[int, int, int]:
         """Numbers of columns, rows and slices."""
         return int(self.datasets[0].Columns), int(self.datasets[0].Rows), len(self.files)
+
+    @property
+    def slice_steps(self) -> np.ndarray:
+        """Distance in mm from each slice to the next, 0 where it is none, see :mod:`medrestore_monai.neighbors`."""
+        origins = np.array([[float(v) for v in ds.ImagePositionPatient] for ds in self.datasets])
+        row, column = np.array([float(v) for v in self.datasets[0].ImageOrientationPatient]).reshape(2, 3)
+        normal = np.cross(row, column)
+        return slice_steps(origins, normal / np.linalg.norm(normal), min(self.spacing[:2]))
 
     @cached_property
     def array(self) -> np.ndarray:
