@@ -10,7 +10,7 @@ one side; all that is wrong with a data set is in one error.
 """
 
 from medrestore_monai.layouts.checks import check_items
-from medrestore_monai.layouts.clean import ixi, medmnist, training_slices
+from medrestore_monai.layouts.clean import ixi, medmnist, training_slices, training_volumes
 from medrestore_monai.layouts.find import (
     IMAGE_SUFFIXES,
     Item,
@@ -41,5 +41,6 @@ __all__ = [
     "realblur",
     "split_by_patient",
     "training_slices",
+    "training_volumes",
     "walk_folders",
 ]

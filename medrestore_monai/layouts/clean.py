@@ -61,6 +61,41 @@ def training_slices(
     return check_and_slice(entries, [key], problems, channels, full_check, allow_gaps)
 
 
+def training_volumes(
+    folder: str | os.PathLike[str],
+    part: str,
+    fraction: float = 0.1,
+    seed: int = 0,
+    key: str = "label",
+    split: PatientSplit | None = None,
+    full_check: bool = False,
+) -> list[Item]:
+    """List clean volumes, as :func:`training_slices` lists their slices; an image of one slice is a volume, too.
+
+    Args:
+        folder: see there, as the next five.
+        part: see there.
+        fraction: see there.
+        seed: see there.
+        key: see there.
+        split: see there.
+        full_check: read every voxel, not only headers.
+
+    Returns:
+        ``{key: path, "series_uid": ..., "patient": ..., "name": ..., "slices": ...}`` for every volume, with the number
+        of its slices.
+
+    Raises:
+        ValueError: as :func:`training_slices`.
+    """
+    volumes: dict[tuple[str, str], Item] = {}
+    for item in training_slices(folder, part, fraction, seed, key, split, 1, full_check):
+        volume = volumes.setdefault((item[key], item["series_uid"]), {**item, "slices": 0})
+        volume.pop("slice", None)
+        volume["slices"] += 1
+    return list(volumes.values())
+
+
 def _entry(item: Item, key: str) -> Item:
     return {key: item["path"], **{name: value for name, value in item.items() if name != "path"}}
 

@@ -38,12 +38,14 @@ from medrestore_monai.transforms.pet_noise import pet_noise_map
 from medrestore_monai.transforms.pet_scan import PETScan, scan_pet, simulate_pet_low_count
 from medrestore_monai.transforms.resolution import DownSampling, RandDownSamplingd, down_sample
 from medrestore_monai.transforms.sensor_noise import RandSensorNoised, SensorNoise, add_sensor_noise
+from medrestore_monai.transforms.slabs import ContextChannelsd, RandSlabCropd
 
 __all__ = [
     "CTLowDose",
     "CTNoise",
     "CTNoiseMapd",
     "CTScan",
+    "ContextChannelsd",
     "DownSampling",
     "Gamma",
     "GaussianBlur",
@@ -71,6 +73,7 @@ __all__ = [
     "RandMotionBlurd",
     "RandPETLowCountd",
     "RandSensorNoised",
+    "RandSlabCropd",
     "SensorNoise",
     "ThreeChannelsd",
     "ToSUVd",

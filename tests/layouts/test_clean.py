@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from medrestore_monai.intensity import ToUnitRanged
-from medrestore_monai.layouts import PatientSplit, ixi, medmnist, training_slices
+from medrestore_monai.layouts import PatientSplit, ixi, medmnist, training_slices, training_volumes
 from medrestore_monai.loading import LoadImageOrSeriesd
 
 LOAD = LoadImageOrSeriesd("label")
@@ -121,3 +121,21 @@ def test_real_jpeg_pictures(shared_data):
     assert len(items) == 10
     path = items[0]["label"]
     np.testing.assert_array_equal(LOAD(items[0])["label"].numpy(), np.asarray(Image.open(path)).T)
+
+
+def test_volumes_are_listed_once_with_their_slices(tmp_path):
+    for patient, shape in (("a", (5, 4, 3)), ("b", (5, 4, 6)), ("c", (5, 4))):
+        (tmp_path / patient).mkdir()
+        nib.save(nib.Nifti1Image(np.zeros(shape, np.int16), np.eye(4)), tmp_path / patient / "x.nii.gz")
+    items = training_volumes(tmp_path, "all")
+    assert [(item["patient"], item["slices"], item["name"]) for item in items] == [
+        ("a", 3, "a/x.nii.gz"),
+        ("b", 6, "b/x.nii.gz"),
+        ("c", 1, "c/x.nii.gz"),
+    ]
+    assert all("slice" not in item for item in items)
+    assert LOAD(items[1])["label"].shape == (1, 5, 4, 6)
+    held_back = training_volumes(tmp_path, "validation", fraction=0.3)
+    assert {item["patient"] for item in held_back} == {
+        item["patient"] for item in training_slices(tmp_path, "validation", fraction=0.3)
+    }
