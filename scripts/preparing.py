@@ -1,12 +1,13 @@
 """What the prepare_*.py scripts share: their arguments, an output that is whole or not there, and progress."""
 
 import argparse
+import json
 import os
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,9 +18,9 @@ from PIL import Image
 
 from medrestore_monai.images import read_image
 from medrestore_monai.layouts import PatientSplit
+from medrestore_monai.layouts.parts import PARTS
 
 Thing = TypeVar("Thing")
-PARTS = ("train", "validation", "test")
 
 
 def parser(description: str, source: str, split: bool = False) -> argparse.ArgumentParser:
@@ -100,6 +101,14 @@ def progress(things: Sequence[Thing], what: str) -> Iterator[Thing]:
         yield thing
 
 
+def read_stacks(folder: Path) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """Give the stacks of ``slices.npz``, shape ``(X, Y, Z)``, as stored, each with its entry of ``meta.json``."""
+    cards = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    with np.load(folder / "slices.npz") as stacks:
+        for card in cards:
+            yield card, stacks[card["key"]].transpose(2, 1, 0)
+
+
 def put(source: Path | str, target: Path) -> None:
     """Give a file a second name, or copy it where the file system cannot."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -123,6 +132,7 @@ def draw_upon_ct(
     draw: Callable[[np.ndarray, float, np.random.RandomState], tuple[np.ndarray, float]],
     drawings: int,
     seed: int,
+    parts: Mapping[str, str] | None = None,
 ) -> None:
     """Write slices of another modality, drawn upon CT slices, one folder ``upon_...`` a patient.
 
@@ -133,9 +143,13 @@ def draw_upon_ct(
             of the other modality and its pixel size.
         drawings: how many of each CT slice.
         seed: of the drawings.
+        parts: of the CT patients; those that do not train are left out.
     """
     random = np.random.RandomState(seed)
-    for path in progress(sorted(source.glob("*/*.nii.gz")), "CT slices"):
+    paths = [
+        path for path in sorted(source.glob("*/*.nii.gz")) if (parts or {}).get(path.parent.name, "train") == "train"
+    ]
+    for path in progress(paths, "CT slices"):
         voxels, meta = read_image(path)
         spacing = float(np.linalg.norm(np.asarray(meta["affine"])[:3, 0]))
         slices = voxels[..., None] if voxels.ndim == 2 else voxels

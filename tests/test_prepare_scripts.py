@@ -205,6 +205,36 @@ def test_pet(prepare, tmp_path):
     np.testing.assert_allclose(suv, 5000 * 70_000 / 185e6, rtol=1e-3)
 
 
+def stacks(folder, cards):
+    """Write ``slices.npz`` and ``meta.json`` as the collections of stacks have them."""
+    folder.mkdir(parents=True)
+    np.savez(folder / "slices.npz", **{card["key"]: stored for card, stored in cards})
+    (folder / "meta.json").write_text(json.dumps([card for card, _ in cards]))
+
+
+def test_pet_by_a_split_file(prepare, tmp_path):
+    for name in ("A", "B", "C"):
+        volume(tmp_path / "in" / "sts_pet_crops" / name / "PET.nii.gz", np.ones((5, 6, 7), np.float32))
+    stored = np.arange(4 * 6 * 5, dtype=np.int16).reshape(4, 6, 5)  # slices, rows, columns
+    scaled = {"rescale_slope": 36.0, "rescale_intercept": 0.0, "pixel_mm": [3.0, 2.0], "thickness": "4.5"}
+    stacks(tmp_path / "in" / "pet_fdg_qin_hn_0024", [({"key": "k", "patient": "WB", **scaled}, stored)])
+    slabs = [({"key": name, "spacing_mm": [2.5, 2.0, 2.0]}, np.full((8, 40, 30), 20, np.int16)) for name in ("D", "E")]
+    stacks(tmp_path / "in" / "ct_contiguous_tcia", slabs)
+    split = tmp_path / "in" / "split.csv"
+    split.write_text("A,train\nB,validation\nC,calibration\nWB,train\nD,validation\nE,adaptation\n")
+    out = prepare("prepare_pet_training_data", "--split", str(split), "--drawings", "2")
+    assert patients(training_slices(out, "train")) == {"A", "WB"}
+    assert patients(training_slices(out, "validation")) == {"B", "upon_D"}
+    assert patients(training_slices(out, "calibration")) == {"C"}
+    assert not (out / "adaptation").exists()  # what is drawn trains and validates alone
+    image = nib.load(out / "train" / "WB" / "PET.nii.gz")
+    np.testing.assert_allclose(image.get_fdata(), stored.transpose(2, 1, 0) * 36 / 3600, rtol=1e-6)
+    np.testing.assert_allclose(image.header.get_zooms(), [2, 3, 4.5])
+    drawn = [nib.load(path) for path in (out / "validation" / "upon_D").iterdir()]
+    assert len(drawn) == 2
+    assert all(one.ndim == 3 and one.shape[2] > 1 and one.get_fdata().max() > 0 for one in drawn)
+
+
 def test_pet_upon_ct(prepare, tmp_path):
     volume(tmp_path / "in" / "sts_pet_crops" / "STS_1" / "PET.nii.gz", np.ones((5, 6, 7), np.float32))
     volume(tmp_path / "in" / "sts_pet_crops" / "STS_2" / "PET.nii.gz", np.ones((5, 6, 7), np.float32))

@@ -12,6 +12,7 @@ from medrestore_monai.bundles import find_bundle
 from medrestore_monai.classical import BASELINES, Classical
 from medrestore_monai.evaluate.cases import LAYOUTS, WITH_GAPS
 from medrestore_monai.evaluate.models import Contestant, check_settings, parse_contestant, task_of
+from medrestore_monai.layouts.parts import PARTS
 from medrestore_monai.protocols import PROTOCOLS
 from medrestore_monai.report import check_folder
 from medrestore_monai.restore import check_options
@@ -74,7 +75,7 @@ class Request:
         for what, value, known in (
             ("layout", self.layout, LAYOUTS),
             ("protocol", self.protocol, tuple(PROTOCOLS)),
-            ("part", self.part, ("all", "train", "validation", "test")),
+            ("part", self.part, ("all", *PARTS)),
         ):
             if value not in known:
                 raise ValueError(f"{what} must be one of {', '.join(known)}, got {value!r}.")

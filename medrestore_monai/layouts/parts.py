@@ -1,4 +1,4 @@
-"""Which patient belongs to which part: training, validation or test."""
+"""Which patient belongs to which part: training, validation, calibration, adaptation or test."""
 
 import csv
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from medrestore_monai.layouts.find import Item, without_suffix
 
-PARTS = ("train", "validation", "test")
+PARTS = ("train", "validation", "calibration", "adaptation", "test")
 UNUSED = "unused"
 _NAMES = {
     "train": "train",
@@ -18,6 +18,8 @@ _NAMES = {
     "validation": "validation",
     "valid": "validation",
     "val": "validation",
+    "calibration": "calibration",
+    "adaptation": "adaptation",
     "test": "test",
     "testing": "test",
     UNUSED: UNUSED,
@@ -28,10 +30,10 @@ def check_part(part: str) -> None:
     """Refuse what is no part.
 
     Raises:
-        ValueError: ``part`` is none of ``train``, ``validation``, ``test`` and ``all``.
+        ValueError: ``part`` is neither one of :data:`PARTS` nor ``all``.
     """
     if part not in (*PARTS, "all"):
-        raise ValueError(f"part must be 'train', 'validation', 'test' or 'all', got {part!r}.")
+        raise ValueError(f"part must be {', '.join(map(repr, PARTS))} or 'all', got {part!r}.")
 
 
 def split_by_patient(items: Sequence[Item], fraction: float = 0.1, seed: int = 0) -> tuple[list[Item], list[Item]]:
@@ -61,7 +63,7 @@ def read_split(path: str | os.PathLike[str]) -> dict[str, str]:
     Args:
         path: a ``.csv`` file with the columns ``patient`` and ``part`` or, without a header, the two in that order; a
             ``.json`` file with ``{patient: part}`` or ``{part: [patients]}``; any other: text lines ``patient part``.
-            Parts are ``train``, ``validation`` (or ``val``), ``test`` and ``unused``.
+            Parts are those of :data:`PARTS` (also ``val``, ``training``, ``testing``) and ``unused``.
 
     Returns:
         The part of every patient.
@@ -189,7 +191,7 @@ def choose_part(
 
     Args:
         root: the data set.
-        part: ``train``, ``validation``, ``test`` or ``all``.
+        part: one of :data:`PARTS`, or ``all``.
         split: who belongs where; ``None`` for a draw of a tenth for validation.
         list_items: lists the items below a folder.
     """

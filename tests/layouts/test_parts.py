@@ -1,6 +1,7 @@
 """Who trains, validates and tests: by a file, by folders or by a draw; never on two sides."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,3 +110,24 @@ def test_folders_named_after_parts_are_the_parts(tmp_path):
     (tmp_path / "Training").mkdir()
     with pytest.raises(ValueError, match="two folders for train"):
         training_slices(tmp_path, "train")
+
+
+def test_calibration_and_adaptation_are_parts_of_their_own(tmp_path):
+    text = "patient,part,note\np0,train,\np1,calibration,x\np2,adaptation,\np3,unused,\n"
+    (tmp_path / "split.csv").write_text(text)
+    items, split = [{"patient": f"p{number}"} for number in range(4)], PatientSplit(tmp_path / "split.csv")
+    assert patients(split.choose(items, "calibration")) == {"p1"}
+    assert patients(split.choose(items, "adaptation")) == {"p2"}
+    assert patients(split.choose(items, "all")) == {"p0", "p1", "p2"}
+    with pytest.raises(ValueError, match="part must be 'train', 'validation', 'calibration', 'adaptation', 'test' or"):
+        training_slices(tmp_path, "adapt")
+
+
+def test_the_split_of_the_shipped_weights_names_everybody_once():
+    path = Path(__file__).resolve().parents[2] / "scripts" / "train" / "splits.csv"
+    rows = [line.split(",") for line in path.read_text().splitlines() if not line.startswith("#")]
+    people = [row[0] for row in rows[1:]]
+    assert len(people) == len(set(people)) == len(read_split(path))
+    for part in ("calibration", "adaptation", "train", "validation", "test"):
+        modalities = {modality for row in rows[1:] if row[1] == part for modality in row[2].split()}
+        assert modalities == {"CT", "MR", "PT"}
