@@ -118,14 +118,17 @@ def side_by_side(output: Any) -> Tensor:
 
     Args:
         output: as of MONAI's ``SupervisedEvaluator``: dictionaries with ``image``, ``pred`` and ``label`` of shape
-            ``(C, X, Y)``, or one with batches of them.
+            ``(C, X, Y[, Z])``, or one with batches of them; an image may hold neighboring slices as channels.
 
     Returns:
-        A picture in [0, 1], shape ``(1 or 3, Y, 3 * X)``: of images with other than three channels, the first channel.
+        A picture in [0, 1], shape ``(1 or 3, Y, 3 * X)``: of images with other than three channels, the middle channel;
+        of volumes, the middle slice.
     """
     images = [output[0][key] if isinstance(output, list) else output[key][0] for key in ("image", "pred", "label")]
     images = [torch.as_tensor(image).detach().float().cpu() for image in images]
-    images = [image if len(image) == 3 else image[:1] for image in images]
+    images = [image[..., image.shape[-1] // 2] if image.ndim == 4 else image for image in images]
+    color = len(images[2]) == 3
+    images = [image if color else image[len(image) // 2][None] for image in images]
     low, high = images[2].min(), images[2].max()
     scaled = [(image - low) / (high - low).clamp(min=1e-12) for image in images]
     return torch.cat(scaled, dim=1).mT.clamp(0, 1)

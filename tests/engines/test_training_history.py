@@ -95,6 +95,11 @@ def test_images_stand_side_by_side_in_the_range_of_the_clean_one():
     assert clean.sum() == 1
     batch = {key: torch.rand(2, 3, 6, 4) for key in ("image", "pred", "label")}
     assert side_by_side(batch).shape == (3, 4, 18)
+    volume = {key: torch.rand(2, 1, 6, 4, 5) for key in ("image", "pred", "label")}
+    assert side_by_side(volume).shape == (1, 4, 18)
+    slab = {"image": torch.arange(5.0)[None, :, None, None].expand(1, 5, 6, 4), "pred": torch.full((1, 1, 6, 4), 2.0)}
+    slab["label"] = torch.linspace(0, 4, 24).reshape(1, 1, 6, 4)
+    assert bool((side_by_side(slab)[0, :, :12] == 0.5).all())
 
 
 def test_without_tensorboard_the_table_is_still_written(tmp_path, monkeypatch, caplog):
