@@ -230,9 +230,8 @@ class SliceWiseInferer(Inferer):
             return None, first, last
         if channels != 1:
             raise ValueError(f"a network with neighboring slices takes images of one channel, got {channels}.")
-        unknown = torch.zeros(groups, max(count - 1, 0))
-        steps = unknown
-        if inputs.ndim == 5 and SLICE_STEPS in meta:
+        steps = torch.zeros(groups, max(count - 1, 0))
+        if inputs.ndim == 5 and count > 1 and SLICE_STEPS in meta:
             steps = torch.as_tensor(meta[SLICE_STEPS], dtype=torch.float64).reshape(-1, count - 1).expand(groups, -1)
         numbers = [neighbor_numbers(one, self.context, self.context_distance) for one in steps.numpy()]
         if inputs.ndim == 5 and count > 1:

@@ -57,8 +57,9 @@ def plan_outputs(
         output: a file or folder.
         series_uid: take this DICOM series and nothing else.
         overwrite: allow results that exist.
-        slab: cut DICOM series of more slices than this into items of so many slices each, 0 for whole images. Only
-            for networks that look at one slice at a time.
+        slab: cut DICOM series of more slices than this into items of so many slices each, 0 for whole images. A
+            network that sees neighboring slices needs them read with each slab, see ``context`` of
+            :class:`~medrestore_monai.loading.LoadImageOrSeriesd`.
         key: name of the image in the items.
 
     Returns:

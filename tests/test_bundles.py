@@ -160,9 +160,9 @@ def test_the_network_of_a_configuration_can_be_built(root, overlay):
         count = sum(parameter.numel() for parameter in network.merged().parameters())
         assert count == pytest.approx(expected, rel=0.005)
     channels = parser.get("network_def").get("in_channels", 1)
-    image = torch.rand(1, channels, 17, 12)
+    image = torch.rand(1, getattr(network, "in_channels", channels), 17, 12)
     with torch.no_grad():
-        assert network(image).shape == image.shape
+        assert network(image).shape == (1, channels, 17, 12)
 
 
 def test_the_plain_network_for_all_three_modalities_has_the_size_of_the_paper():
@@ -408,14 +408,16 @@ def test_small_images_and_those_of_air_alone_train_too(tmp_path, modality, sides
     parser.read_config(str(BUNDLES / name / "configs" / "train.json"))
     parser.update({"dataset_dir": str(tmp_path), "held_back": 0.5, "device": torch.device("cpu")})
     patch = parser.get_parsed_content("train#dataset")[0]
-    assert patch["image"].shape == patch["label"].shape == (1, *parser.get_parsed_content("patch_size"))
+    sides = tuple(parser.get_parsed_content("patch_size"))
+    assert patch["image"].shape == (2 * parser.get("context", 0) + 1, *sides)
+    assert patch["label"].shape == (1, *sides)
     assert bool(torch.isfinite(patch["image"]).all())
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in BUNDLES.iterdir() if (path / "configs").is_dir()))
 def test_the_derivation_tells_every_setting_that_changes_a_result(name):
     config = json.loads((BUNDLES / name / "configs" / "inference.json").read_text())
-    settings = {"strength", "self_ensemble", "amp", "tile", "halo", "precision", "backend", "suv"}
+    settings = {"strength", "context", "self_ensemble", "amp", "tile", "halo", "precision", "backend", "suv"}
     settings |= {"mean_hu", "mean_hu_tolerance", "kspace_kept", "keep_total_activity"}
     told = {str(value)[1:] for value in config["derivation"]["parameters"].values()}
     assert settings & config.keys() <= told

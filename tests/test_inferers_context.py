@@ -78,6 +78,8 @@ def test_single_images_fill_and_slabs_as_channels_are_taken():
         restored = SliceWiseInferer(context=2, slice_batch_size=2)(slab, Mean(2))
     assert restored.shape == (3, 1, 6, 5)
     assert_close(restored, Mean(2)(slab))
+    one = volume(1)
+    assert_close(SliceWiseInferer(context=2)(one[None], Mean(2))[0].as_tensor(), one.as_tensor())
     with pytest.raises(ValueError, match="images of one channel, got 3"):
         SliceWiseInferer(context=2)(torch.rand(1, 3, 6, 5), Mean(2))
 

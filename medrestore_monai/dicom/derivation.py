@@ -60,7 +60,9 @@ class Derivation:
         software_version: of this package.
         weights_sha256: 64 hexadecimal digits, or empty where no weights took part.
         parameters: anything that changes the result, such as the bundle and the strength.
-        neighbors: how many slices on either side took part in each slice.
+        neighbors: how many slices on either side took part in each slice, as far as they were true neighbors, see
+            :func:`~medrestore_monai.neighbors.neighbor_numbers`.
+        neighbor_distance: range in mm of the distances of slices that take part; ``None`` for any.
     """
 
     description: str
@@ -69,6 +71,7 @@ class Derivation:
     weights_sha256: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     neighbors: int = 0
+    neighbor_distance: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         lengths = {
@@ -137,14 +140,14 @@ def _offset(ds: Dataset) -> timezone | None:
     return None
 
 
-def derive(ds: Dataset, sources: Sequence[Dataset], index: int, derivation: Derivation, now: datetime) -> None:
-    """Say from what, by what and how the slice was made."""
+def derive(ds: Dataset, sources: Sequence[Dataset], derivation: Derivation, now: datetime) -> None:
+    """Say from what, by what and how the slice was made; ``sources`` are the slices that took part."""
     earlier = str(ds.get("DerivationDescription") or "")
     ds.DerivationDescription = (derivation.text + (f" Before: {earlier}" if earlier else ""))[:1024]
     if derivation.description in _CODES:
         ds.DerivationCodeSequence = [*ds.get("DerivationCodeSequence", []), _code(*_CODES[derivation.description])]
     ds.SourceImageSequence = []
-    for other in sources[max(0, index - derivation.neighbors) : index + derivation.neighbors + 1]:
+    for other in sources:
         item = Dataset()
         item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = other.SOPClassUID, other.SOPInstanceUID
         item.PurposeOfReferenceCodeSequence = [_code("121322", "Source image for image processing operation")]

@@ -24,6 +24,7 @@ from medrestore_monai.aside import folder_aside, refuse_links
 from medrestore_monai.dicom.checks import DicomError, quiet, reading, rescale, storable
 from medrestore_monai.dicom.derivation import Derivation, derive, drop_outdated, identify
 from medrestore_monai.dicom.read import Series, read_series
+from medrestore_monai.neighbors import neighbor_numbers
 
 _IMPLEMENTATION_UID = "2.25.54331898515762389943907171665167166527"  # of this writer, drawn once
 
@@ -78,6 +79,7 @@ def write_derived_series(
         )
     uids = [_uid(series_uid, str(ds.SOPInstanceUID), str(index)) for index, ds in enumerate(series.datasets)]
     now = datetime.now(timezone.utc)
+    taken = neighbor_numbers(series.slice_steps, derivation.neighbors, derivation.neighbor_distance)
     names = [f"IM{index + 1:04d}.dcm" for index in range(len(uids))]
     with folder_aside(output, overwrite) as folder:
         for index, name in enumerate(names):
@@ -86,7 +88,7 @@ def write_derived_series(
                 ds = copy.deepcopy(series.datasets[index])
                 drop_outdated(ds)
                 identify(ds, series_uid, uids[index], derivation, now)
-                derive(ds, series.datasets, index, derivation, now)
+                derive(ds, [series.datasets[number] for number in sorted(set(taken[index]))], derivation, now)
             _set_pixels(ds, stored)
             _save(ds, folder / name, label)
     return [output / name for name in names]

@@ -38,7 +38,7 @@ from medrestore_monai.transforms.pet_noise import pet_noise_map
 from medrestore_monai.transforms.pet_scan import PETScan, scan_pet, simulate_pet_low_count
 from medrestore_monai.transforms.resolution import DownSampling, RandDownSamplingd, down_sample
 from medrestore_monai.transforms.sensor_noise import RandSensorNoised, SensorNoise, add_sensor_noise
-from medrestore_monai.transforms.slabs import ContextChannelsd, RandSlabCropd
+from medrestore_monai.transforms.slabs import ContextChannelsd, HaloCropd, RandSlabCropd
 
 __all__ = [
     "CTLowDose",
@@ -49,6 +49,7 @@ __all__ = [
     "DownSampling",
     "Gamma",
     "GaussianBlur",
+    "HaloCropd",
     "JPEG",
     "KSpaceConsistencyd",
     "KSpaceTruncationd",

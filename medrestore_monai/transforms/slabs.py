@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import ensure_tuple
 from torch import Tensor
 
+from medrestore_monai.neighbors import HALO, SLICE_STEPS
 from medrestore_monai.transforms.degradation import SLAB
 
-__all__ = ["ContextChannelsd", "RandSlabCropd"]
+__all__ = ["ContextChannelsd", "HaloCropd", "RandSlabCropd"]
 
 _DROPPED = ("all", "before", "after")
 
@@ -120,6 +123,30 @@ class ContextChannelsd(MapTransform):
             if key in out or not self.allow_missing_keys:
                 slab = _slab(out[key], key)
                 out[key] = slab[..., slab.shape[-1] // 2]
+        return out
+
+
+class HaloCropd(MapTransform):
+    """Take away the slices that a slab was read with for their neighbors' sake, see ``halo`` in its meta data.
+
+    Args:
+        keys: slabs ``(C, X, Y, Z)``; those without a halo stay as they are.
+        allow_missing_keys: as in MONAI.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return a copy of ``data`` with slabs as they were asked for."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            image = out[key]
+            halo = [int(count) for count in getattr(image, "meta", {}).get(HALO, (0, 0))]
+            if image.ndim == 4 and any(halo):
+                last = image.shape[-1] - halo[1]
+                inner = MetaTensor(image.as_tensor()[..., halo[0] : last], meta=dict(image.meta))
+                inner.meta[HALO] = np.zeros(2, dtype=int)
+                if SLICE_STEPS in inner.meta:
+                    inner.meta[SLICE_STEPS] = inner.meta[SLICE_STEPS][halo[0] : last - 1]
+                out[key] = inner
         return out
 
 
