@@ -60,15 +60,16 @@ class Bundle:
 
 
 def search_path() -> list[Path]:
-    """Return the folders in which bundles are looked for, first come, first served.
+    """Return the folders in which bundles are looked for by name, first come, first served.
 
-    ``MEDRESTORE_BUNDLES`` in the environment, ``bundles`` in the working folder, that of the checkout, and the
-    bundles that were installed with the package.
+    ``MEDRESTORE_BUNDLES`` in the environment, ``bundles`` of the checkout, and the bundles that were installed with the
+    package. The working folder is none of them: a configuration is code, and whoever fills a folder of downloads must
+    not choose what runs.
     """
     here = Path(__file__).resolve().parent
     named = os.environ.get("MEDRESTORE_BUNDLES")
     places = [Path(named)] if named else []
-    return [*places, Path.cwd() / "bundles", here.parent / "bundles", here / "bundled"]
+    return [*places, here.parent / "bundles", here / "bundled"]
 
 
 def list_bundles() -> list[Bundle]:
@@ -82,24 +83,37 @@ def list_bundles() -> list[Bundle]:
 
 
 def find_bundle(name: str | os.PathLike[str]) -> Bundle:
-    """Return the bundle of that name, or in that folder.
+    """Return a bundle by its name, or by the path of its folder.
+
+    Args:
+        name: a plain word is looked for in :func:`search_path` alone. What has a separator of folders in it is a path,
+            and so are ``.`` and ``..``.
 
     Raises:
         ValueError: there is none.
     """
-    for root in (Path(name), Path.cwd(), *(place / name for place in search_path())):
-        same = root.resolve().name == Path(name).resolve().name
-        if same and (root / "configs" / "metadata.json").is_file():
+    text = os.fspath(name)
+    roots = [Path(text)] if is_path(text) else [place / text for place in search_path()]
+    for root in roots:
+        if (root / "configs" / "metadata.json").is_file():
             return _read(root.resolve())
     known = ", ".join(bundle.name for bundle in list_bundles()) or "none"
-    raise ValueError(f"no bundle {str(name)!r}; found here: {known}.")
+    beside = not is_path(text) and bool(text) and (Path(text) / "configs" / "metadata.json").is_file()
+    hint = f" The folder {text} here is no installed bundle: run one that you trust by its path, ./{text}." * beside
+    raise ValueError(f"no bundle {text!r}; found here: {known}.{hint}")
+
+
+def is_path(text: str) -> bool:
+    """Tell a path from a plain word, which names what is installed."""
+    return text in (".", "..") or any(mark in text for mark in (os.sep, os.altsep) if mark)
 
 
 def bundle_root(name: str) -> str:
     """Return the folder of bundle ``name``, for its configurations: they run from any working folder.
 
     A copy goes before the original: that whose configuration the command line of ``monai.bundle`` names, or that in
-    which the process runs.
+    which the process runs. Only configurations call this, and :func:`~medrestore_monai.restore.restore` does not let
+    them: it tells them the folder of the bundle that it runs.
     """
     carrier = Path(__file__).resolve().parents[1]
     # the zoo form carries this package, whatever its folder's name

@@ -134,7 +134,7 @@ def evaluate(
     data: Annotated[Path, typer.Option("--data", help="Folder of images; see --layout.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="New folder for the report.")],
     bundle: Annotated[
-        list[str] | None, typer.Option(help="Name or folder of a bundle; several side by side.", show_default=False)
+        list[str] | None, typer.Option(help="Name or path of a bundle; several side by side.", show_default=False)
     ] = None,
     model: Annotated[
         list[str] | None,
@@ -180,7 +180,7 @@ def evaluate(
 
       medrestore evaluate --model unet=ct_denoise_restore_rwkv,unet.json,runs/unet/model.pt --data scans/ -o report
 
-      medrestore evaluate --bundle mine --data GOPRO_Large --layout gopro --part test --protocol mlff -o report
+      medrestore evaluate --bundle ./mine --data GOPRO_Large --layout gopro --part test --protocol mlff -o report
     """
     check_source(data)
     with reported(USAGE):
@@ -218,7 +218,9 @@ def evaluate(
 @app.command()
 def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write, such as model.onnx.")],
-    bundle: Annotated[str, typer.Option(help="Name or folder of the bundle.")] = "ct_denoise_restore_rwkv",
+    bundle: Annotated[
+        str, typer.Option(help="Name of the bundle, or its folder as a path: ./mine.")
+    ] = "ct_denoise_restore_rwkv",
     weights: Annotated[Path | None, typer.Option(help="Weights of your own instead of the bundle's.")] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -230,7 +232,7 @@ def export(
     Examples:
       medrestore export -o ct_denoise.onnx
 
-      medrestore export --bundle my_bundle --weights runs/model.pt -o mine.onnx --overwrite
+      medrestore export --bundle ./my_bundle --weights runs/model.pt -o mine.onnx --overwrite
     """
     with reported(USAGE):
         from medrestore_monai.bundles import export_bundle, find_bundle

@@ -16,7 +16,7 @@ bundles_app = typer.Typer(
 weights_app = typer.Typer(help="Fetch or verify the weights of a bundle.", no_args_is_help=True)
 bundles_app.add_typer(weights_app, name="weights")
 
-NameArgument = Annotated[str, typer.Argument(help="Name or folder of the bundle.")]
+NameArgument = Annotated[str, typer.Argument(help="Name of the bundle, or its folder as a path: ./mine.")]
 
 
 @bundles_app.command("list")

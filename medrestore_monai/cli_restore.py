@@ -27,7 +27,9 @@ OverwriteOption = Annotated[
 def restore(
     source: InputArgument,
     output: OutputOption,
-    bundle: Annotated[str, typer.Option(help="Name or folder of the bundle.")] = "ct_denoise_restore_rwkv",
+    bundle: Annotated[
+        str, typer.Option(help="Name of the bundle, or its folder as a path: ./mine.")
+    ] = "ct_denoise_restore_rwkv",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     strength: Annotated[float, typer.Option(min=0, max=1, help="0 keeps the input, 1 restores in full.")] = 1.0,
     precision: Annotated[str, typer.Option(help="float32, or bfloat16: faster, see the bundle's card.")] = "float32",

@@ -244,10 +244,25 @@ def test_a_bundle_is_found_by_name_by_folder_and_from_inside(bundle, monkeypatch
     assert find_bundle(copy).root == copy
     assert find_bundle(NAME).root == BUNDLES / NAME
     monkeypatch.chdir(copy)
-    assert find_bundle("renamed").root == copy
     assert find_bundle(".").root == copy
     monkeypatch.chdir(tmp_path)
-    assert find_bundle("renamed").root == copy
+    assert find_bundle("./renamed").root == copy
+
+
+@pytest.mark.parametrize("place", ["bundles", ".", "inside"])
+def test_a_bundle_in_the_working_folder_is_not_taken_for_an_installed_one(place, monkeypatch, tmp_path):
+    planted = tmp_path / place / NAME
+    shutil.copytree(BUNDLES / NAME / "configs", planted / "configs")
+    shutil.copytree(planted, planted.with_name("stranger"))
+    monkeypatch.chdir(planted if place == "inside" else tmp_path)
+    assert find_bundle(NAME).root == BUNDLES / NAME
+    assert NAME in {bundle.name for bundle in list_bundles()} >= {"all_in_one_restore_rwkv"}
+    assert all(BUNDLES in bundle.root.parents for bundle in list_bundles())
+    monkeypatch.chdir(planted.parent)
+    with pytest.raises(ValueError, match=r"no bundle 'stranger'; .* run one that you trust by its path, \./stranger\."):
+        find_bundle("stranger")
+    assert find_bundle(f"./{NAME}").root == planted
+    assert find_bundle(planted).root == planted
 
 
 @pytest.mark.parametrize(

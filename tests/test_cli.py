@@ -22,7 +22,7 @@ from phantoms import ct_series, ct_volume, mr_series, pet_series
 from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGLossless
-from tiny_bundle import NAME, make_tiny_bundle, write_tiny_weights
+from tiny_bundle import NAME, edit_json, make_tiny_bundle, write_tiny_weights
 from typer.testing import CliRunner
 
 from medrestore_monai.cli import app
@@ -209,6 +209,20 @@ def test_what_is_clipped_is_said(tmp_path):
     assert result.exit_code == 0
     assert re.search(r"Note: .*values lie outside the range of uint16 and were clipped", result.stderr)
     assert re.search(r"Note: .*a.png has no value below 0, though air has -1000 HU", result.stderr)
+
+
+@pytest.mark.parametrize("place", ["bundles", "."])
+def test_a_bundle_beside_the_scan_does_not_run_in_place_of_the_installed_one(tmp_path, monkeypatch, place):
+    planted = make_tiny_bundle(tmp_path / "work" / place)
+    code = "$open('canary', 'w').close() or 1"
+    edit_json(planted / "configs" / "inference.json", lambda config: config.update(self_ensemble=code))
+    monkeypatch.setenv("MEDRESTORE_BUNDLES", str(make_tiny_bundle(tmp_path / "installed").parent))
+    monkeypatch.chdir(tmp_path / "work")
+    np.save("a.npy", ct_volume(1, SIZE)[..., 0])
+    result = run("restore", "a.npy", "-o", "out.npy")
+    assert (result.exit_code, Path("canary").exists()) == (0, False)
+    result = run("restore", "a.npy", "-o", "named.npy", "--bundle", planted)
+    assert (result.exit_code, Path("canary").exists()) == (0, True)
 
 
 def test_the_name_of_weights_is_never_run_as_code(tmp_path, monkeypatch):

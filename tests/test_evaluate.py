@@ -19,8 +19,9 @@ from skimage.metrics import structural_similarity
 from tiny_bundle import NAME, TINY, edit_json, make_tiny_bundle, write_tiny_weights
 from typer.testing import CliRunner
 
+from medrestore_monai.bundles import find_bundle
 from medrestore_monai.cli import app
-from medrestore_monai.evaluate import known_psf
+from medrestore_monai.evaluate import known_psf, parse_contestant
 from medrestore_monai.layouts import paired_folders
 from medrestore_monai.networks import RestoreRWKV
 from medrestore_monai.transforms.blur_kernels import motion_kernel
@@ -462,6 +463,16 @@ def test_models_that_cannot_be_are_refused(tmp_path, model, message, monkeypatch
     (tmp_path / "data").mkdir()
     result = run("--data", tmp_path / "data", "-o", tmp_path / "out", "--model", model, code=2)
     assert re.search(message, result.stderr)
+
+
+def test_an_overlay_in_the_working_folder_does_not_stand_in_for_the_bundles_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("unet.json", "own.json"):
+        Path(name).write_text("{}")
+    bundle = find_bundle(NAME)
+    assert parse_contestant(f"a={NAME},unet.json").overlay == bundle.root / "configs" / "unet.json"
+    assert parse_contestant(f"a={NAME},./unet.json").overlay == Path("unet.json")
+    assert parse_contestant(f"a={NAME},own.json").overlay == Path("own.json")
 
 
 def test_tuning_finds_the_best_of_a_grid(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import torch
 from monai.bundle import ConfigParser
 from monai.transforms import Compose
 
-from medrestore_monai.bundles import Bundle, find_bundle, verify_weights
+from medrestore_monai.bundles import Bundle, find_bundle, is_path, verify_weights
 from medrestore_monai.intensity import ToUnitRanged
 from medrestore_monai.layouts import Item
 from medrestore_monai.restore import check_kinds, path_text
@@ -56,23 +56,24 @@ class Contestant:
 def parse_contestant(text: str) -> Contestant:
     """Turn ``LABEL=BUNDLE,OVERLAY.json,WEIGHTS.pt`` into a contestant; overlay, weights or both may be left out.
 
-    An overlay without a folder may also be one in the bundle's ``configs``.
+    An overlay without a folder is first looked for in the bundle's ``configs``: a configuration is code.
 
     Raises:
         ValueError: it is no such text, there is no such bundle, or a file is missing.
     """
     name, equals, rest = text.partition("=")
     place, *files = rest.split(",")
-    overlays = [Path(file) for file in files if file.endswith(".json")]
+    overlays = [file for file in files if file.endswith(".json")]
     weights = [Path(file) for file in files if file and not file.endswith(".json")]
     if not (name and equals and place) or max(len(overlays), len(weights)) > 1 or "" in files:
         raise ValueError(f"a model is LABEL=BUNDLE,OVERLAY.json,WEIGHTS.pt, got {text!r}.")
     if not re.fullmatch(r"[\w.-]+", name):  # it becomes part of file names
         raise ValueError(f"a label has letters, digits, dots, dashes and underscores only, got {name!r}.")
     bundle = find_bundle(place)
-    overlay = overlays[0] if overlays else None
-    if overlay is not None and not overlay.is_file() and overlay.parent == Path():
-        overlay = bundle.root / "configs" / overlay
+    overlay = Path(overlays[0]) if overlays else None
+    if overlay is not None and not is_path(overlays[0]):
+        own = bundle.root / "configs" / overlay
+        overlay = own if own.is_file() or not overlay.is_file() else overlay
     return Contestant(name, bundle, overlay, weights[0] if weights else None)
 
 
