@@ -70,10 +70,11 @@ class SliceWiseInferer(Inferer):
     ``(N, 1, X, Y)``. Which neighbors there are, a reader notes in the meta data as ``slice_steps``, see
     :func:`~medrestore_monai.neighbors.neighbor_numbers`; missing ones are copies of the slice itself, and so are all of
     a single image, or of a volume whose slice distance is unknown. Slices that the meta data call ``halo`` serve as
-    neighbors only, and stay as they are. What the
-    clip cut off is added back, so metal in a CT keeps its value. Slices of one value, such as padding, stay as they
-    are: networks see none in training. Memory is bounded by one batch of slices and the
-    output volume: slices go to the network's device one batch at a time, and the result stays on the input's device.
+    neighbors only, and stay as they are.
+
+    Values outside of the range, such as metal and padding in a CT, stay exactly what they are by default. So do slices
+    of one value: networks see none in training. Memory is bounded by one batch of slices and the output volume: slices
+    go to the network's device one batch at a time, and the result stays on the input's device.
 
     Args:
         slice_batch_size: slices per network call; the images of a 2D batch count as slices.
@@ -86,7 +87,9 @@ class SliceWiseInferer(Inferer):
         alignment: the network's down-sampling factor. Tiles start at its multiples, where such a network is
             shift-equivariant; it may pad the far sides of its input, as those of a tile at the border are the image's.
         clip_range: range the network was trained on, ``None`` for no clipping.
-        clip_output: keep the network's output in ``clip_range`` too, before what was clipped is added; for inference.
+        clip_output: keep the network's output in ``clip_range`` too; for inference.
+        add_clipped: instead of keeping a value outside as it is, add what the clip cut off to what the network made of
+            the rest. For PET and MR, whose highest values are tissue with noise; not for CT.
         strength: 0 returns the input exactly (the network does not run), 1 the restored image, else a linear mix.
         self_ensemble: orientations that each slice, or tile, is restored in, the mean of which is taken: 1, 2 (as it
             is, and turned by 180 degrees), 4 (all quarter turns) or 8 (these, and mirrored). The network runs as often.
@@ -118,6 +121,7 @@ class SliceWiseInferer(Inferer):
         alignment: int = 1,
         clip_range: Sequence[float] | None = (0.0, 1.0),
         clip_output: bool = False,
+        add_clipped: bool = False,
         strength: float = 1.0,
         self_ensemble: int = 1,
         spatial_dim: int = 2,
@@ -153,6 +157,7 @@ class SliceWiseInferer(Inferer):
         self.tile = _checked_tile(tile, self.halo, alignment)
         self.clip_range = None if clip_range is None else (float(clip_range[0]), float(clip_range[1]))
         self.clip_output = clip_output
+        self.add_clipped = add_clipped
         self.strength = strength
         self.self_ensemble = self_ensemble
         self.spatial_dim = spatial_dim
@@ -278,7 +283,7 @@ class SliceWiseInferer(Inferer):
         return image[None] if image.ndim == 4 else image.movedim(2 + self.spatial_dim, 1)
 
     def _restore(self, batch: Tensor, tile: tuple[int, int] | None, network: Callable[[Tensor], Tensor]) -> Tensor:
-        """Restore one batch ``(N, C, X, Y)``: clip, run, add back what was clipped, mix."""
+        """Restore one batch ``(N, C, X, Y)``: clip, run, mix; what was clipped stays as it is, or is added back."""
         clipped = batch if self.clip_range is None else batch.clamp(*self.clip_range)
         middle = self._middle(batch)
         if tile is None:
@@ -291,10 +296,13 @@ class SliceWiseInferer(Inferer):
                     ..., x.first - x.start : x.last - x.start, y.first - y.start : y.last - y.start
                 ]
                 restored[..., x.first : x.last, y.first : y.last] = inner
-        if self.clip_range is not None:
-            inside = restored.clamp(*self.clip_range) if self.clip_output else restored
-            restored = inside + (middle - self._middle(clipped))
-        return restored if self.strength == 1 else torch.lerp(middle, restored, self.strength)
+        if self.clip_range is not None and self.clip_output:
+            restored = restored.clamp(*self.clip_range)
+        inside = self._middle(clipped)
+        if self.add_clipped:
+            restored = restored + (middle - inside)
+        mixed = restored if self.strength == 1 else torch.lerp(middle, restored, self.strength)
+        return mixed if self.add_clipped else torch.where(middle == inside, mixed, middle)
 
     def _mean_of_orientations(self, part: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
         """Run the network on each orientation of ``part``, turn the results back and average them."""

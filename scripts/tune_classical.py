@@ -40,7 +40,8 @@ class Trials:
         """Return the mean PSNR in dB with these values."""
         key = tuple(sorted(values.items()))
         if key not in self.tried:
-            method, infer = Classical(self.method, {**self.known, **values}), SliceWiseInferer(clip_output=True)
+            method = Classical(self.method, {**self.known, **values})
+            infer = SliceWiseInferer(clip_output=True, add_clipped=True)
             scores = []
             for image, label, scale, score, psf in self.cases:
                 restored = infer(image[None], method, psf=psf)[0].double()

@@ -50,6 +50,18 @@ def test_degrade_takes_the_noise_of_other_slices_where_one_shows_no_tissue(tmp_p
     assert noise[..., 1].std() > 0.1
 
 
+@pytest.mark.parametrize("exact", [False, True])
+def test_metal_and_padding_keep_their_stored_value_at_low_dose(tmp_path, exact):
+    volume = ct_volume(1, (128, 128))
+    volume[30:34, 40:44], volume[:9, :9] = 12000, -3024
+    ct_series(tmp_path / "in", volume=volume, signed=True, bits_stored=16)
+    degrade(tmp_path / "in", tmp_path / "out", seed=1, exact=exact)
+    after = read_series(tmp_path / "out").array
+    outside = (volume < -1024) | (volume > 3072)
+    np.testing.assert_array_equal(after[outside], volume[outside])
+    assert (after[~outside] != volume[~outside]).mean() > 0.5
+
+
 def test_degrade_exact_and_fast_have_the_same_level(tmp_path):
     ct_series(tmp_path / "ct", volume=ct_volume(1, (128, 128)))
     noise = {}

@@ -116,12 +116,20 @@ def test_extra_arguments_reach_the_network():
     assert net.extras == [(("task",), {"scale": 2})] * 4
 
 
-def test_values_outside_the_range_are_carried_through():
-    image = torch.tensor([[[[-0.5, 0.25], [1.0, 1.75]]]])
+@pytest.mark.parametrize("settings", [{}, {"clip_output": True, "strength": 0.7}, {"self_ensemble": 8}])
+def test_values_outside_the_range_stay_exactly_what_they_are(settings):
+    image = torch.tensor([[[[-0.513, 0.25], [1.0, 1.713]]]])
     seen = []
-    output = SliceWiseInferer()(image, lambda x: seen.append(x) or x * 0.5)
+    output = SliceWiseInferer(**settings)(image, lambda x: seen.append(x) or x * 0.5)
     assert_close(seen[0], torch.tensor([[[[0.0, 0.25], [1.0, 1.0]]]]))
-    assert_close(output, torch.tensor([[[[-0.5, 0.125], [0.5, 1.25]]]]))
+    inside = 1 - 0.5 * settings.get("strength", 1.0)
+    expected = torch.tensor([[[[-0.513, 0.25 * inside], [inside, 1.713]]]])
+    assert_close(output, expected)
+    outside = (image < 0) | (image > 1)
+    assert torch.equal(output[outside], image[outside])
+    added = SliceWiseInferer(**settings, add_clipped=True)(image, lambda x: x * 0.5)
+    mixed = torch.tensor([[[[-0.513, 0.25 * inside], [inside, 0.713 + inside]]]])
+    assert_close(added, mixed)
     assert_close(SliceWiseInferer(clip_range=None)(image, lambda x: x * 0.5), image * 0.5)
 
 

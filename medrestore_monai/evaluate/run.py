@@ -182,7 +182,7 @@ def _classical(model: Model, method: Classical, case: Mapping[Any, Any]) -> Tens
     """Restore as :meth:`Model.restore` does, with a classical method on what that model sees."""
     with unwrapped():
         scaled = model.scaling(dict(case))
-        infer = SliceWiseInferer(clip_output=True)
+        infer = SliceWiseInferer(clip_output=True, add_clipped=model.modality != "CT")
         pred = infer(scaled["image"][None], method, psf=known_psf(case))[0]
         restored: Tensor = FromUnitRanged("pred", like="image")({**scaled, "pred": pred})["pred"]
     return restored.as_subclass(Tensor)

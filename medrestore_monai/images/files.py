@@ -232,8 +232,21 @@ def _stored(path: Path, kind: str, array: np.ndarray, like: Mapping[str, Any]) -
                 f"{path} is written as float64 like its source, but was computed in float32: about 7 digits are exact.",
                 stacklevel=3,
             )
+            return _with_own_digits(array, like)
         return array.astype(dtype)
     return _rounded(path, array, dtype, slope, inter)
+
+
+def _with_own_digits(array: np.ndarray, like: Mapping[str, Any]) -> np.ndarray:
+    """Give float32 values as float64; those that are the source's still get all the digits that it has."""
+    own: np.ndarray = array.astype(np.float64)
+    source = Path(str(like.get("filename_or_obj", "")))
+    if source.is_file():
+        stored, meta = _READERS[kind_of(source)](source)
+        exact = stored.astype(np.float64) * meta.get("scl_slope", 1.0) + meta.get("scl_inter", 0.0)
+        if exact.shape == own.shape:
+            own = np.where(array == exact.astype(np.float32), exact, own)
+    return own
 
 
 def _rounded(path: Path, array: np.ndarray, dtype: np.dtype, slope: float, inter: float) -> np.ndarray:

@@ -31,6 +31,7 @@ from medrestore_monai.transforms.mri_kspace import (
     truncate_kspace,
 )
 from medrestore_monai.transforms.of_modality import OfModalityd
+from medrestore_monai.transforms.outside import KeepOutsided, NoteOutsided
 from medrestore_monai.transforms.pet_activity import KeepTotalActivityd, ToSUVd, keep_total_activity
 from medrestore_monai.transforms.pet_fixed import PETLowCountd
 from medrestore_monai.transforms.pet_low_count import PETLowCount, PETNoiseMapd, RandPETLowCountd, insert_pet_noise
@@ -53,9 +54,11 @@ __all__ = [
     "JPEG",
     "KSpaceConsistencyd",
     "KSpaceTruncationd",
+    "KeepOutsided",
     "KeepTotalActivityd",
     "LinearMotionBlur",
     "MeanHUd",
+    "NoteOutsided",
     "MotionBlur",
     "OfModalityd",
     "OriginalChannelsd",

@@ -13,15 +13,20 @@ from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type, convert_to_tensor
 from torch import Tensor
 
+from medrestore_monai.intensity import INTENSITY_RANGES
+
 __all__ = ["MeanHUd", "body_mean_shift"]
 
 _BODY = -500.0  # HU: tissue is above, lung and air below
+_METAL = INTENSITY_RANGES["CT"].upper  # HU: what is above is not restored
 _RECORD = "intensity_range"
 _LEAST = 100  # voxels of a body worth a mean
 
 
 def body_mean_shift(image: Tensor, restored: Tensor) -> Tensor:
-    """By how much a restoration moves the mean of each slice, over the voxels whose input is above -500 HU.
+    """By how much a restoration moves the mean of each slice, over the voxels whose input is in -500 to 3072 HU.
+
+    What is above is outside of the networks' range and stays as it is; it would hide by how much the rest moves.
 
     Args:
         image: input in HU, shape ``(1, X, Y)`` or ``(1, X, Y, Z)``.
@@ -37,7 +42,7 @@ def body_mean_shift(image: Tensor, restored: Tensor) -> Tensor:
         raise ValueError(
             f"expected two images of one shape (1, X, Y[, Z]), got {tuple(image.shape)} and {tuple(restored.shape)}."
         )
-    body = image > _BODY
+    body = _is_body(image)
     count = body.sum(dim=(0, 1, 2))
     change = torch.where(body, restored.double() - image, 0.0).sum(dim=(0, 1, 2))
     return torch.where(count >= _LEAST, change / count.clamp(min=1), 0.0)
@@ -53,7 +58,7 @@ class MeanHUd(MapTransform):
         keys: the restored images, shape ``(1, X, Y[, Z])``.
         like: the input.
         mode: ``check`` warns of slices whose mean moves by more than ``tolerance``; ``correct`` adds to such slices,
-            where the input is above -500 HU, what brings the mean back; ``off`` does nothing.
+            where the input is in -500 to 3072 HU, what brings the mean back; ``off`` does nothing.
         tolerance: in HU.
         scaled: the restored images are scaled to [0, 1], by the ``intensity_range`` of ``like``.
         allow_missing_keys: as in MONAI.
@@ -98,7 +103,7 @@ class MeanHUd(MapTransform):
             self._warn(shift, beyond, out[self.like])
             if self.mode == "correct":
                 excess = torch.where(beyond, shift, 0.0) / (upper - lower)
-                moved = torch.where(image > _BODY, restored - excess, restored)
+                moved = torch.where(_is_body(image), restored - excess, restored)
                 out[key] = convert_to_dst_type(moved.to(restored.dtype), out[key])[0]
         return out
 
@@ -111,6 +116,11 @@ class MeanHUd(MapTransform):
             f"{beyond.numel()} slice(s), at most by {worst:+.1f} HU: {done}.",
             stacklevel=2,
         )
+
+
+def _is_body(image: Tensor) -> Tensor:
+    """Where there is tissue: neither air nor metal beyond the networks' range."""
+    return (image > _BODY) & (image <= _METAL)
 
 
 def _range_of(image: Any) -> tuple[float, float] | None:

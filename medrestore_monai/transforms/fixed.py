@@ -12,11 +12,12 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable, Transform
 
+from medrestore_monai.intensity import INTENSITY_RANGES
 from medrestore_monai.transforms.ct_low_dose import CTLowDose, CTNoiseMapd, insert_ct_noise
 from medrestore_monai.transforms.ct_noise import CTNoise
 from medrestore_monai.transforms.ct_scan import matched_scan, simulate_ct_low_dose
 
-LEAST = -1024.0  # HU
+LEAST, MOST = INTENSITY_RANGES["CT"].lower, INTENSITY_RANGES["CT"].upper  # HU
 _NAME_KEYS = ("name", "series_uid", "slice")
 
 
@@ -103,8 +104,9 @@ class CTLowDosed(MapTransform):
             else:
                 low_dose, _ = insert_ct_noise(image.as_tensor(), noise_map.as_tensor(), cutoff, spacing, scan)
             hu = image.as_tensor()
-            # outside of the scanned circle a scanner stores a constant; inside, nothing below -1024 HU
-            low_dose = torch.where(hu <= LEAST, hu, low_dose.clamp(min=LEAST))
+            # outside of the scanned circle a scanner stores a constant; inside, nothing below -1024 HU. Metal stays, as
+            # it does in a restoration
+            low_dose = torch.where((hu <= LEAST) | (hu > MOST), hu, low_dose.clamp(min=LEAST))
             out[key] = MetaTensor(low_dose).copy_meta_from(image)
         out["ct_low_dose"] = asdict(scan)
         return out

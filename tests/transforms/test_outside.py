@@ -1,0 +1,134 @@
+"""CT voxels outside of the networks' range come out with their stored value, whatever a restoration does."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+import tifffile
+import torch
+from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
+from phantoms import ct_series, ct_volume
+from tiny_bundle import BUNDLES, NAME, edit_json, make_tiny_bundle
+
+from medrestore_monai.dicom import read_series
+from medrestore_monai.intensity import FromUnitRanged, ToUnitRanged
+from medrestore_monai.restore import restore
+from medrestore_monai.transforms import KeepOutsided, NoteOutsided
+
+SIZE = (44, 36)
+
+
+def metal_and_padding(slices=3, fraction=0.0):
+    """A CT with a circle of padding, a metal clip, and values just at the ends of the range; the mask of both."""
+    volume = ct_volume(slices, SIZE)
+    x, y = np.meshgrid(*(np.linspace(-1, 1, side) for side in SIZE), indexing="ij")
+    volume[x**2 + y**2 > 1.2] = -3024 - fraction
+    volume[20:24, 15:18] = 12000 + fraction
+    volume[25, 15:18] = 3900 + fraction / 3  # where scaling loses the last bit
+    volume[26, 15:17], volume[27, 15:17] = 3072, -1024
+    volume = volume.astype(np.float32)
+    return volume, (volume < -1024) | (volume > 3072)
+
+
+def test_what_is_noted_passes_a_loader_and_comes_back_bit_by_bit():
+    volume, outside = metal_and_padding(fraction=0.37)
+    image = MetaTensor(volume[None], meta={"modality": "CT"})
+    noted = NoteOutsided()({"image": image})
+    assert noted["outside"]["mask"].sum() == outside.sum() > 100
+    scaled = ToUnitRanged("image", "CT")(noted)
+    (item,) = decollate_batch(next(iter(DataLoader(Dataset([scaled]), batch_size=1))))
+    back = FromUnitRanged("pred")({**item, "pred": item["image"]})
+    assert (np.asarray(back["pred"][0])[outside] != volume[outside]).any()  # what scaling alone would lose
+    before = back["pred"].clone()
+    kept = KeepOutsided()({**back, "pred": back["pred"] + 5})
+    np.testing.assert_array_equal(np.asarray(kept["pred"][0])[outside], volume[outside])
+    assert torch.equal(kept["pred"][0].as_tensor()[~outside], before[0].as_tensor()[~outside] + 5)
+    assert torch.equal(back["pred"].as_tensor(), before.as_tensor())
+    assert kept["pred"].meta == back["pred"].meta
+
+
+@pytest.mark.parametrize("meta", [{"modality": "PT"}, {"modality": "MR"}, {}])
+def test_other_modalities_have_no_outside(meta):
+    item = {"image": MetaTensor(torch.full((1, 3, 3), 5000.0), meta=meta), "pred": torch.zeros(1, 3, 3)}
+    assert NoteOutsided()(item).keys() == item.keys()
+    assert KeepOutsided()(item)["pred"] is item["pred"]
+
+
+def test_a_result_of_another_shape_is_refused():
+    note = {"mask": torch.ones(1, 2, 2, dtype=torch.bool), "values": torch.zeros(4)}
+    with pytest.raises(
+        ValueError, match=r"'pred' has the shape \(1, 3, 2\), where that of the noted image, \(1, 2, 2\)"
+    ):
+        KeepOutsided()({"pred": torch.zeros(1, 3, 2), "outside": note})
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
+    """Tiny bundles that restore CT, with weights that move every voxel, the mean of the body among them."""
+    folder = tmp_path_factory.mktemp("bundles")
+    roots = {name: make_tiny_bundle(folder, name) for name in (NAME, "all_in_one_restore_rwkv")}
+    for root in roots.values():
+        edit_json(
+            root / "configs" / "inference.json", lambda config: config.update(mean_hu="correct", mean_hu_tolerance=0.0)
+        )
+    return {name: root / "configs" / "inference.json" for name, root in roots.items()}
+
+
+WRITERS = {
+    "int.nii.gz": lambda path, volume: nib.save(nib.Nifti1Image(volume.astype(np.int16), np.eye(4)), path),
+    "float.nii": lambda path, volume: nib.save(nib.Nifti1Image(volume, np.eye(4)), path),
+    "double.nii": lambda path, volume: nib.save(nib.Nifti1Image(volume.astype(np.float64) - 1e-9, np.eye(4)), path),
+    "int.tif": lambda path, volume: tifffile.imwrite(path, volume.astype(np.int16).T, photometric="minisblack"),
+    "float.tif": lambda path, volume: tifffile.imwrite(path, volume.T, photometric="minisblack"),
+    "int.npy": lambda path, volume: np.save(path, volume.astype(np.int16)),
+    "double.npy": lambda path, volume: np.save(path, volume.astype(np.float64) + 1e-9),
+    "double.npz": lambda path, volume: np.savez(path, image=volume.astype(np.float64) + 1e-9),
+}
+
+
+def stored_values(path):
+    if path.name.endswith((".nii", ".nii.gz")):
+        return np.asarray(nib.load(path).dataobj)
+    if path.suffix == ".tif":
+        return tifffile.imread(path).T
+    loaded = np.load(path)
+    return loaded if path.suffix == ".npy" else loaded["image"]
+
+
+SETTINGS = [{}, {"strength": 0.5, "self_ensemble": 2}, {"tile": 16, "halo": 0, "mean_hu": "off"}]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("bundle", [NAME, "all_in_one_restore_rwkv"])
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_file_format_keeps_the_stored_value(tmp_path, bundles, bundle, settings, name):
+    volume, outside = metal_and_padding(fraction=0.0 if name.startswith("int") else 0.37)
+    WRITERS[name](tmp_path / name, volume)
+    modality = {"modality": "CT"} if bundle != NAME else {}
+    restore(tmp_path / name, tmp_path / f"out-{name}", bundles[bundle], **settings, **modality)
+    before, after = stored_values(tmp_path / name), stored_values(tmp_path / f"out-{name}")
+    assert before.dtype == after.dtype
+    np.testing.assert_array_equal(after[outside], before[outside])
+    assert (after[~outside] != before[~outside]).mean() > 0.5
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("bundle", [NAME, "all_in_one_restore_rwkv"])
+@pytest.mark.parametrize("settings", [*SETTINGS, {"slab": 2}], ids=str)
+def test_a_series_keeps_the_stored_value(tmp_path, bundles, bundle, settings):
+    volume, outside = metal_and_padding(5)
+    ct_series(tmp_path / "in", volume=volume, signed=True, bits_stored=16)
+    restore(tmp_path / "in", tmp_path / "out", bundles[bundle], **settings)
+    before, after = read_series(tmp_path / "in"), read_series(tmp_path / "out")
+    np.testing.assert_array_equal(after.array[outside], volume[outside])
+    assert all((before.stored(z) != after.stored(z)).mean() > 0.5 for z in range(5))
+
+
+def test_the_deblurring_network_for_ct_keeps_it_too(tmp_path):
+    volume, outside = metal_and_padding(1)
+    np.save(tmp_path / "a.npy", volume[..., 0].astype(np.int16))
+    config = BUNDLES / "multimodal_deblur_meddeblur" / "configs" / "inference.json"
+    restore(tmp_path / "a.npy", tmp_path / "out.npy", config, modality="CT")
+    after = np.load(tmp_path / "out.npy")
+    np.testing.assert_array_equal(after[outside[..., 0]], volume[..., 0][outside[..., 0]])
+    assert (after != volume[..., 0]).mean() > 0.3
