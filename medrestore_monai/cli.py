@@ -14,6 +14,7 @@ from medrestore_monai import __version__
 from medrestore_monai.cli_bundles import bundles_app
 from medrestore_monai.cli_options import (
     GapsOption,
+    HUOffsetOption,
     InputArgument,
     OutputOption,
     OverwriteOption,
@@ -98,6 +99,7 @@ def degrade(
     upper: Annotated[
         float | None, typer.Option(help="jpeg: value of INPUT that becomes 255; by default the greatest.")
     ] = None,
+    hu_offset: HUOffsetOption = None,
     series: SeriesOption = None,
     allow_gaps: GapsOption = False,
     overwrite: OverwriteOption = False,
@@ -119,12 +121,13 @@ def degrade(
     settings |= {"quality": quality, "lower": lower, "upper": upper}
     options = {name: value for name, value in settings.items() if value is not None}
     with reported(USAGE):
-        from medrestore_monai.degrade import check_task
+        from medrestore_monai.degrade import check_hu_offset, check_task
         from medrestore_monai.degrade import degrade as run
 
         check_task(task, options)
+        check_hu_offset(task, hu_offset)
     with reported():
-        for done in run(source, output, task, seed, series or "", allow_gaps, overwrite, True, **options):
+        for done in run(source, output, task, seed, series or "", allow_gaps, overwrite, True, hu_offset, **options):
             values = ", ".join(f"{name} {value}" for name, value in done.parameters.items())
             console.print(printable(f"simulated: {done.output} ({task}: {values})"), soft_wrap=True, markup=False)
 
@@ -164,6 +167,7 @@ def evaluate(
         list[str] | None,
         typer.Option("--set", help="Change a value of evaluate.json, such as dose=0.1.", show_default=False),
     ] = None,
+    hu_offset: HUOffsetOption = None,
     allow_gaps: GapsOption = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out bad images, and list them.")] = False,
     overwrite: OverwriteOption = False,
@@ -204,6 +208,7 @@ def evaluate(
             device=device,
             limit=limit,
             settings=parse_settings(settings or []),
+            hu_offset=hu_offset,
             allow_gaps=allow_gaps,
             skip_bad=skip_bad,
             overwrite=overwrite,

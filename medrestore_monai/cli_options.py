@@ -16,6 +16,15 @@ SeriesOption = Annotated[str | None, typer.Option("--series", help="SeriesInstan
 GapsOption = Annotated[
     bool, typer.Option("--allow-gaps", help="Treat the slices of a series as single images: no check of spacing.")
 ]
+HUOffsetOption = Annotated[
+    float | None,
+    typer.Option(
+        "--hu-offset",
+        help="CT: what to add to INPUT's numbers to make them HU, -1024 for stored values, 0 if they are; for files "
+        "without a value below 0, which are refused without it. DICOM is trusted.",
+        show_default=False,
+    ),
+]
 
 
 def check_source(source: Path) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from medrestore_monai.cli_options import (
     GapsOption,
+    HUOffsetOption,
     InputArgument,
     OutputOption,
     SeriesOption,
@@ -62,6 +63,7 @@ def restore(
         str | None, typer.Option(help="PET: HHMMSS or, for long half lives, YYYYMMDDHHMMSS.")
     ] = None,
     half_life: Annotated[float | None, typer.Option(help="PET: seconds, 6586.2 for F-18.")] = None,
+    hu_offset: HUOffsetOption = None,
     series: SeriesOption = None,
     allow_gaps: GapsOption = False,
     overwrite: OverwriteOption = False,
@@ -123,6 +125,10 @@ def restore(
         config = json.loads(found.config("inference").read_text(encoding="utf-8"))
         if "suv" in options and "suv" not in config:
             raise ValueError(f"--suv-factor and what goes with it are for PET; {found.name} does not restore PET.")
+        if hu_offset is not None:
+            if "hu_offset" not in config or modality not in (None, "CT"):
+                raise ValueError(f"--hu-offset is for CT, not for {modality or ', '.join(found.modalities)}.")
+            options["hu_offset"] = hu_offset
         options |= _modality_option(found, modality, config)
         changes = parse_settings(settings or [])
         check_settings(found.config("inference"), changes)

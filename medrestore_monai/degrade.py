@@ -159,6 +159,7 @@ def degrade(
     allow_gaps: bool = False,
     overwrite: bool = False,
     progress: bool = False,
+    hu_offset: float | None = None,
     **options: Any,
 ) -> list[Simulation]:
     """Simulate a degraded scan of every image of a source, slice by slice, and write the same kind.
@@ -172,6 +173,7 @@ def degrade(
         allow_gaps: take a series with missing slices, as single images.
         overwrite: replace outputs that exist.
         progress: show a progress bar over slices on the standard error stream.
+        hu_offset: of CT, see :class:`~medrestore_monai.loading.LoadImageOrSeriesd`.
         options: those of the task; ranges and other defaults are in :data:`TASKS`. ``dose``: fraction of the source's
             dose; ``exact``: ray by ray, see :class:`~medrestore_monai.transforms.fixed.CTLowDosed`; ``fraction``: of
             the lines of k-space that are kept; ``drf``: dose reduction factor; ``suv_factor``: SUV per unit of the
@@ -190,7 +192,8 @@ def degrade(
     """
     check_task(task, options)
     chosen = TASKS[task]
-    load = LoadImageOrSeriesd("image", modality=chosen.modality, allow_gaps=allow_gaps)
+    check_hu_offset(task, hu_offset)
+    load = LoadImageOrSeriesd("image", modality=chosen.modality, allow_gaps=allow_gaps, hu_offset=hu_offset)
     written = []
     for item in plan_outputs(source, output, series_uid, overwrite):
         image = load(item)["image"]
@@ -219,6 +222,16 @@ def check_task(task: str, options: Mapping[str, Any] | None = None) -> None:
             known = ", ".join(TASKS[task].options)
             raise ValueError(f"task {task} has no option {name}; it takes {known}.")
     TASKS[task].make(seed=0, **_filled(task, options or {}, MetaTensor(torch.zeros(1, 1, 1))))
+
+
+def check_hu_offset(task: str, hu_offset: float | None) -> None:
+    """Refuse an offset to HU for a task that is not for CT.
+
+    Raises:
+        ValueError: it is so.
+    """
+    if hu_offset is not None and TASKS[task].modality != "CT":
+        raise ValueError(f"task {task} is not for CT alone and takes no hu_offset.")
 
 
 def _filled(task: str, options: Mapping[str, Any], image: MetaTensor) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from medrestore_monai.dicom import Series, SUVError, SUVOptions, read_series, suv_factor
+from medrestore_monai.dicom import Series, SUVError, SUVOptions, read_series, stores_air, suv_factor
+from medrestore_monai.hounsfield import WORD, check_hounsfield
 from medrestore_monai.images import read_image, read_picture_set
 from medrestore_monai.intensity import choose_range
 from medrestore_monai.layouts import (
@@ -63,6 +64,12 @@ def _file_range(path: Path) -> list[float]:
     return _mr_range(_open_image(path)[0])
 
 
+@functools.lru_cache(maxsize=8)
+def _check_file(path: Path, offset: float | None) -> None:
+    array, meta = _open_image(path)
+    check_hounsfield(array, str(path), str(meta["original_dtype"]), offset)
+
+
 def _mr_range(volume: np.ndarray) -> list[float]:
     """MR has no unit: slices and slabs are scaled by the range of their whole volume."""
     finite = volume[np.isfinite(volume)]  # a slice with other values is refused where it is scaled
@@ -91,11 +98,14 @@ class LoadImageOrSeriesd(MapTransform):
         context: slices on each side that a slab from ``start`` to ``stop`` is read with, as far as there are such; the
             meta data hold their numbers as ``halo``. Those of a volume hold ``slice_steps``, where the positions of its
             slices are known, see :mod:`medrestore_monai.neighbors`.
+        hu_offset: what makes the numbers of a CT file HU, 0 where they are; ``None`` if nobody has said so: then one
+            without a value below 0 is refused. A DICOM series is trusted, but for one whose slope and intercept leave
+            no room for air. The meta data hold what was added as ``hu_offset``; a result is written without it.
         allow_missing_keys: as in MONAI.
 
     Raises:
-        ValueError: for ``suv`` of another modality, or values it cannot have; on a call, if the image cannot be used:
-            the message names it.
+        ValueError: for ``suv`` or ``hu_offset`` of another modality, or values they cannot have; on a call, if the
+            image cannot be used, such as CT that cannot be in HU: the message names it.
     """
 
     def __init__(
@@ -106,6 +116,7 @@ class LoadImageOrSeriesd(MapTransform):
         allow_missing_keys: bool = False,
         suv: Mapping[str, Any] | None = None,
         context: int = 0,
+        hu_offset: float | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if context < 0:
@@ -113,7 +124,12 @@ class LoadImageOrSeriesd(MapTransform):
         self.context = context
         if suv and modality not in (None, "PT"):
             raise ValueError(f"{modality} images have no SUV: leave the SUV options out.")
+        if hu_offset is not None and modality not in (None, "CT"):
+            raise ValueError(f"{modality} images have no HU: leave hu_offset out.")
+        if hu_offset is not None and not np.isfinite(hu_offset):
+            raise ValueError(f"hu_offset must be a number of HU, got {hu_offset}.")
         self.modality = modality
+        self.hu_offset = hu_offset
         self.allow_gaps = allow_gaps
         self.suv = SUVOptions.of(suv)
 
@@ -149,6 +165,10 @@ class LoadImageOrSeriesd(MapTransform):
         array, meta = read_image(path) if part is None else _open_image(path)
         if _is_color(meta) and self.modality is not None:
             raise ValueError(f"{path} is a color picture, where {self.modality} is expected.")
+        if self.modality == "CT" and part is None:
+            check_hounsfield(array, str(path), str(meta["original_dtype"]), self.hu_offset)
+        elif self.modality == "CT":
+            _check_file(path, self.hu_offset)  # the whole: a single slice may show no air
         if not _is_color(meta):
             if "nifti_header" in meta and array.ndim == 3:
                 meta = {**meta, SLICE_STEPS: steps_of_affine(meta["affine"], array.shape[2])}
@@ -158,6 +178,9 @@ class LoadImageOrSeriesd(MapTransform):
             array = array[None]
         if self.modality == "MR" and part is not None:
             meta = {**meta, "intensity_range": _file_range(path)}
+        if self.modality == "CT":
+            meta = {**meta, "unit": "HU", "hu_offset": self.hu_offset or 0.0}
+            array = array + np.float32(self.hu_offset or 0.0)
         noted = {**self._unit_of_file(path), **self._said(), "source": str(path)}
         return _tensor(array, meta["affine"], {**meta, **noted})
 
@@ -192,6 +215,13 @@ class LoadImageOrSeriesd(MapTransform):
         }
         if series.modality == "MR" and not whole:
             meta["intensity_range"] = _series_range(path, series_uid, self.modality, self.allow_gaps)
+        if series.modality == "CT" and not stores_air(series.datasets[0]):
+            if self.hu_offset is None:
+                raise ValueError(
+                    f"the slope and intercept of {path} leave no value for air, which has -1000 HU: {WORD}."
+                )
+            meta["hu_offset"] = self.hu_offset
+            array = array + np.float32(self.hu_offset)
         return _tensor(array, series.affine, {**meta, **self._suv_of_series(series)})
 
     def _with_halo(self, part: slice, slices: int) -> tuple[slice, dict[str, Any]]:
@@ -230,6 +260,7 @@ def forget() -> None:
     _open_pictures.cache_clear()
     _series_range.cache_clear()
     _file_range.cache_clear()
+    _check_file.cache_clear()
 
 
 def _tensor(array: np.ndarray, affine: np.ndarray, meta: dict[str, Any]) -> MetaTensor:

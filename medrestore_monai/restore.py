@@ -29,6 +29,7 @@ _OWN_OPTIONS = {
     "tile": "--tile",
     "modality": "--modality",
     "suv": "--suv-factor and what goes with it",
+    "hu_offset": "--hu-offset",
     "series_uid": "--series",
     "allow_gaps": "--allow-gaps",
     "overwrite": "--overwrite",

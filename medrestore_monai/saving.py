@@ -200,7 +200,7 @@ class SaveLikeSourced(Transform):
             OSError: the disk is full or read-only, with the output's name; nothing is left behind.
         """
         image, meta, target = data[self.key], data[self.like].meta, Path(data[self.output_key])
-        values = image.detach().cpu().numpy()
+        values = _without_offset(image.detach().cpu().numpy(), meta)
         if int(data.get("stop", 0)) and not self._collect(values, target, data):
             return data
         if self._collected is not None:
@@ -224,6 +224,12 @@ class SaveLikeSourced(Transform):
             raise RuntimeError(f"the slabs of {target} do not come in order.")
         self._collected.voxels[..., start:stop] = values
         return stop == slices
+
+
+def _without_offset(values: np.ndarray, meta: Mapping[str, Any]) -> np.ndarray:
+    """Take back what the loader added to make the numbers of a CT HU."""
+    offset = float(meta.get("hu_offset", 0))
+    return values - np.float32(offset) if offset else values
 
 
 class _Volume:

@@ -33,6 +33,7 @@ OFFERED = {
     "strength": 1.0,
     "keep_total_activity": True,
     "suv_factor": 0.0,
+    "hu_offset": ["auto", "0", "-1024"],
     "mean": "check",
     "tile": "auto",
     "result_dtype": ["float32", "int16"],
@@ -48,6 +49,7 @@ def test_a_bundle_offers_what_its_configuration_has(tmp_path):
     assert not {"allow_gaps", "weights", "dataset_dir", "write_back", "series_uid", "progress", "network_def"} & set(
         offered
     )
+    assert offered["hu_offset"] == ["auto", "0", "-1024"]
     (tmp_path / "inference.json").write_text(
         '{"kspace_kept": 0.25, "modality": null, "suv": {}, "halo": 64, "mean": "check", "x": "$1"}'
     )
@@ -84,10 +86,18 @@ def test_values_come_in_with_their_types():
 
 
 @pytest.mark.parametrize(
+    ("value", "expected"), [("auto", {}), ("0", {"hu_offset": 0.0}), (-1024, {"hu_offset": -1024.0})]
+)
+def test_the_users_word_on_hu_is_a_choice(value, expected):
+    assert read_request({"hu_offset": value}, OFFERED).overrides == expected
+
+
+@pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
         ("tile", "$__import__('os').system('true')", "whole number"),
         ("tile", 12.5, "whole number"),
+        ("hu_offset", "$1", "one of auto, 0, -1024"),
         ("strength", "@weights", "must be a number"),
         ("strength", float("nan"), "must be a number"),
         ("strength", True, "must be a number"),

@@ -77,7 +77,7 @@ def test_files_keep_kind_type_and_affine(tmp_path, bundle, config):
     types = write_files(tmp_path / "in")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a PNG cannot hold negative HU, which is said
-        results = restore(tmp_path / "in", tmp_path / "out", config)
+        results = restore(tmp_path / "in", tmp_path / "out", config, hu_offset=0)
     assert [result.output for result in results] == [tmp_path / "out" / name for name in types]
     for name, dtype in types.items():
         given, meta = read_image(tmp_path / "in" / name)
@@ -117,7 +117,7 @@ def test_a_bad_slab_leaves_nothing(tmp_path, config):
 def test_strength_zero_changes_nothing(tmp_path, config):
     ct_series(tmp_path / "in" / "ct", slices=3, size=SIZE)
     types = write_files(tmp_path / "in")
-    restore(tmp_path / "in", tmp_path / "out", config, strength=0)
+    restore(tmp_path / "in", tmp_path / "out", config, strength=0, hu_offset=0)
     source, derived = read_series(tmp_path / "in" / "ct"), read_series(tmp_path / "out" / "ct")
     for index in range(3):
         np.testing.assert_array_equal(derived.stored(index), source.stored(index))
@@ -132,7 +132,7 @@ def test_two_runs_are_equal_to_the_bit(tmp_path, config):
     for name in ("one", "two"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            restore(tmp_path / "in", tmp_path / name, config)
+            restore(tmp_path / "in", tmp_path / name, config, hu_offset=0)
     one, two = read_series(tmp_path / "one" / "ct"), read_series(tmp_path / "two" / "ct")
     assert one.uid == two.uid
     for index in range(2):

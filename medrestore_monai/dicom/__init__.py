@@ -1,6 +1,6 @@
 """DICOM series in and out: find them, check them, read them, write a derived series on the same grid."""
 
-from medrestore_monai.dicom.checks import DicomError
+from medrestore_monai.dicom.checks import DicomError, stores_air
 from medrestore_monai.dicom.derivation import Derivation
 from medrestore_monai.dicom.files import SeriesInfo, SourceFile, find_series
 from medrestore_monai.dicom.read import DicomSeriesReader, Series, read_series
@@ -19,6 +19,7 @@ __all__ = [
     "check_output",
     "find_series",
     "read_series",
+    "stores_air",
     "suv_factor",
     "write_derived_series",
 ]

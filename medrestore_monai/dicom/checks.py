@@ -14,6 +14,8 @@ from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import UID
 
+from medrestore_monai.hounsfield import LEAST_SPAN
+
 #: The images that can be restored: their SOP class and the modality each one belongs to.
 IMAGE_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.2": "CT",
@@ -223,6 +225,9 @@ def _check_values(ds: Dataset, label: str) -> None:
     slope, intercept = rescale(ds)
     if not (np.isfinite(slope) and np.isfinite(intercept) and slope != 0):
         raise DicomError(f"{label} has rescale slope {slope} and intercept {intercept}, which make no image.")
+    least, most = _ends(ds)
+    if ds.Modality == "CT" and most - least < LEAST_SPAN:
+        raise DicomError(f"{label} can store {least:g} to {most:g} by its slope and intercept, which cannot be HU.")
     if ds.Modality == "PT" and ds.get("Units") not in ("BQML", "CNTS", "GML"):
         units = ds.get("Units") or "missing"
         raise DicomError(f"{label} has PET units {units}, where BQML (Bq/ml), CNTS (counts) or GML (SUV) is expected.")
@@ -235,6 +240,18 @@ def _check_values(ds: Dataset, label: str) -> None:
 def rescale(ds: Dataset) -> tuple[float, float]:
     """Slope and intercept from stored values to physical ones; 1 and 0 where the header has none (MR)."""
     return float(ds.get("RescaleSlope", 1)), float(ds.get("RescaleIntercept", 0))
+
+
+def _ends(ds: Dataset) -> tuple[float, float]:
+    """Least and greatest physical value that a slice can store."""
+    slope, intercept = rescale(ds)
+    ends = [value * slope + intercept for value in storable(int(ds.BitsStored), bool(ds.PixelRepresentation))]
+    return min(ends), max(ends)
+
+
+def stores_air(ds: Dataset) -> bool:
+    """Say whether a CT slice can store a value below 0 HU, as one with a sound slope and intercept can."""
+    return _ends(ds)[0] < 0
 
 
 def storable(bits: int, signed: bool) -> tuple[int, int]:

@@ -67,7 +67,13 @@ class Source:
 
 
 def open_source(
-    model: Model, data: str | os.PathLike[str], layout: str, part: str, allow_gaps: bool, limit: int | None
+    model: Model,
+    data: str | os.PathLike[str],
+    layout: str,
+    part: str,
+    allow_gaps: bool,
+    limit: int | None,
+    hu_offset: float | None = None,
 ) -> Source:
     """List the images of a data set.
 
@@ -78,6 +84,7 @@ def open_source(
         part: ``all``, ``train``, ``validation`` or ``test``.
         allow_gaps: take DICOM series with missing slices, of pairs.
         limit: take this many slices, evenly spread; ``None`` for all.
+        hu_offset: of CT pairs; clean images are read as the model's ``evaluate.json`` says.
 
     Raises:
         ValueError: the data set cannot be used.
@@ -93,7 +100,8 @@ def open_source(
         gaps = {"allow_gaps": allow_gaps} if layout in WITH_GAPS else {}
         items = _PAIRED[layout](data, part, **gaps)
         of_series = modality if modality in ("CT", "PT", "MR") else None
-        load = Compose([LoadImageOrSeriesd(["image", "label"], modality=of_series, allow_gaps=allow_gaps)])
+        keys = ["image", "label"]
+        load = Compose([LoadImageOrSeriesd(keys, modality=of_series, allow_gaps=allow_gaps, hu_offset=hu_offset)])
     if limit is not None and limit < len(items):
         items = [items[index * len(items) // limit] for index in range(limit)]
     return Source(items, load, modality)

@@ -38,6 +38,7 @@ class Request:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         limit: take this many slices, evenly spread.
         settings: values to change in the bundles' ``evaluate.json``.
+        hu_offset: of CT, see :class:`~medrestore_monai.loading.LoadImageOrSeriesd`.
         allow_gaps: take DICOM series with missing slices, of pairs.
         skip_bad: leave out images that cannot be used, and list them; else the first one is an error.
         overwrite: replace a report that exists.
@@ -59,6 +60,7 @@ class Request:
     device: str = "auto"
     limit: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    hu_offset: float | None = None
     allow_gaps: bool = False
     skip_bad: bool = False
     overwrite: bool = False
@@ -95,6 +97,8 @@ class Request:
                 raise ValueError(f"a model may not be called {' or '.join(sorted(set(classical) & set(names)))}.")
             if self.against not in classical + names:
                 raise ValueError(f"p-values are against one of {', '.join(classical + names)}, got {self.against!r}.")
+        if self.hu_offset is not None and "CT" not in groups:
+            raise ValueError(f"hu_offset is for CT, not for {', '.join(groups)}.")
         missing = [modality for modality in groups if len(groups) > 1 and not (self.data / modality).is_dir()]
         if missing and self.data.is_dir():
             raise ValueError(

@@ -77,10 +77,16 @@ def evaluate(request: Request, progress: bool = False) -> tuple[list[SummaryRow]
     about: dict[str, Any] = _about(request, protocol)
     for modality, group in groups.items():
         data = request.data / modality if len(groups) > 1 else request.data
-        wishes = {"seed": request.seed, "part": request.part, **protocol.settings.get(modality, {})}
+        offset = request.hu_offset if modality == "CT" else None
+        wishes = {
+            "seed": request.seed,
+            "part": request.part,
+            "hu_offset": offset,
+            **protocol.settings.get(modality, {}),
+        }
         models = [open_model(one, modality, data, request.device, request.settings, wishes) for one in group]
         chosen = choose_baselines(request.baselines, request.tuned, partial(task_of, group[0].bundle, modality))
-        source = open_source(models[0], data, request.layout, request.part, request.allow_gaps, request.limit)
+        source = open_source(models[0], data, request.layout, request.part, request.allow_gaps, request.limit, offset)
         _run(request, source, models, chosen, results, progress)
         _describe(about, models, chosen, source)
     if not results.scores:

@@ -232,20 +232,25 @@ def _stored(path: Path, kind: str, array: np.ndarray, like: Mapping[str, Any]) -
                 f"{path} is written as float64 like its source, but was computed in float32: about 7 digits are exact.",
                 stacklevel=3,
             )
-            return _with_own_digits(array, like)
+        if array.dtype == np.float32 and (dtype == np.float64 or like.get("hu_offset")):
+            return _with_own_digits(array, like).astype(dtype)
         return array.astype(dtype)
     return _rounded(path, array, dtype, slope, inter)
 
 
 def _with_own_digits(array: np.ndarray, like: Mapping[str, Any]) -> np.ndarray:
-    """Give float32 values as float64; those that are the source's still get all the digits that it has."""
+    """Give float32 values as float64; those that are the source's still get all the digits that it has.
+
+    A loader may have added a ``hu_offset``, which is taken off again here: both round.
+    """
     own: np.ndarray = array.astype(np.float64)
     source = Path(str(like.get("filename_or_obj", "")))
     if source.is_file():
         stored, meta = _READERS[kind_of(source)](source)
         exact = stored.astype(np.float64) * meta.get("scl_slope", 1.0) + meta.get("scl_inter", 0.0)
+        offset = np.float32(like.get("hu_offset", 0))
         if exact.shape == own.shape:
-            own = np.where(array == exact.astype(np.float32), exact, own)
+            own = np.where(array == (exact.astype(np.float32) + offset) - offset, exact, own)
     return own
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 DTYPES = ("float32", "int16")
+# of CT that has no value below 0: not said; these are HU; stored values
+HU_OFFSETS = ("auto", "0", "-1024")
 EXTENSIONS = (".nii.gz", ".nii")
 MODALITIES = ("CT", "MR", "PT")
 _PRECISIONS = ("float32", "bfloat16")
@@ -74,7 +76,7 @@ def offered_options(config: Path, devices: Sequence[str], write_back: bool) -> d
 
     Args:
         config: the bundle's ``inference.json``. Offered are its numbers, switches and plain words, and the tile,
-            precision, modality and SUV factor (0: from the header) where it has them.
+            precision, modality, offset to HU and SUV factor (0: from the header) where it has them.
         devices: that can be used, the best first.
         write_back: whether there is a DICOMweb store to write to.
 
@@ -95,6 +97,8 @@ def offered_options(config: Path, devices: Sequence[str], write_back: bool) -> d
         options["modality"] = [_AUTO, *MODALITIES]
     if "suv" in values:
         options["suv_factor"] = 0.0
+    if "hu_offset" in values:
+        options["hu_offset"] = list(HU_OFFSETS)
     if "tile" in values:
         options["tile"] = _AUTO
     options["result_dtype"] = list(DTYPES)
@@ -125,6 +129,8 @@ def read_request(request: Mapping[str, Any], offered: Mapping[str, Any]) -> Want
     # what was not given stays as the bundle has it
     overrides = {name: value for name, value in values.items() if request.get(name) is not None}
     overrides = {name: value for name, value in overrides.items() if value != _AUTO}
+    if "hu_offset" in overrides:
+        overrides["hu_offset"] = float(overrides["hu_offset"])
     factor = overrides.pop("suv_factor", 0.0)
     if factor:
         overrides["suv"] = {"factor": factor}
@@ -147,7 +153,7 @@ def _checked(name: str, value: Any, default: Any) -> Any:
 
 def _choice(name: str, value: Any, choices: Sequence[str]) -> str:
     value = value[0] if isinstance(value, list) and value else value  # a client may send the choices back as they came
-    if value not in choices:
+    if str(value) not in choices:
         hint = " Restored images are no label maps." if name == "result_dtype" else ""
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.{hint}")
     return str(value)

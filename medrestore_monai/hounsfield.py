@@ -1,0 +1,57 @@
+"""What can be CT numbers in HU, and what cannot: asked of every image that no DICOM header vouches for."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from medrestore_monai.intensity import INTENSITY_RANGES
+
+__all__ = ["LEAST_SPAN", "WORD", "check_hounsfield"]
+
+#: HU: the noise of a CT alone spans more, and so do air and tissue.
+LEAST_SPAN = 50.0
+#: What a user can say of numbers that may be HU or not.
+WORD = (
+    "say what is to be added to make them HU (hu_offset, --hu-offset): -1024 for most stored values, 0 if these are HU"
+)
+_GRAY_LEVELS = 255  # of 8 bit without slope and intercept
+_MOST_METAL = 0.1  # of all voxels may lie above the range of CT
+_MOST_BELOW = 0.05  # of all voxels of stored values may lie below 0, by interpolation; padding apart
+
+
+def check_hounsfield(image: np.ndarray, name: str, dtype: str | None = None, offset: float | None = None) -> None:
+    """Refuse what cannot be a CT in HU, or in HU but for an offset.
+
+    An image of one value may be anything, and passes.
+
+    Args:
+        image: the whole image or volume, any shape, finite, floating point.
+        name: of the image, for the message.
+        dtype: NumPy's name of the type its file holds.
+        offset: what makes its numbers HU, 0 where they are; ``None`` if nobody has said so.
+
+    Raises:
+        ValueError: the values span less than 50, or 8 bit, or too many are far above bone; there is none below 0, and
+            nobody has said why; or there are such, though ``offset`` says that they are no HU.
+    """
+    low, high = float(image.min()), float(image.max())
+    if low == high:
+        return
+    if dtype in ("uint8", "int8") and high - low <= _GRAY_LEVELS:
+        raise ValueError(f"{name}: CT values in HU do not fit into 8 bit: these are gray levels or labels.")
+    if high - low < LEAST_SPAN:
+        raise ValueError(
+            f"{name} has values from {low:g} to {high:g}, which cannot be HU: CT is expected with air at -1000 and "
+            "water at 0, neither scaled to a few units nor as attenuation per length."
+        )
+    upper = INTENSITY_RANGES["CT"].upper
+    metal = float((image > upper - (offset or 0)).mean())
+    if metal > _MOST_METAL:
+        raise ValueError(
+            f"{name} has {100 * metal:.0f} % of its values above {upper:g}, which cannot be HU: no body has so much "
+            "metal, these are gray levels."
+        )
+    if offset is None and low >= 0:
+        raise ValueError(f"{name} has no value below 0, though air has -1000 HU: {WORD}.")
+    if offset and low < 0 and float(((image < 0) & (image > low)).mean()) > _MOST_BELOW:
+        raise ValueError(f"{name} has values below 0 and looks like HU: it needs no hu_offset of {offset:g}.")
