@@ -4,10 +4,15 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import warnings
+from typing import TYPE_CHECKING
 
 from PIL import features
 
 from medrestore_monai.memory import available_bytes
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "pydicom", "nibabel", "pillow", "tifffile", "scikit-image")
 DECODERS = {
@@ -30,6 +35,7 @@ def examine() -> list[tuple[str, str]]:
     lines.append(("CPU", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used, {memory}"))
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     lines.append(("CUDA", ", ".join(devices) or "no device; everything runs on the CPU"))
+    lines += [(f"Bi-WKV on CUDA device {i}", _cuda_kernel(torch.device("cuda", i))) for i in range(len(devices))]
     kernel = "compiled C kernel" if biwkv_cpu.is_available() else f"pure PyTorch: {biwkv_cpu.unavailable_reason()}"
     lines.append(("Bi-WKV on the CPU", kernel))
     missing = missing_packages()
@@ -43,6 +49,25 @@ def examine() -> list[tuple[str, str]]:
     found = ", ".join(bundle.name for bundle in list_bundles())
     lines.append(("bundles", found or "none found"))
     return lines
+
+
+def _cuda_kernel(device: "torch.device") -> str:
+    """What computes Bi-WKV on a device, and why; where that is a kernel, it has just been compared."""
+    import torch
+
+    from medrestore_monai.ops import biwkv_triton
+    from medrestore_monai.ops.biwkv import flaw
+
+    keys = torch.zeros(1, 1, 1, 1, device=device)
+    reason = biwkv_triton.refusal(keys)
+    if reason:
+        return f"pure PyTorch: {reason}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # this line tells it
+        reason = flaw("triton", device)
+    if reason:
+        return f"pure PyTorch: the Triton kernel does not agree with it here, {reason}"
+    return "Triton kernel, which agrees with PyTorch on a small image here"
 
 
 def _version(package: str) -> str:

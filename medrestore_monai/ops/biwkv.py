@@ -4,13 +4,15 @@
 :func:`biwkv` and :func:`biwkv2d` are its parts. The forms behind them, equal within rounding, stand in one table:
 
 - ``cpu``: the plain-C kernel (:mod:`medrestore_monai.ops.biwkv_cpu`), where it was built;
-- ``triton``: kernels for CUDA devices (:mod:`medrestore_monai.ops.biwkv_triton`), where Triton is installed;
+- ``triton``: kernels for CUDA devices (:mod:`medrestore_monai.ops.biwkv_triton`), where Triton is installed; ``auto``
+  takes them on a device after they have agreed with the PyTorch form there, once in each process;
 - ``torch``: two-sided decayed sums by chunked matrix products, pure PyTorch, any device;
 - ``robust``: log-space sums in float64, for decays so large that the linear sums would leave float32. The others
   hand such calls on to it, or to a like form of their own.
 """
 
 import os
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor
 
 from medrestore_monai.ops import biwkv_cpu, biwkv_torch, biwkv_triton
+from medrestore_monai.ops.biwkv_check import disagreement
 
 
 class _Backend(NamedTuple):
@@ -26,6 +29,7 @@ class _Backend(NamedTuple):
 
     re_wkv: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None, bool, float], Tensor]
     refusal: Callable[[Tensor], str]  # why keys like these cannot be taken; empty where they can
+    on_probation: bool = False  # "auto" takes it where it agrees with the PyTorch form
 
 
 def _divided(form: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -42,11 +46,13 @@ def _divided(form: Callable[..., Tensor]) -> Callable[..., Tensor]:
 # in the order of preference: "auto" takes the first that does not refuse
 _FORMS = {
     "cpu": _Backend(_divided(biwkv_cpu.re_wkv), biwkv_cpu.refusal),
-    "triton": _Backend(biwkv_triton.re_wkv, biwkv_triton.refusal),
+    "triton": _Backend(biwkv_triton.re_wkv, biwkv_triton.refusal, on_probation=True),
     "torch": _Backend(_divided(biwkv_torch.re_wkv), lambda k: ""),
     "robust": _Backend(_divided(partial(biwkv_torch.re_wkv, robust=True)), lambda k: ""),
 }
 BACKENDS = ("auto", *_FORMS)
+# by form and device, how it differs from the PyTorch form there; empty where they agree
+_verdicts: dict[tuple[str, str], str] = {}
 
 
 def biwkv_reference(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -170,7 +176,30 @@ def choose_backend(k: Tensor, backend: str = "auto") -> str:
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}.")
     if backend == "auto":
-        return next(name for name, form in _FORMS.items() if not form.refusal(k))
+        return next(name for name, form in _FORMS.items() if not form.refusal(k) and not flaw(name, k.device))
     if reason := _FORMS[backend].refusal(k):
         raise RuntimeError(f"the Bi-WKV backend {backend!r} is not available: {reason}")
     return backend
+
+
+def flaw(backend: str, device: torch.device) -> str:
+    """Say why ``auto`` does not take a backend on a device that it could run on; empty where it does.
+
+    A kernel on probation is compared with the PyTorch form when it is first asked for, in each process and on each
+    device.
+
+    Warns:
+        UserWarning: the first time, if they differ.
+    """
+    if not _FORMS[backend].on_probation:
+        return ""
+    key = (backend, str(device))
+    if key not in _verdicts:
+        _verdicts[key] = disagreement(_FORMS[backend].re_wkv, device)
+        if _verdicts[key]:
+            warnings.warn(
+                f"the Bi-WKV kernel {backend!r} does not agree with PyTorch on {device}, {_verdicts[key]}: PyTorch "
+                "computes instead, with the same result and more slowly.",
+                stacklevel=2,
+            )
+    return _verdicts[key]

@@ -8,6 +8,7 @@ import torch
 
 from medrestore_monai.ops import biwkv_triton
 from medrestore_monai.ops.biwkv import biwkv2d, biwkv_reference, re_wkv
+from medrestore_monai.ops.biwkv_check import disagreement
 
 
 def tokens(x, columns):
@@ -187,3 +188,7 @@ def test_registered_as_torch_expects():
 def test_one_image_form_is_the_first_scan():
     w, u, k, v = inputs((1, 3, 4, 2))
     torch.testing.assert_close(biwkv2d(w[0], u[0], k, v, True, backend="triton"), kernels(w, u, k, v, columns=True))
+
+
+def test_the_kernels_agree_with_pytorch_before_auto_takes_them():
+    assert disagreement(biwkv_triton.re_wkv, torch.device("cpu")) == ""
