@@ -24,8 +24,8 @@ class MedDeblur(ResidualNetwork):
     From the coarsest scale (a quarter of the side) to the full one, the U gets the image at its scale and the result
     of the coarser one, doubled (zeros at the coarsest); a convolutional LSTM at its bottom carries what was found to
     the next scale. Each encoder and decoder level has an :class:`RDSAM`. With the defaults and 3 channels it has 8.03
-    million parameters; three times as many, the paper's 24.1 million, with ``share_weights=False``; with
-    ``channels=(16, 32, 64)`` 2.12 million. ``scales=1`` and ``rd_sam=False`` are the rows of the paper's table 3.
+    million parameters, which all scales share: the paper's 24.1 million are these, counted once for each scale. With
+    ``channels=(16, 32, 64)`` it has 2.12 million. ``scales=1`` and ``rd_sam=False`` are the rows of its table 3.
 
     :meth:`all_scales` also gives the results at the coarser scales, for supervision in training.
 
@@ -35,7 +35,7 @@ class MedDeblur(ResidualNetwork):
         channels: channels at the full, half and quarter size inside the U, multiples of 16.
         scales: number of scales; 1 is without scale recurrence: neither a coarser result nor an LSTM.
         rd_sam: refine by RD-SAM; else by three residual pairs of 5x5 convolutions, as SRN-Deblur does.
-        share_weights: use the same weights at all scales.
+        share_weights: use the same weights at all scales, as the paper does; else each scale has its own.
 
     Raises:
         ValueError: for other numbers of channels, or no scale.

@@ -32,6 +32,7 @@ def count(network):
 
 def test_has_the_papers_sizes():
     assert count(MedDeblur()) == pytest.approx(8.03e6, rel=0.01)
+    # the paper's 24.1 million are the shared weights, counted once for each scale
     assert count(MedDeblur(share_weights=False)) == 3 * count(MedDeblur()) == pytest.approx(24.1e6, rel=0.01)
     assert count(MedDeblur(channels=(16, 32, 64))) < 2.2e6
 
