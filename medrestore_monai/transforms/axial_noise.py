@@ -16,6 +16,7 @@ __all__ = ["axial_weights", "axial_width", "correlation_of", "white_slices"]
 
 _FWHM = math.sqrt(8 * math.log(2))  # full width at half maximum of a Gaussian of standard deviation 1
 _REACH = 3.0  # standard deviations of the Gaussian that weigh
+_MOST_REACH = 500  # slices to either side
 _NUMBERS = 2**32  # slice numbers below 0 come from the other end
 
 
@@ -30,14 +31,16 @@ def axial_weights(width: float, distance: float) -> tuple[float, ...]:
         ``2n + 1`` weights, symmetric, whose squares sum to 1.
 
     Raises:
-        ValueError: one of the two is negative or infinite.
+        ValueError: one of the two is negative or infinite, or the filter reaches over more than 500 slices.
     """
     if not (0 <= width < math.inf and 0 <= distance < math.inf):
         raise ValueError(f"width and distance must be numbers of at least 0, got {width} and {distance}.")
     if width == 0 or distance == 0:
         return (1.0,)
     sigma = width / _FWHM / distance  # in slices
-    reach = int(_REACH * sigma + 0.5)
+    reach = int(min(_REACH * sigma, _MOST_REACH) + 0.5)
+    if reach >= _MOST_REACH:
+        raise ValueError(f"a width of {width} mm is too great for slices {distance} mm apart: give less, or 0.")
     weights = [math.exp(-((offset / sigma) ** 2) / 2) for offset in range(-reach, reach + 1)]
     norm = math.sqrt(sum(weight * weight for weight in weights))
     return tuple(weight / norm for weight in weights)
@@ -97,6 +100,7 @@ def white_slices(
             if near not in fields:
                 fields[near] = _field(seed, near, size)
             mixed[place] += np.float32(weight) * fields[near]
+        fields = {near: field for near, field in fields.items() if near > number - reach}  # slices come in order
     return mixed
 
 

@@ -55,7 +55,8 @@ class PETLowCount:
         updates: iterations times subsets of OSEM; more of them are more and finer noise.
         smoothing: full width at half maximum in mm of one more filter for slice and noise, 0 for none.
         spacing: pixel size in mm for which the noise is drawn, 0 for that of the slice.
-        axial_width: full width at half maximum in mm of the post filter along the axis, 0 for independent slices.
+        axial_width: full width at half maximum in mm of the post filter along the axis, at most 100; 0 for independent
+            slices.
         seed: of the noise of the whole volume.
 
     Raises:
@@ -74,9 +75,11 @@ class PETLowCount:
     def __post_init__(self) -> None:
         if not 1 <= self.drf < math.inf:
             raise ValueError(f"the dose reduction factor must be at least 1, got {self.drf}.")
-        widths = (self.width, self.smoothing, self.spacing, self.axial_width)
+        widths = (self.width, self.smoothing, self.spacing)
         if not (self.counts > 0 and self.updates >= 1 and min(widths) >= 0):
             raise ValueError(f"counts must be positive, updates at least 1, widths and spacing not negative: {self}.")
+        if not 0 <= self.axial_width <= 100:
+            raise ValueError(f"axial_width must be in 0..100 mm, got {self.axial_width}.")
 
 
 def insert_pet_noise(
@@ -267,6 +270,8 @@ class RandPETLowCountd(RandomizableTransform, MapTransform):
         for name, (low, high) in self.ranges.items():
             if not 0 < low <= high:
                 raise ValueError(f"{name} must be a range of positive numbers, got ({low}, {high}).")
+        if axial_width[1] > 100:
+            raise ValueError(f"axial_width must not exceed 100 mm, got {axial_width}.")
         if drf[0] < 1 or updates[0] < 1:
             raise ValueError(f"drf and updates must be at least 1, got {drf} and {updates}.")
         self.label_key, self.noise_map_key = label_key, noise_map_key

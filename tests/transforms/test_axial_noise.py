@@ -8,7 +8,7 @@ import torch
 from monai.data import MetaTensor
 from scipy import ndimage
 
-from medrestore_monai.transforms import PETLowCount, PETLowCountd, insert_pet_noise
+from medrestore_monai.transforms import PETLowCount, PETLowCountd, RandPETLowCountd, insert_pet_noise
 from medrestore_monai.transforms.axial_noise import axial_weights, axial_width, correlation_of, white_slices
 
 SIZE = (61, 70)
@@ -31,6 +31,8 @@ def test_without_width_or_distance_slices_are_independent():
     for wrong in ((-1, 3), (1, -3), (math.inf, 1)):
         with pytest.raises(ValueError, match="at least 0"):
             axial_weights(*wrong)
+    with pytest.raises(ValueError, match=r"too great for slices 0\.01 mm apart"):
+        axial_weights(50, 0.01)
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.19, 0.46, 0.8])
@@ -84,6 +86,15 @@ def test_low_count_pet_agrees_for_slice_slab_and_volume(volume):
     relative = (whole / volume).log()
     neighbors = torch.corrcoef(torch.stack([relative[..., 3].flatten(), relative[..., 4].flatten()]))[0, 1]
     assert neighbors == pytest.approx(correlation_of(axial_weights(6.0, 3.3)), abs=0.12)
+
+
+@pytest.mark.parametrize("wrong", [-1.0, 101.0, math.inf, math.nan])
+def test_an_axial_width_out_of_range_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"axial_width must be in 0\.\.100 mm"):
+        PETLowCountd("image", axial_width=wrong)
+    if wrong != wrong or wrong > 100:
+        with pytest.raises(ValueError, match="axial_width must"):
+            RandPETLowCountd("image", axial_width=(1.0, wrong))
 
 
 def test_numbers_must_fit_the_slices(volume):
