@@ -61,6 +61,10 @@ def degrade(
     exact: Annotated[
         bool, typer.Option("--exact", help="ct_low_dose: ray by ray, about 10 s a slice, not the fast method.")
     ] = False,
+    axial_correlation: Annotated[
+        float | None,
+        typer.Option(help="ct_low_dose: of the noise of neighboring slices, 0..0.95; 0.3 if not given, 0 if exact."),
+    ] = None,
     fraction: Annotated[
         float | None, typer.Option(help="mri_kspace: part of the lines kept along each axis; 0.25 if not given.")
     ] = None,
@@ -69,6 +73,13 @@ def degrade(
     ] = None,
     suv_factor: Annotated[
         float | None, typer.Option(help="pet_low_count: SUV per unit of INPUT, instead of the header's; 1 for files.")
+    ] = None,
+    axial_width: Annotated[
+        float | None,
+        typer.Option(
+            help="pet_low_count: width in mm of the filter along the axis that correlates the noise of neighboring "
+            "slices, 0 for none; 5 if not given."
+        ),
     ] = None,
     length: Annotated[
         float | None,
@@ -119,6 +130,7 @@ def degrade(
     settings = {"dose": dose, "exact": exact or None, "fraction": fraction, "length": length, "angle": angle}
     settings |= {"drf": drf, "suv_factor": suv_factor, "sigma": sigma, "noise_std": noise_std, "factor": factor}
     settings |= {"quality": quality, "lower": lower, "upper": upper}
+    settings |= {"axial_correlation": axial_correlation, "axial_width": axial_width}
     options = {name: value for name, value in settings.items() if value is not None}
     with reported(USAGE):
         from medrestore_monai.degrade import check_hu_offset, check_task

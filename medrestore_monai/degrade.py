@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,14 @@ from medrestore_monai.intensity import NOT_YET_SUV
 from medrestore_monai.loading import LoadImageOrSeriesd
 from medrestore_monai.saving import SaveLikeSourced, plan_outputs
 from medrestore_monai.transforms.blur import RandGaussianBlurd, RandLinearMotionBlurd, RandMotionBlurd
-from medrestore_monai.transforms.ct_noise import CTNoise, NoFlatTissueError, estimate_ct_noise
+from medrestore_monai.transforms.ct_low_dose import CTLowDose
+from medrestore_monai.transforms.ct_noise import NoFlatTissueError
+from medrestore_monai.transforms.ct_noise_measure import typical_noise
 from medrestore_monai.transforms.degradation import RandDegradationd
 from medrestore_monai.transforms.fixed import CTLowDosed, FixedDegradationd
 from medrestore_monai.transforms.jpeg import RandJPEGd
 from medrestore_monai.transforms.mri_kspace import KSpaceTruncationd
-from medrestore_monai.transforms.pet_low_count import PETLowCount, RandPETLowCountd
+from medrestore_monai.transforms.pet_fixed import PETLowCountd
 from medrestore_monai.transforms.resolution import RandDownSamplingd
 from medrestore_monai.transforms.sensor_noise import RandSensorNoised
 from medrestore_monai.unwrap import unwrapped
@@ -62,32 +63,24 @@ class Simulation:
     parameters: Mapping[str, Any]
 
 
-def _ct_low_dose(seed: int, dose: float, exact: bool) -> Transformation:
+def _ct_low_dose(seed: int, dose: float, exact: bool, axial_correlation: float) -> Transformation:
     if not 0 < dose <= 1:
         raise ValueError(f"dose must be a fraction in (0, 1], got {dose}.")
-    return CTLowDosed("image", dose=dose, seed=seed, exact=exact)
+    if exact and axial_correlation:
+        raise ValueError("exact slices are independent: leave axial_correlation out, or exact.")
+    return CTLowDosed("image", dose=dose, axial_correlation=axial_correlation, seed=seed, exact=exact)
 
 
 def _mri_kspace(seed: int, fraction: float) -> Transformation:
     return KSpaceTruncationd("image", fraction)
 
 
-def _pet_low_count(seed: int, drf: float, suv_factor: float) -> Transformation:
+def _pet_low_count(seed: int, drf: float, suv_factor: float, axial_width: float) -> Transformation:
     if not suv_factor > 0:
         raise ValueError(f"suv_factor must be above 0, got {suv_factor}.")
-    usual = PETLowCount(drf)
-    scan = RandPETLowCountd(
-        "image",
-        drf=(drf, drf),
-        counts=(usual.counts, usual.counts),
-        width=(usual.width, usual.width),
-        updates=(usual.updates, usual.updates),
-        spacing_factor=(1.0, 1.0),
-        smoothing_prob=0.0,
-    )
     to_suv = Lambdad("image", lambda image: image * suv_factor)
     back = Lambdad("image", lambda image: image / suv_factor)
-    return Compose([to_suv, FixedDegradationd(scan, seed, ("name", "slice")), back])
+    return Compose([to_suv, PETLowCountd("image", drf, axial_width=axial_width, seed=seed), back])
 
 
 def _motion_blur(seed: int, length: Any, angle: Any, noise_std: float) -> Transformation:
@@ -132,9 +125,13 @@ def _same_for_all_slices(transform: RandDegradationd, seed: int) -> FixedDegrada
 
 
 TASKS = {
-    "ct_low_dose": Task("simulated low dose", {"dose": 0.25, "exact": False}, _ct_low_dose, "CT"),
+    "ct_low_dose": Task(
+        "simulated low dose", {"dose": 0.25, "exact": False, "axial_correlation": None}, _ct_low_dose, "CT"
+    ),
     "mri_kspace": Task("simulated coarse k-space", {"fraction": 0.25}, _mri_kspace, "MR"),
-    "pet_low_count": Task("simulated low count", {"drf": 12.0, "suv_factor": None}, _pet_low_count, "PT"),
+    "pet_low_count": Task(
+        "simulated low count", {"drf": 12.0, "suv_factor": None, "axial_width": 5.0}, _pet_low_count, "PT"
+    ),
     "motion_blur": Task(
         "simulated motion blur", {"length": (20, 45), "angle": (-45.0, 45.0), "noise_std": 0.0}, _motion_blur
     ),
@@ -175,13 +172,15 @@ def degrade(
         progress: show a progress bar over slices on the standard error stream.
         hu_offset: of CT, see :class:`~medrestore_monai.loading.LoadImageOrSeriesd`.
         options: those of the task; ranges and other defaults are in :data:`TASKS`. ``dose``: fraction of the source's
-            dose; ``exact``: ray by ray, see :class:`~medrestore_monai.transforms.fixed.CTLowDosed`; ``fraction``: of
-            the lines of k-space that are kept; ``drf``: dose reduction factor; ``suv_factor``: SUV per unit of the
-            image, by default the header's, and 1 for files without a unit; ``length`` and ``sigma``: pixels;
-            ``angle``: degrees, from the first spatial axis towards the second; ``noise_std``: in the unit of the image;
-            ``factor``: pixels that become one, along each axis; ``quality``: of JPEG, whose 0 and 255 are ``lower`` and
-            ``upper``, in the unit of the image (by default the range of the integers of a picture, else the image's
-            own extremes).
+            dose; ``exact``: ray by ray, see :class:`~medrestore_monai.transforms.fixed.CTLowDosed`;
+            ``axial_correlation``: of the noise of neighboring slices, in [0, 0.95], by default 0.3, 0 with ``exact``;
+            ``fraction``: of the lines of k-space that are kept; ``drf``: dose reduction factor; ``axial_width``: full
+            width at half maximum in mm of the filter that correlates the noise of neighboring slices, in [0, 100], by
+            the distance of the slices; ``suv_factor``: SUV per unit of the image, by default the header's, and 1 for
+            files without a unit; ``length`` and ``sigma``: pixels; ``angle``: degrees, from the first spatial axis
+            towards the second; ``noise_std``: in the unit of the image; ``factor``: pixels that become one, along each
+            axis; ``quality``: of JPEG, whose 0 and 255 are ``lower`` and ``upper``, in the unit of the image (by
+            default the range of the integers of a picture, else the image's own extremes).
 
     Returns:
         What was written, and the drawn values.
@@ -241,6 +240,8 @@ def _filled(task: str, options: Mapping[str, Any], image: MetaTensor) -> dict[st
         settings["lower"], settings["upper"] = _full_range(image)
     if task == "pet_low_count" and settings["suv_factor"] is None:
         settings["suv_factor"] = _suv_factor(image)
+    if task == "ct_low_dose" and settings["axial_correlation"] is None:
+        settings["axial_correlation"] = 0.0 if settings["exact"] else CTLowDose(1.0).axial_correlation
     return settings
 
 
@@ -290,14 +291,5 @@ def _one_slice(degradation: Transformation, item: dict[Any, Any], slices: list[M
     try:
         return degradation(item)
     except NoFlatTissueError:
-        degradation.fallback = _usual_noise(slices)
+        degradation.fallback = typical_noise([one.as_tensor() for one in slices], float(slices[0].pixdim[0]))
         return degradation(item)
-
-
-def _usual_noise(slices: list[MetaTensor]) -> CTNoise | None:
-    """Return the noise of the slice in the middle of all that can be measured, for those that cannot."""
-    found = []
-    for one in slices:
-        with suppress(NoFlatTissueError):
-            found.append(estimate_ct_noise(one.as_tensor(), float(one.pixdim[0])))
-    return sorted(found, key=lambda noise: noise.scale)[len(found) // 2] if found else None

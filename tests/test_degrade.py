@@ -19,6 +19,7 @@ from medrestore_monai import cli
 from medrestore_monai.degrade import TASKS, check_task, degrade
 from medrestore_monai.dicom import read_series
 from medrestore_monai.transforms import MotionBlur, truncate_kspace
+from medrestore_monai.transforms.axial_noise import axial_weights, correlation_of
 from medrestore_monai.transforms.blur_kernels import motion_kernel
 
 
@@ -28,14 +29,16 @@ def test_degrade_is_the_same_again_and_different_by_seed_and_patient(tmp_path):
     for name, seed in {"one": 1, "two": 1, "three": 2}.items():
         written = degrade(tmp_path / "in", tmp_path / name, seed=seed)
         assert [one.output for one in written] == [tmp_path / name / patient / "scan" for patient in "pq"]
-        assert all(one.parameters == {"dose": 0.25, "exact": False} for one in written)
+        assert all(one.parameters == {"dose": 0.25, "exact": False, "axial_correlation": 0.3} for one in written)
     source = read_series(tmp_path / "in" / "p" / "scan").array
     one, two, three, other = (
         read_series(tmp_path / name / "scan").array - source for name in ("one/p", "two/p", "three/p", "one/q")
     )
     np.testing.assert_array_equal(one, two)
-    for noise in (three, other, one[..., ::-1]):
+    for noise in (three, other):
         assert abs(np.corrcoef(one.ravel(), noise.ravel())[0, 1]) < 0.1
+    neighbors = np.corrcoef(one[..., 0].ravel(), one[..., 1].ravel())[0, 1]
+    assert neighbors == pytest.approx(0.3, abs=0.06)
     tissue = (source > 0) & (source < 150)
     assert 15 < one[tissue].std() < 60  # the phantom has 15 HU; a quarter of the dose adds sqrt(3) times as much
 
@@ -163,7 +166,7 @@ def test_a_volume_without_unit_is_taken_as_suv(tmp_path):
     suv = ct_volume(2, (40, 36)).clip(0) / 100
     nib.save(nib.Nifti1Image(suv, np.diag([4.0, 4.0, 3.0, 1.0])), tmp_path / "a.nii")
     (done,) = degrade(tmp_path / "a.nii", tmp_path / "b.nii", "pet_low_count", drf=4)
-    assert done.parameters == {"drf": 4, "suv_factor": 1.0}
+    assert done.parameters == {"drf": 4, "suv_factor": 1.0, "axial_width": 5.0}
     written = nib.load(tmp_path / "b.nii").get_fdata()
     assert written.min() == 0
     assert not np.array_equal(written, suv)
@@ -305,3 +308,46 @@ def test_a_name_that_is_no_utf8(tmp_path):
     result = CliRunner().invoke(cli.app, arguments)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "out.png").is_file()
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(None, 0.3), (0.0, 0.0), (0.8, 0.8)])
+def test_noise_of_neighboring_ct_slices_is_correlated_as_asked(tmp_path, asked, expected):
+    ct_series(tmp_path / "ct", slices=6, size=(128, 121))
+    options = {} if asked is None else {"axial_correlation": asked}
+    (done,) = degrade(tmp_path / "ct", tmp_path / "low", **options)
+    assert done.parameters["axial_correlation"] == expected
+    noise = read_series(tmp_path / "low").array - read_series(tmp_path / "ct").array
+    assert np.corrcoef(noise[..., 1:].ravel(), noise[..., :-1].ravel())[0, 1] == pytest.approx(expected, abs=0.06)
+    header = pydicom.dcmread(next((tmp_path / "low").iterdir()))
+    assert f'"axial_correlation": {expected}' in header.DerivationDescription
+
+
+@pytest.mark.parametrize("asked", [0.0, 4.0, 8.0])
+def test_noise_of_neighboring_pet_slices_is_correlated_by_their_distance(tmp_path, asked):
+    volume = np.full((64, 61, 6), 8000.0)
+    pet_series(tmp_path / "pet", volume=volume)
+    (done,) = degrade(tmp_path / "pet", tmp_path / "low", "pet_low_count", axial_width=asked)
+    assert done.parameters["axial_width"] == asked
+    source = read_series(tmp_path / "pet")
+    noise = np.log(read_series(tmp_path / "low").array / source.array)
+    expected = correlation_of(axial_weights(asked, source.spacing[2]))
+    assert np.corrcoef(noise[..., 1:].ravel(), noise[..., :-1].ravel())[0, 1] == pytest.approx(expected, abs=0.1)
+    header = pydicom.dcmread(next((tmp_path / "low").iterdir()))
+    assert f'"axial_width": {asked}' in header.DerivationDescription
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--axial-correlation", "0.99"], "axial_correlation must be in 0..0.95"),
+        (["--exact", "--axial-correlation", "0.3"], "exact slices are independent"),
+        (["--axial-width", "5"], "task ct_low_dose has no option axial_width"),
+        (["--task", "pet_low_count", "--axial-width", "-1"], "axial_width must be in 0..100 mm"),
+    ],
+)
+def test_a_correlation_that_cannot_be_is_a_usage_error(tmp_path, options, message):
+    ct_series(tmp_path / "ct", slices=2, size=96)
+    result = CliRunner().invoke(cli.app, ["degrade", str(tmp_path / "ct"), "-o", str(tmp_path / "out"), *options])
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+    assert not (tmp_path / "out").exists()

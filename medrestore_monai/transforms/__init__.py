@@ -14,12 +14,12 @@ from medrestore_monai.transforms.blur import (
 from medrestore_monai.transforms.color import OriginalChannelsd, PictureModalityd, ThreeChannelsd
 from medrestore_monai.transforms.ct_low_dose import (
     CTLowDose,
-    CTNoiseMapd,
     RandCTLowDosed,
     insert_ct_noise,
 )
 from medrestore_monai.transforms.ct_mean import MeanHUd, body_mean_shift
 from medrestore_monai.transforms.ct_noise import CTNoise, ct_noise_map, estimate_ct_noise
+from medrestore_monai.transforms.ct_noise_measure import CTNoiseMapd
 from medrestore_monai.transforms.ct_scan import CTScan, scan_ct, simulate_ct_low_dose
 from medrestore_monai.transforms.gamma import Gamma, RandGammad, apply_gamma
 from medrestore_monai.transforms.jpeg import JPEG, RandJPEGd, compress_jpeg

@@ -224,7 +224,9 @@ def ct_noise_map(
     return F.interpolate(std, size=shape, mode="bilinear", align_corners=False)[0]
 
 
-def estimate_ct_noise(hu: Tensor, spacing: float, noise_map: Tensor | None = None) -> CTNoise:
+def estimate_ct_noise(
+    hu: Tensor, spacing: float, noise_map: Tensor | None = None, cutoff: float | None = None
+) -> CTNoise:
     """Measure the quantum noise that a slice already has: its level, and the sharpness of its kernel.
 
     Two band-passed copies of the slice are looked at in flat soft tissue (-100..200 HU, away from bone, lung and
@@ -234,6 +236,7 @@ def estimate_ct_noise(hu: Tensor, spacing: float, noise_map: Tensor | None = Non
         hu: whole slice in HU, shape ``(1, X, Y)``.
         spacing: pixel size in mm.
         noise_map: relative noise map of the slice; computed if left out.
+        cutoff: sharpness of the kernel in cycles/mm where it is known; measured if left out.
 
     Returns:
         The measured noise.
@@ -259,8 +262,8 @@ def estimate_ct_noise(hu: Tensor, spacing: float, noise_map: Tensor | None = Non
         values = (torch.fft.irfft2(spectrum * band, s=size) / relative)[flat]
         measured.append(1.4826 * float((values - values.median()).abs().median()))
         bands.append(band)
-    cutoffs = torch.logspace(math.log10(0.2), math.log10(3.0), 48).tolist()
-    fractions = [_band_stds(frequency.cpu(), cutoff, spacing, [b.cpu() for b in bands]) for cutoff in cutoffs]
+    cutoffs = [cutoff] if cutoff else torch.logspace(math.log10(0.2), math.log10(3.0), 48).tolist()
+    fractions = [_band_stds(frequency.cpu(), c, spacing, [b.cpu() for b in bands]) for c in cutoffs]
     ratio = measured[1] / max(measured[0], 1e-6)
     best = min(range(len(cutoffs)), key=lambda i: abs(math.log(max(ratio, 1e-6) * fractions[i][0] / fractions[i][1])))
     scale = measured[0] / fractions[best][0]

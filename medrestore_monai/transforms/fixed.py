@@ -11,14 +11,18 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable, Transform
+from torch import Tensor
 
 from medrestore_monai.intensity import INTENSITY_RANGES
-from medrestore_monai.transforms.ct_low_dose import CTLowDose, CTNoiseMapd, insert_ct_noise
-from medrestore_monai.transforms.ct_noise import CTNoise
+from medrestore_monai.transforms.ct_low_dose import CTLowDose, insert_ct_noise
+from medrestore_monai.transforms.ct_noise import CTNoise, NoFlatTissueError
+from medrestore_monai.transforms.ct_noise_measure import CTNoiseMapd, typical_noise
 from medrestore_monai.transforms.ct_scan import matched_scan, simulate_ct_low_dose
+from medrestore_monai.transforms.degradation import SLAB
 
 LEAST, MOST = INTENSITY_RANGES["CT"].lower, INTENSITY_RANGES["CT"].upper  # HU
-_NAME_KEYS = ("name", "series_uid", "slice")
+VOLUME_KEYS = ("name", "series_uid")
+_NAME_KEYS = (*VOLUME_KEYS, "slice")
 
 
 class FixedDegradationd(Transform):
@@ -47,30 +51,36 @@ class FixedDegradationd(Transform):
         if not any(key in data for key in self.name_keys):
             raise ValueError(f"the item needs a name to draw from: none of {', '.join(self.name_keys)} is there.")
         transform = copy.deepcopy(self.transform)  # threads that fill a cache share ``self``
-        transform.set_random_state(_seed_of(data, self.name_keys, self.seed))
+        transform.set_random_state(seed_of(data, self.name_keys, self.seed))
         degraded: dict[Hashable, Any] = transform(data)
         return degraded
 
 
 class CTLowDosed(MapTransform):
-    """Turn routine-dose CT slices into low-dose ones; the noise is drawn from the item's name and slice number.
+    """Turn routine-dose CT slices or volumes into low-dose ones; the noise is drawn from the item's name.
+
+    Each slice has noise of its own number, which is correlated with that of its neighbors: a volume, a slab of it that
+    begins at ``start``, and its slices one by one, which ``slice`` numbers, get the same noise. Level and kernel are
+    measured in each slice.
 
     The values used go to ``data["ct_low_dose"]``, as in :class:`~medrestore_monai.transforms.RandCTLowDosed`.
 
     Args:
-        keys: whole routine-dose slices in HU, shape ``(1, X, Y)``.
+        keys: whole routine-dose slices or volumes in HU, shape ``(1, X, Y[, Z])``.
         dose: fraction of the routine dose.
         level: factor on the noise level; 1.1 is about what real quarter-dose pairs of two patients have, see the notes
             on the simulation with the CT bundle.
+        axial_correlation: of the noise of neighboring slices, in [0, 0.95]; 0 for independent slices.
         seed: of all items; another one gives other noise.
-        name_keys: keys of the item that, together, tell it from all others.
+        name_keys: keys of the item that, together, tell its volume from all others.
         exact: simulate ray by ray, in some 10 s for a slice of 512x512, instead of by the fast method; ``level`` then
-            changes nothing, and the photons are those that fit the slice's own noise.
-        fallback: see :class:`~medrestore_monai.transforms.CTNoiseMapd`.
+            changes nothing, the photons are those that fit the slice's own noise, and slices are independent.
+        fallback: noise of a slice with too little soft tissue to measure it; ``None`` for that of the other slices at
+            hand, which is not the same for a volume and its parts.
         allow_missing_keys: as in MONAI.
 
     Raises:
-        ValueError: for a dose or level out of range.
+        ValueError: for a dose, level or correlation out of range; on a call, if no slice shows soft tissue.
     """
 
     def __init__(
@@ -78,41 +88,66 @@ class CTLowDosed(MapTransform):
         keys: KeysCollection,
         dose: float = 0.25,
         level: float = 1.1,
+        axial_correlation: float = 0.3,
         seed: int = 0,
-        name_keys: KeysCollection = _NAME_KEYS,
+        name_keys: KeysCollection = VOLUME_KEYS,
         exact: bool = False,
         fallback: CTNoise | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.exact, self.fallback = exact, fallback
-        self.usual, self.seed = CTLowDose(dose=dose, level=level), seed
-        self.name_keys = tuple(name_keys)
+        self.usual = CTLowDose(dose=dose, level=level, axial_correlation=0.0 if exact else axial_correlation)
+        self.seed, self.name_keys = seed, tuple(name_keys)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data`` with the images at low dose."""
         out = dict(data)
-        scan = replace(self.usual, seed=_seed_of(out, self.name_keys, self.seed))
+        scan = replace(self.usual, seed=seed_of(out, self.name_keys, self.seed))
         for key in self.key_iterator(out):
             image = out[key]
-            noise_map = CTNoiseMapd(key, fallback=self.fallback)({key: image})["noise_map"]
-            cutoff, scale, spacing = (float(noise_map.meta[f"ct_noise_{n}"]) for n in ("cutoff", "scale", "spacing"))
-            if self.exact:
-                geometry = matched_scan(CTNoise(std=0, scale=scale, cutoff=cutoff), spacing)
-                generator = np.random.RandomState(scan.seed)
-                low_dose = simulate_ct_low_dose(image.as_tensor(), scan.dose, geometry, generator)
-            else:
-                low_dose, _ = insert_ct_noise(image.as_tensor(), noise_map.as_tensor(), cutoff, spacing, scan)
-            hu = image.as_tensor()
-            # outside of the scanned circle a scanner stores a constant; inside, nothing below -1024 HU. Metal stays, as
-            # it does in a restoration
-            low_dose = torch.where((hu <= LEAST) | (hu > MOST), hu, low_dose.clamp(min=LEAST))
-            out[key] = MetaTensor(low_dose).copy_meta_from(image)
+            slices = image.unbind(-1) if image.ndim == 4 else (image,)
+            low_dose, fallback = [], self.fallback
+            for one, number in zip(slices, slice_numbers(out, image), strict=True):
+                try:
+                    low_dose.append(self._simulate(one, number, scan, fallback))
+                except NoFlatTissueError:
+                    fallback = typical_noise([other.as_tensor() for other in slices], float(image.pixdim[0]))
+                    low_dose.append(self._simulate(one, number, scan, fallback))
+            values = torch.stack(low_dose, dim=-1) if image.ndim == 4 else low_dose[0]
+            out[key] = MetaTensor(values).copy_meta_from(image)
         out["ct_low_dose"] = asdict(scan)
         return out
 
+    def _simulate(self, image: MetaTensor, number: int, scan: CTLowDose, fallback: CTNoise | None) -> Tensor:
+        """Simulate one slice."""
+        noise_map = CTNoiseMapd("image", fallback=fallback)({"image": image})["noise_map"]
+        cutoff, scale, spacing = (float(noise_map.meta[f"ct_noise_{n}"]) for n in ("cutoff", "scale", "spacing"))
+        hu = image.as_tensor()
+        if self.exact:
+            geometry = matched_scan(CTNoise(std=0, scale=scale, cutoff=cutoff), spacing)
+            low_dose = simulate_ct_low_dose(hu, scan.dose, geometry, slice_generator(scan.seed, number))
+        else:
+            low_dose, _ = insert_ct_noise(hu, noise_map.as_tensor(), cutoff, spacing, scan, numbers=[number])
+        # outside of the scanned circle a scanner stores a constant; inside, nothing below -1024 HU. Metal stays, as it
+        # does in a restoration
+        return torch.where((hu <= LEAST) | (hu > MOST), hu, low_dose.clamp(min=LEAST))
 
-def _seed_of(data: Mapping[Hashable, Any], name_keys: Sequence[Hashable], seed: int) -> int:
+
+def seed_of(data: Mapping[Hashable, Any], name_keys: Sequence[Hashable], seed: int) -> int:
     """A seed of 32 bits from the item's name: the same on every machine."""
     name = "/".join(str(data.get(key, "")) for key in name_keys)
     return zlib.crc32(f"{seed}/{name}".encode(errors="surrogateescape"))
+
+
+def slice_numbers(data: Mapping[Hashable, Any], image: Tensor) -> Sequence[int]:
+    """Numbers that the slices of an image ``(C, X, Y[, Z])`` have in their volume, as far as the item tells them."""
+    if image.ndim == 4 and SLAB in data:
+        return [int(number) for number in data[SLAB]]
+    first = int(data.get("slice") or data.get("start") or 0)
+    return range(first, first + (image.shape[3] if image.ndim == 4 else 1))
+
+
+def slice_generator(seed: int, number: int) -> np.random.RandomState:
+    """What draws an exact simulation of one slice of a volume."""
+    return np.random.RandomState(zlib.crc32(f"{seed}/{number}".encode()))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
@@ -15,6 +13,7 @@ from monai.utils import convert_to_dst_type, convert_to_tensor
 from torch import Tensor
 
 from medrestore_monai.transforms.degradation import pixel_spacing, slice_distance
+from medrestore_monai.transforms.fixed import VOLUME_KEYS, seed_of, slice_generator, slice_numbers
 from medrestore_monai.transforms.pet_low_count import PETLowCount, insert_pet_noise
 from medrestore_monai.transforms.pet_noise import COUNTS
 from medrestore_monai.transforms.pet_scan import PETScan, simulate_pet_low_count
@@ -37,7 +36,7 @@ class PETLowCountd(MapTransform):
         width: full width at half maximum of the post filter in mm.
         axial_width: the same along the axis, 0 for independent slices; it needs the distance of slices.
         seed: of all items; another one gives other noise.
-        name_keys: keys of the item that, together, tell it from all others.
+        name_keys: keys of the item that, together, tell its volume from all others.
         exact: draw counts and reconstruct by OSEM, in some seconds a slice, instead of by the fast method; slices are
             then independent.
         spacing: pixel size in mm; from the image's affine by default.
@@ -55,13 +54,13 @@ class PETLowCountd(MapTransform):
         width: float = 5.0,
         axial_width: float = 5.0,
         seed: int = 0,
-        name_keys: KeysCollection = ("name", "series_uid"),
+        name_keys: KeysCollection = VOLUME_KEYS,
         exact: bool = False,
         spacing: float | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.usual = PETLowCount(drf, counts, width, axial_width=axial_width)
+        self.usual = PETLowCount(drf, counts, width, axial_width=0.0 if exact else axial_width)
         self.seed, self.name_keys, self.exact, self.spacing = seed, tuple(name_keys), exact, spacing
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -73,14 +72,12 @@ class PETLowCountd(MapTransform):
         out = dict(data)
         if not any(key in out for key in self.name_keys):
             raise ValueError(f"the item needs a name to draw from: none of {', '.join(map(str, self.name_keys))}.")
-        name = "/".join(str(out.get(key, "")) for key in self.name_keys)
-        values = {**asdict(self.usual), "seed": zlib.crc32(f"{self.seed}/{name}".encode())}
+        values = {**asdict(self.usual), "seed": seed_of(out, self.name_keys, self.seed)}
         scan = PETLowCount(**values)
         for key in self.key_iterator(out):
             spacing = pixel_spacing(out[key]) if self.spacing is None else self.spacing
             suv = convert_to_tensor(out[key], dtype=torch.float32, track_meta=False)
-            first = int(out.get("slice") or out.get("start") or 0)
-            numbers = range(first, first + (suv.shape[3] if suv.ndim == 4 else 1))
+            numbers = slice_numbers(out, suv)
             if self.exact:
                 low_count = self._exact(suv, spacing, scan, numbers)
             else:
@@ -92,9 +89,7 @@ class PETLowCountd(MapTransform):
     def _exact(self, suv: Tensor, spacing: float, scan: PETLowCount, numbers: Sequence[int]) -> Tensor:
         geometry = PETScan(spacing, scan.counts, scan.width)
         slices = [
-            simulate_pet_low_count(
-                one, scan.drf, geometry, np.random.RandomState(zlib.crc32(f"{scan.seed}/{number}".encode()))
-            )
+            simulate_pet_low_count(one, scan.drf, geometry, slice_generator(scan.seed, number))
             for one, number in zip(suv.unbind(-1) if suv.ndim == 4 else [suv], numbers, strict=True)
         ]
         return torch.stack(slices, dim=-1) if suv.ndim == 4 else slices[0]

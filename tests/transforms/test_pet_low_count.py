@@ -322,3 +322,10 @@ def test_total_activity_in_postprocessing(suv):
 def test_bad_values_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_names_of_any_bytes_and_exact_slices_without_neighbors():
+    affine = torch.diag(torch.tensor([4.0, 4.0, 3.3, 1.0], dtype=torch.float64))
+    item = {"image": MetaTensor(torch.full((1, 41, 38, 1), 2.0), affine=affine), "name": "not UTF-8 \udcff"}
+    assert PETLowCountd("image")(item)["pet_low_count"]["axial_width"] == 5
+    assert PETLowCountd("image", exact=True)(item)["pet_low_count"]["axial_width"] == 0  # what was simulated
