@@ -139,3 +139,17 @@ def test_a_file_of_no_modality_is_refused(tmp_path):
         result = restore(source, tmp_path / "out.nii.gz", bundle, "--modality", modality, code=2)
         assert f"{bundle} restores {told}, not {modality}." in result.stderr
     restore(source, tmp_path / "out.nii.gz", MRI, "--modality", "MR")
+
+
+@pytest.mark.parametrize(("bundle", "modality"), [(NAME, "CT"), (PET, "PT"), (ALL, "CT"), (ALL, "PT")])
+def test_noise_along_the_axis_is_a_setting_of_the_evaluation(tmp_path, bundle, modality):
+    name, expected = {"CT": ("axial_correlation", 0.3), "PT": ("axial_width", 0.61)}[
+        modality
+    ]  # 5 mm, slices 3 mm apart
+    source = write(tmp_path / "a.nii.gz", ct_volume(3, (128, 121)) if modality == "CT" else np.full((96, 91, 3), 4.0))
+    for settings, asked in (({}, expected), ({name: 0}, 0.0)):
+        model = open_model(Contestant(bundle, find_bundle(bundle)), modality, tmp_path, "cpu", settings, {})
+        item = model.degrading({"label": str(source), "name": "a", "series_uid": ""})
+        noise = (item["image"] - item["label"]).numpy()
+        found = np.corrcoef(noise[..., 1:].ravel(), noise[..., :-1].ravel())[0, 1]
+        assert found == pytest.approx(asked, abs=0.1)

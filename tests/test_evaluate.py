@@ -134,6 +134,8 @@ def test_seed_and_settings_change_the_degradation(tmp_path):
     run(*base, tmp_path / "a")
     run(*base, tmp_path / "seed", "--seed", 1)
     run(*base, tmp_path / "dose", "--set", "dose=0.9")
+    run(*base, tmp_path / "apart", "--set", "axial_correlation=0")
+    assert whole(tmp_path / "a", "input") != whole(tmp_path / "apart", "input")
     run(*base, tmp_path / "public", "--set", "dose=0.9", "--protocol", "restore-rwkv")
     assert whole(tmp_path / "a", "input") != whole(tmp_path / "seed", "input")
     assert whole(tmp_path / "a", "input") < whole(tmp_path / "dose", "input") - 3
@@ -277,6 +279,7 @@ def test_a_bad_image_is_named_and_can_be_left_out(tmp_path):
         (["--set", "doses=1"], "has no value doses to set; it has .*dose"),
         (["--set", "dose=abc"], "the setting dose is a number, got 'abc'"),
         (["--set", "dose=2"], r"dose must be a fraction in \(0, 1\], got 2"),
+        (["--set", "axial_correlation=1"], "axial_correlation must be in 0..0.95, got 1"),
         (["--set", "handlers=1"], "has no value handlers to set"),
         (["--set", "dose"], "a setting is NAME=VALUE"),
         (["--set", "dose=$__import__('os').getpid()"], "must be a number or a plain text"),
