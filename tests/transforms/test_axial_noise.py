@@ -1,6 +1,7 @@
 """Noise along the axis: unit variance, the correlation of a Gaussian, the same for slice, slab and volume."""
 
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from monai.data import MetaTensor
 from scipy import ndimage
 
-from medrestore_monai.transforms import PETLowCount, PETLowCountd, RandPETLowCountd, insert_pet_noise
+from medrestore_monai.transforms import PETLowCount, PETLowCountd, RandPETLowCountd, axial_noise, insert_pet_noise
 from medrestore_monai.transforms.axial_noise import axial_weights, axial_width, correlation_of, white_slices
 
 SIZE = (61, 70)
@@ -64,6 +65,23 @@ def test_slice_slab_and_volume_have_the_same_noise():
     assert not np.array_equal(white_slices(4, [2], SIZE, weights)[0], volume[2])
     with pytest.raises(ValueError, match="odd count"):
         white_slices(0, [0], SIZE, (0.5, 0.5))
+
+
+def test_noise_of_a_long_volume_keeps_few_fields_at_a_time(monkeypatch):
+    drawn, most = weakref.WeakValueDictionary(), []
+    field = axial_noise._field
+
+    def watched(seed, number, size):
+        assert number not in drawn  # still at hand
+        drawn[number] = made = field(seed, number, size)
+        most.append(len(drawn))
+        return made
+
+    monkeypatch.setattr(axial_noise, "_field", watched)
+    weights = axial_weights(5.0, 3.3)
+    white_slices(0, range(50), (8, 8), weights)
+    assert len(most) == 50 + len(weights) - 1  # each was drawn once
+    assert max(most) <= len(weights) + 1
 
 
 @pytest.fixture

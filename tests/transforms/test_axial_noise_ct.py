@@ -1,6 +1,7 @@
 """Noise of low-dose CT along the axis: level and correlation as asked, the same for slice, slab and volume."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -43,6 +44,8 @@ def test_inserted_noise_has_the_level_and_the_correlation(asked):
         assert noise.std().item() == pytest.approx(std, rel=0.05)
         for lag in (1, 2):
             assert correlation(noise, lag) == pytest.approx(correlation_of(weights, lag), abs=0.04)
+    other = insert_ct_noise(zero, noise_map, 0.4, 0.8, replace(scan, seed=4), lower=None)[1]
+    assert abs(torch.corrcoef(torch.stack([routine.flatten(), other.flatten()]))[0, 1]) < 0.04
     together = torch.corrcoef(torch.stack([routine.flatten(), (low - routine).flatten()]))[0, 1]
     assert abs(together) < 0.04  # what the label has on top is drawn apart from what is inserted
 
