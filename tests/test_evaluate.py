@@ -108,7 +108,8 @@ def test_two_runs_write_the_same_tables(tmp_path):
     for name in TABLES:
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
     rows = table(tmp_path / "first")
-    methods = ["input", "gaussian", "total_variation", "non_local_means", NAME]
+    methods = ["input", "gaussian", "total_variation", "non_local_means"]
+    methods += ["gaussian_3d", "total_variation_3d", "non_local_means_3d", NAME]
     assert [method for region, average, method in rows if (region, average) == ("whole slice", "slice")] == methods
     assert {region for region, _, _ in rows} == {"whole slice", "body"}
     row = rows["whole slice", "slice", NAME]
