@@ -170,11 +170,25 @@ def evaluate(
     baselines: Annotated[
         str, typer.Option(help="Classical methods to compare with: auto, none, or names separated by commas.")
     ] = "auto",
-    tuned: Annotated[Path | None, typer.Option(help="Their parameters, from scripts/tune_classical.py.")] = None,
+    tuned: Annotated[
+        Path | None,
+        typer.Option(
+            help="Their parameters, from scripts/tune_classical.py, instead of the bundle's own.", show_default=False
+        ),
+    ] = None,
+    oracle: Annotated[
+        bool,
+        typer.Option(
+            "--oracle/--no-oracle",
+            help="Also score them with the parameters that are best for each image; 10 to 50 times as slow.",
+        ),
+    ] = False,
     against: Annotated[str, typer.Option(help="The method that p-values compare with.")] = "input",
     seed: Annotated[int, typer.Option(min=0, help="Of the fixed degradation and the intervals.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    limit: Annotated[int | None, typer.Option(min=1, help="Take this many slices, evenly spread.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Score this many slices, evenly spread; the others are neighbors.")
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Change a value of evaluate.json, such as dose=0.1.", show_default=False),
@@ -187,7 +201,8 @@ def evaluate(
     """Score bundles, classical baselines and the input side by side: tables, worst cases, times.
 
     Clean images are degraded as the (first) bundle's evaluate.json says, the same way in every run. A bundle of several
-    modalities joins those of one; alone, it takes DATA/CT, DATA/MR, ..., or one --modality.
+    modalities joins those of one; alone, it takes DATA/CT, DATA/MR, ..., or one --modality. Classical methods in 3D get
+    whole volumes; those against noise take their parameters from the noise level of the image, as tuned for the bundle.
 
     Examples:
       medrestore evaluate --bundle ct_denoise_restore_rwkv --data scans/ -o report
@@ -215,6 +230,7 @@ def evaluate(
             protocol=protocol,
             baselines=baselines,
             tuned=tuned,
+            oracle=oracle,
             against=against,
             seed=seed,
             device=device,

@@ -212,6 +212,7 @@ class LoadImageOrSeriesd(MapTransform):
             "modality": series.modality,
             "unit": series.unit,
             "allow_gaps": self.allow_gaps,
+            "regular": series.regular,
         }
         if series.modality == "MR" and not whole:
             meta["intensity_range"] = _series_range(path, series_uid, self.modality, self.allow_gaps)

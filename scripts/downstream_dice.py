@@ -10,7 +10,7 @@ sharp picture, whether bright or dark.
 
 OUTPUT becomes a folder with ``dice.md`` and ``dice.csv``: mean Dice coefficient, and mean error of the number of
 connected parts of at least 20 pixels, for each blur and method; and ``dice.png``: the picture with the median gain at
-the longest motion. Classical methods take the values of ``scripts/tune_classical.py`` with ``--tuned``, and do not
+the longest motion. Classical methods take the bundle's tuned values, or those of a file with ``--tuned``, and do not
 know the kernel unless ``--set kernel_known=true``.
 """
 
@@ -30,6 +30,7 @@ from skimage.filters import threshold_otsu
 from skimage.measure import label, regionprops
 
 from medrestore_monai.bundles import find_bundle
+from medrestore_monai.classical import Classical
 from medrestore_monai.evaluate import (
     Contestant,
     Model,
@@ -38,6 +39,7 @@ from medrestore_monai.evaluate import (
     open_model,
     open_source,
     parse_settings,
+    tuned_parameters,
 )
 from medrestore_monai.inferers import SliceWiseInferer
 from medrestore_monai.intensity import FromUnitRanged
@@ -99,9 +101,10 @@ def measure(
     contestant = Contestant(bundle.name, bundle)
     model = open_model(contestant, bundle.modalities[0], options.data, "cpu", settings, wishes)
     source = open_source(model, options.data, "clean", "all", False, options.limit)
-    chosen = choose_baselines(options.baselines, options.tuned, lambda: "deblurring")
+    tuned, _ = tuned_parameters(bundle, bundle.modalities[0], options.tuned)
+    chosen = choose_baselines(options.baselines, tuned, lambda: "deblurring")
     methods: dict[str, Restoration] = {"blurred": lambda case: case["image"]}
-    methods |= {name: partial(restored_by, model, method) for name, method in chosen.items()}
+    methods |= {name: partial(restored_by, model, Classical(name, one.at(1.0))) for name, one in chosen.items()}
     methods[model.name] = model.restore
     scores: dict[str, list[tuple[float, int]]] = {name: [] for name in methods}
     pictures = []

@@ -1,116 +1,143 @@
-"""Choose the parameters of the classical baselines on training data, for ``medrestore evaluate --tuned``.
+"""Choose the parameters of the classical baselines on training data: the ``docs/tuned.json`` of a bundle.
 
-    python scripts/tune_classical.py --bundle ct_denoise_restore_rwkv --data TRAIN -o tuned.json
-    python scripts/tune_classical.py --bundle NAME --data TRAIN --set dose=0.1 -o tuned.json
+    python scripts/tune_classical.py --bundle pet_synthesis_restore_rwkv --data TRAIN -o tuned.json
+    python scripts/tune_classical.py --bundle all_in_one_restore_rwkv --modality CT --data TRAIN -o tuned.json
+    python scripts/tune_classical.py --bundle NAME --data TRAIN --levels dose=0.1,0.5 -o tuned.json
 
-TRAIN is what the bundle was trained on: of it, the patients of the training part are used, degraded as the bundle's
-``evaluate.json`` says. Each method takes the values with the best mean PSNR in the modality's window: first of a coarse
-grid, then halfway (in the logarithm) to its neighbors. A value at the end of the grid is reported. What is known from
-how the images were taken, such as the measured part of k-space, comes from ``evaluate.json`` and is not tuned.
+TRAIN is what the bundle was trained on, with whole volumes, so that methods in 3D see neighbors: of it, the patients of
+the training part are used (``--part all``: all there are), degraded as the bundle's ``evaluate.json`` says. A modality
+with noise is degraded at several strengths (``--levels``; by default doses of 0.5, 0.25, 0.1 and DRF 4, 8, 12, 20). All
+degraded volumes are put in the order of their measured noise level and divided into as many groups as there are
+strengths; the geometric mean of a group is its level in the table.
+
+Each method takes the values with the best mean PSNR in the modality's window: first of a coarse grid, then halfway (in
+the logarithm) to its neighbors. Of all tables whose values do not fall as the noise rises, the best one is taken. A
+value at the end of the grid is reported. What is known from how the images were taken, such as the measured part of
+k-space, comes from ``evaluate.json`` and is not tuned. Other modalities in the output file stay there.
 """
 
 import argparse
-import itertools
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import torch
+import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from medrestore_monai.bundles import find_bundle
-from medrestore_monai.classical import BASELINES, GRIDS, KNOWN, Classical
-from medrestore_monai.evaluate import Contestant, known_psf, open_model, open_source, parse_settings, task_of
-from medrestore_monai.inferers import SliceWiseInferer
+from medrestore_monai.bundles import Bundle, find_bundle
+from medrestore_monai.classical import BASELINES, GRIDS, KNOWN, Classical, Search, best_monotone, read_tuned
+from medrestore_monai.classical.tuned import VERSION
+from medrestore_monai.evaluate import (
+    Contestant,
+    Volume,
+    load_volume,
+    open_model,
+    open_source,
+    parse_settings,
+    task_of,
+)
+from medrestore_monai.evaluate.restorations import by_classical, by_nothing
+from medrestore_monai.evaluate.volumes import Slice
 from medrestore_monai.protocols import PROTOCOLS
 
+LEVELS = {"CT": "dose=0.5,0.25,0.1", "PT": "drf=4,8,12,20"}
 Values = dict[str, float]
 
 
-class Trials:
-    """Mean PSNR of a method on all training slices, each setting tried once; ``known`` values stay as they are."""
+class Group(NamedTuple):
+    """Degraded volumes of about one noise level."""
 
-    def __init__(self, method: str, known: Values, cases: list[tuple]) -> None:
-        self.method, self.known, self.cases = method, known, cases
-        self.tried: dict[tuple, float] = {}
-
-    def psnr(self, values: Values) -> float:
-        """Return the mean PSNR in dB with these values."""
-        key = tuple(sorted(values.items()))
-        if key not in self.tried:
-            method = Classical(self.method, {**self.known, **values})
-            infer = SliceWiseInferer(clip_output=True, add_clipped=True)
-            scores = []
-            for image, label, scale, score, psf in self.cases:
-                restored = infer(image[None], method, psf=psf)[0].double()
-                scores.append(score(scale(restored), label))
-            self.tried[key] = sum(scores) / len(scores)
-        return self.tried[key]
-
-    def best(self, candidates: Iterable[Values]) -> Values:
-        """Return the first of the candidates with the highest PSNR."""
-        return max(candidates, key=self.psnr)
+    level: float
+    volumes: Sequence[Volume]
 
 
-def neighbors(values: Values) -> Iterable[Values]:
-    """Every value as it is, or halfway to the next one of its grid, in the logarithm."""
-    choices = []
-    for name, value in values.items():
-        grid = GRIDS[name]
-        at = grid.index(value)
-        near = [(value * grid[i]) ** 0.5 for i in (at - 1, at + 1) if 0 <= i < len(grid)]
-        choices.append([value, *(float(f"{one:.3g}") for one in near)])
-    return (dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*choices))
+def window_of(modality: str, one: Slice) -> tuple[float, float]:
+    return PROTOCOLS["standard"].window(modality, one.range)
 
 
-def tune(method: str, names: Iterable[str], known: Values, cases: list[tuple]) -> tuple[Values, float, list[str]]:
-    """Return the best values, their PSNR, and the names of those at an end of their grid."""
-    names, known = [name for name in names if name not in known], {name: known[name] for name in names if name in known}
-    trials = Trials(method, known, cases)
-    grids = itertools.product(*(GRIDS[name] for name in names))
-    coarse = trials.best(dict(zip(names, values, strict=True)) for values in grids)
-    best = trials.best(neighbors(coarse))
-    ends = [name for name in names if best[name] in (GRIDS[name][0], GRIDS[name][-1])]
-    return {**known, **best}, trials.psnr(best), ends
+def mean_psnr(method: Any, volumes: Sequence[Volume], modality: str) -> float:
+    """Return the mean PSNR of all scored slices."""
+    window = partial(window_of, modality)
+    scores = [volume.psnr(method(volume), window) for volume in volumes]
+    return float(np.average(scores, weights=[len(volume.scored) for volume in volumes]))
 
 
-def read_cases(options: argparse.Namespace) -> tuple[list[tuple], str, str, Values]:
-    """Return scaled images with what is needed to score them, the task, the modality, and the known parameters."""
-    wishes = {"part": "train", "seed": options.seed}
-    bundle = find_bundle(options.bundle)
-    modality = bundle.modalities[0]
-    model = open_model(
-        Contestant(bundle.name, bundle), modality, options.data, "cpu", parse_settings(options.set), wishes
-    )
-    source = open_source(model, options.data, options.layout, "train", options.allow_gaps, options.slices)
-    protocol = PROTOCOLS["standard"]
-    cases = []
-    for item in track(source.items, "Degrading", console=Console(stderr=True)):
-        case = source(item)
-        scaled = model.scaling(dict(case))
-        lower, upper = (float(end) for end in scaled["image"].meta["intensity_range"])
-        window = protocol.window(source.modality, (lower, upper))
+def tune(
+    method: str, names: Sequence[str], known: Values, groups: Sequence[Group], modality: str
+) -> tuple[dict[str, list[float]], list[float], list[str]]:
+    """Return the best values and their PSNR, by group, and the names of those at an end of their grid."""
+    tried = []
+    for group in groups:
 
-        def score(pred: torch.Tensor, label: torch.Tensor, window: tuple[float, float] = window) -> float:
-            # of all scores this one alone: SSIM and color differences would take most of the time
-            error = pred.double().clamp(*window) - label.clamp(*window)
-            return float(10 * torch.log10((window[1] - window[0]) ** 2 / error.square().mean()))
+        def score(values: Values, volumes: Sequence[Volume] = group.volumes) -> float:
+            return mean_psnr(partial(by_classical, Classical(method, {**known, **values})), volumes, modality)
 
-        def scale(pred: torch.Tensor, lower: float = lower, upper: float = upper) -> torch.Tensor:
-            return pred.as_subclass(torch.Tensor) * (upper - lower) + lower
-
-        label = case["label"].as_subclass(torch.Tensor).double()
-        cases.append((scaled["image"], label, scale, score, known_psf(case)))
-    known = {name: float(model.parser[place]) for name, place in KNOWN.items() if place in model.parser.get()}
-    return cases, task_of(bundle, modality), source.modality, known
+        search = Search(names, score)
+        search.run()
+        tried.append(search.tried)
+    best = best_monotone(tried)
+    psnr = [scores[tuple(values.items())] for scores, values in zip(tried, best, strict=True)]
+    table = {name: [values[name] for values in best] for name in names}
+    ends = [name for name in names if {GRIDS[name][0], GRIDS[name][-1]} & set(table[name])]
+    return table, psnr, ends
 
 
-def write(path: Path, content: Mapping) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+def read_volumes(
+    options: argparse.Namespace, bundle: Bundle, modality: str, setting: Mapping[str, Any]
+) -> tuple[list[Volume], str, Values]:
+    """Return the degraded volumes, the modality, and the known parameters."""
+    settings = {**parse_settings(options.set), **setting}
+    wishes = {"part": options.part, "seed": options.seed}
+    model = open_model(Contestant(bundle.name, bundle), modality, options.data, "cpu", settings, wishes)
+    source = open_source(model, options.data, options.layout, options.part, options.allow_gaps, options.slices)
+    told = ", ".join(f"{name} {value:g}" for name, value in setting.items())
+    shown = track(source.images(), f"Degrading {told}", console=Console(stderr=True))
+    volumes = [load_volume(source, listed, model.scaling, whole=True) for listed in shown]
+    known = {name: float(model.settings[place]) for name, place in KNOWN.items() if place in model.settings}
+    return volumes, source.modality, known
+
+
+def group_by_level(volumes: Sequence[Volume], count: int) -> list[Group]:
+    """Divide volumes into groups of equal size and ascending noise level."""
+    ordered = sorted(volumes, key=lambda volume: volume.level)
+    parts = [part for part in np.array_split(np.arange(len(ordered)), min(count, len(ordered))) if len(part)]
+    found: dict[float, list[Volume]] = {}
+    for part in parts:
+        chosen = [ordered[at] for at in part]
+        level = float(np.exp(np.mean(np.log([volume.level for volume in chosen]))))
+        found.setdefault(float(f"{level:.3g}"), []).extend(chosen)
+    return [Group(level, chosen) for level, chosen in found.items()]
+
+
+def parse_levels(text: str | None) -> list[dict[str, Any]]:
+    """Turn ``NAME=V1,V2,...`` into a setting for each value; ``None`` or an empty text into none."""
+    if not text:
+        return [{}]
+    name, _, values = text.partition("=")
+    return [parse_settings([f"{name}={value}"]) for value in values.split(",")]
+
+
+def kept_modalities(path: Path, modality: str) -> dict[str, Any]:
+    """Return what an earlier file tells of other modalities."""
+    if not path.exists():
+        return {}
+    read_tuned(path)  # refused here if it is something else
+    earlier = json.loads(path.read_text(encoding="utf-8"))["modalities"]
+    return {name: part for name, part in earlier.items() if name != modality}
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    partial_path = path.with_name(path.name + ".partial")
+    partial_path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial_path, path)
+
+
+def one_or_list(values: Sequence[float]) -> Any:
+    return values[0] if len(set(values)) == 1 else list(values)
 
 
 def main() -> None:
@@ -118,26 +145,55 @@ def main() -> None:
     parser.add_argument("--bundle", required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--modality", help="of DATA, for bundles of several")
     parser.add_argument("--layout", default="clean", help="as for medrestore evaluate")
+    parser.add_argument("--part", default="train", help="train, or all if all of DATA is for training")
     parser.add_argument("--allow-gaps", action="store_true")
-    parser.add_argument("--slices", type=int, default=8, help="how many, evenly spread over the training part")
+    parser.add_argument("--slices", type=int, default=8, help="how many to score, evenly spread (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="as for medrestore evaluate")
+    parser.add_argument("--levels", metavar="NAME=V1,V2,...", help="a setting that makes the noise; empty for none")
     parser.add_argument("--methods", help="names separated by commas; by default those of the bundle's task")
     options = parser.parse_args()
-    cases, task, modality, known = read_cases(options)
+    console, bundle = Console(), find_bundle(options.bundle)
+    modality = options.modality or bundle.modalities[0]
+    task = task_of(bundle, modality)
+    paired = options.layout not in ("clean", "ixi", "medmnist")
+    usual = LEVELS.get(modality) if task in ("denoising", "synthesis") and not paired else None
+    settings = parse_levels(usual if options.levels is None else options.levels)
+    kept = kept_modalities(options.output, modality)
+    volumes: list[Volume] = []
+    for setting in settings:
+        found, modality, known = read_volumes(options, bundle, modality, setting)
+        volumes += found
+    groups = group_by_level(volumes, len(settings))
+    inputs = [mean_psnr(by_nothing, group.volumes, modality) for group in groups]
+    for group, psnr in zip(groups, inputs, strict=True):
+        console.print(f"noise level {group.level:g}: input {psnr:.2f} dB, {len(group.volumes)} volumes")
     defaults = {name: values for one in BASELINES.values() for name, values in one.items()}
-    chosen = options.methods.split(",") if options.methods else list(BASELINES[task])
-    console, tuned = Console(), {}
-    inputs = [score(scale(image), label) for image, label, scale, score, _ in cases]
-    console.print(f"input: {sum(inputs) / len(inputs):.2f} dB, {len(cases)} slices")
-    for method in chosen:
-        values, psnr, ends = tune(method, defaults[method], known, cases)
-        tuned[method] = values
+    tuned, scores = {}, {"input": inputs}
+    for method in options.methods.split(",") if options.methods else list(BASELINES[task]):
+        names = [name for name in defaults[method] if name not in KNOWN]
+        mine = {name: known.get(name, defaults[method][name]) for name in defaults[method] if name in KNOWN}
+        table, scores[method], ends = tune(method, names, mine, groups, modality)
+        tuned[method] = {name: one_or_list(values) for name, values in table.items()}
         at_end = f" ({', '.join(ends)} at an end of the grid)" if ends else ""
-        console.print(f"{method}: {values}, {psnr:.2f} dB{at_end}")
-    about = {"bundle": options.bundle, "modality": modality, "task": task, "slices": len(cases), "seed": options.seed}
-    write(options.output, {**about, "baselines": tuned})
+        console.print(f"{method}: {tuned[method]}, {', '.join(f'{psnr:.2f}' for psnr in scores[method])} dB{at_end}")
+    about = {
+        "bundle": bundle.name,
+        "volumes": len(volumes),
+        "slices": sum(len(volume.scored) for volume in volumes),
+        "seed": options.seed,
+        "settings": [{**parse_settings(options.set), **setting} for setting in settings],
+    }
+    part = {
+        "task": task,
+        "tuned_on": about,
+        "noise_levels": [group.level for group in groups],
+        "baselines": tuned,
+        "psnr": {name: [round(value, 2) for value in values] for name, values in scores.items()},
+    }
+    write(options.output, {"version": VERSION, "modalities": {**kept, modality: part}})
 
 
 if __name__ == "__main__":

@@ -100,6 +100,11 @@ def assert_scores(folder, method, expected):
         assert whole(folder, method, name) == pytest.approx(value, abs=step), name
 
 
+def tuned_text(baselines, levels=(1.0,), modality="CT"):
+    part = {"task": "denoising", "noise_levels": list(levels), "baselines": baselines}
+    return json.dumps({"version": 1, "modalities": {modality: part}})
+
+
 def test_two_runs_write_the_same_tables(tmp_path):
     for patient in ("p1", "p2"):
         ct_series(tmp_path / "data" / patient, slices=2, size=SIZE, series=patient)
@@ -234,13 +239,14 @@ def test_perfect_images_give_valid_json(tmp_path):
 def test_tuned_parameters_are_used_and_reported(tmp_path):
     write_pairs(tmp_path / "data", patients=2)
     tuned = tmp_path / "tuned.json"
-    tuned.write_text(json.dumps({"baselines": {"gaussian": {"sigma": 0.6}}}))
+    tuned.write_text(tuned_text({"gaussian": {"sigma": 0.55}}))
     base = ["--data", tmp_path / "data", "--layout", "paired", "--baselines", "gaussian", "-o"]
     run(*base, tmp_path / "plain")
     run(*base, tmp_path / "out", "--tuned", tuned)
     assert whole(tmp_path / "plain", "gaussian") != whole(tmp_path / "out", "gaussian")
     about = json.loads((tmp_path / "out" / "table.json").read_text())["about"]
-    assert about["classical baselines"] == {"CT": {"gaussian": {"sigma": 0.6}}}
+    assert about["classical baselines"] == {"CT": {"gaussian": {"sigma": 0.55}}}
+    assert about["tuned by"] == {"CT": "tuned.json"}
 
 
 def test_limit_takes_slices_from_all_over(tmp_path):
@@ -313,7 +319,7 @@ def test_a_report_does_not_replace_what_it_is_made_of(tmp_path):
     base = ["--layout", "paired", "--baselines", "none", "-o", tmp_path / "out"]
     run("--data", tmp_path / "data", *base)
     shutil.copytree(tmp_path / "data", tmp_path / "out" / "scans")
-    (tmp_path / "out" / "tuned.json").write_text('{"baselines": {}}')
+    (tmp_path / "out" / "tuned.json").write_text(tuned_text({}))
     weights = tmp_path / "out" / "own.pt"
     weights.write_bytes(b"weights")
     (tmp_path / "linked" / "HQ").mkdir(parents=True)
@@ -499,7 +505,8 @@ def test_tuning_finds_the_best_of_a_grid(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [str(part) for part in (script, *options)])
     runpy.run_path(str(script), run_name="__main__")
     content = json.loads(output.read_text())
-    assert (content["modality"], content["task"], content["slices"]) == ("CT", "denoising", 4)  # two patients train
+    content = content["modalities"]["CT"]
+    assert (content["task"], content["tuned_on"]["slices"]) == ("denoising", 4)  # two patients train
     used = [pair for number, pair in enumerate(pairs) if number not in held_back(tmp_path / "data")]
     best = content["baselines"]["gaussian"]["sigma"]
     assert best == pytest.approx(max(np.arange(0.3, 3, 0.01), key=lambda s: gaussian_psnr(used, s)), rel=0.2)

@@ -1,14 +1,19 @@
 """Bundles and classical baselines on the same images: ``models`` opens bundles, ``cases`` gives images, ``run`` scores.
 
+``volumes`` puts the slices of an image together, degraded one by one, and ``restorations`` lets each method see them as
+it needs: methods in 3D whole, networks in 2D one slice at a time. ``baselines`` chooses classical methods.
+
 ``request`` is what a user asks for. A bundle's ``evaluate.json`` is the only description of it: what stands there
 before ``ToUnitRanged`` degrades clean images, in physical units; the rest scales, restores and brings back. Of several
 bundles of a modality the first one degrades, so that all get the same images; a bundle of several joins them.
 """
 
+from medrestore_monai.evaluate.baselines import choose_baselines, tuned_parameters
 from medrestore_monai.evaluate.cases import LAYOUTS, Source, known_psf, open_source
 from medrestore_monai.evaluate.models import Contestant, Model, open_model, parse_contestant, task_of
-from medrestore_monai.evaluate.request import Request, choose_baselines
+from medrestore_monai.evaluate.request import Request
 from medrestore_monai.evaluate.run import evaluate
+from medrestore_monai.evaluate.volumes import Volume, load_volume
 from medrestore_monai.restore import parse_settings
 
 __all__ = [
@@ -17,12 +22,15 @@ __all__ = [
     "Model",
     "Request",
     "Source",
+    "Volume",
     "choose_baselines",
     "evaluate",
     "known_psf",
+    "load_volume",
     "open_model",
     "open_source",
     "parse_contestant",
     "parse_settings",
     "task_of",
+    "tuned_parameters",
 ]

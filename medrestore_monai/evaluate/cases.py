@@ -1,18 +1,19 @@
 """The images of an evaluation: pairs as they are, or clean images that a bundle's own description degrades."""
 
+import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from monai.transforms import Compose
 from scipy.signal import convolve2d
 
 from medrestore_monai.evaluate.models import Model
 from medrestore_monai.layouts import Item, gopro, ixi, low_dose_ct, medmnist, paired_folders, realblur
 from medrestore_monai.loading import LoadImageOrSeriesd, forget
+from medrestore_monai.transforms import ToSUVd
 from medrestore_monai.transforms.blur_kernels import gaussian_kernel, linear_motion_kernel, motion_kernel
 from medrestore_monai.unwrap import unwrapped
 
@@ -27,6 +28,8 @@ _CLEAN: dict[str, _Layout] = {"ixi": ixi, "medmnist": medmnist}
 WITH_GAPS = ("paired", "low-dose-ct")
 LAYOUTS = ("clean", *_CLEAN, *_PAIRED)
 
+KEYS = ("image", "label")
+
 _KERNELS: dict[str, Callable[..., np.ndarray]] = {
     "motion_blur": motion_kernel,
     "linear_motion_blur": linear_motion_kernel,
@@ -35,18 +38,40 @@ _KERNELS: dict[str, Callable[..., np.ndarray]] = {
 
 
 @dataclass(frozen=True)
+class ListedImage:
+    """The slices of one image.
+
+    Args:
+        items: all that are listed, in their order.
+        scored: places in ``items`` of those to score.
+    """
+
+    items: Sequence[Item]
+    scored: Sequence[int]
+
+
+@dataclass(frozen=True)
 class Source:
     """The images to evaluate on.
 
     Args:
-        items: one per image or slice.
+        items: those to score, one per image or slice.
         load: from an item to ``image`` and ``label`` in physical units, shape ``(C, X, Y[, Z])``.
         modality: a key of :data:`~medrestore_monai.intensity.INTENSITY_RANGES`.
+        listed: all items of the data set, in its order; ``items`` are among them.
     """
 
     items: Sequence[Item]
     load: Compose
     modality: str
+    listed: Sequence[Item] = ()
+
+    def images(self) -> list[ListedImage]:
+        """Put the slices of each image together; images of which no slice is scored are left out."""
+        scored = {id(item) for item in self.items}
+        images = [list(items) for _, items in itertools.groupby(self.listed or self.items, key=_image_of)]
+        found = [ListedImage(one, [at for at, item in enumerate(one) if id(item) in scored]) for one in images]
+        return [one for one in found if one.scored]
 
     def __call__(self, item: Item) -> dict[Any, Any]:
         """Read and degrade one item.
@@ -83,7 +108,7 @@ def open_source(
         layout: one of :data:`LAYOUTS`.
         part: ``all``, ``train``, ``validation`` or ``test``.
         allow_gaps: take DICOM series with missing slices, of pairs.
-        limit: take this many slices, evenly spread; ``None`` for all.
+        limit: score this many slices, evenly spread; ``None`` for all. The others of their volumes are neighbors.
         hu_offset: of CT pairs; clean images are read as the model's ``evaluate.json`` says.
 
     Raises:
@@ -100,17 +125,17 @@ def open_source(
         gaps = {"allow_gaps": allow_gaps} if layout in WITH_GAPS else {}
         items = _PAIRED[layout](data, part, **gaps)
         of_series = modality if modality in ("CT", "PT", "MR") else None
-        keys = ["image", "label"]
-        load = Compose([LoadImageOrSeriesd(keys, modality=of_series, allow_gaps=allow_gaps, hu_offset=hu_offset)])
+        to_suv = [ToSUVd(KEYS)] if modality == "PT" else []
+        load = Compose([LoadImageOrSeriesd(KEYS, modality=of_series, allow_gaps=allow_gaps, hu_offset=hu_offset), *to_suv])
+    scored = items
     if limit is not None and limit < len(items):
-        items = [items[index * len(items) // limit] for index in range(limit)]
-    return Source(items, load, modality)
+        scored = [items[index * len(items) // limit] for index in range(limit)]
+    return Source(scored, load, modality, items)
 
 
-def slices_of(image: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Give the slices ``(C, X, Y)`` of an image, or of a volume ``(C, X, Y, Z)``."""
-    plain = image.as_subclass(torch.Tensor)
-    return iter([plain] if plain.ndim == 3 else plain.unbind(-1))
+def _image_of(item: Item) -> tuple[str, ...]:
+    """Return what the slices of one image have in common, and nothing else has."""
+    return tuple(str(item.get(key, "")) for key in ("image", "label", "array", "series_uid", "patient", "name"))
 
 
 def known_psf(item: Mapping[Any, Any]) -> np.ndarray | None:

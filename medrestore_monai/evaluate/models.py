@@ -114,6 +114,11 @@ class Model:
         config = self.parser.get()
         return {name: value for name, value in config.items() if isinstance(value, bool | int | float)}
 
+    @property
+    def context(self) -> int:
+        """How many slices on each side the network sees, the key ``context`` of ``evaluate.json``; 0 for none."""
+        return int(self.parser.get().get("context", 0))
+
     def items(self) -> list[Item]:
         """List the images that the bundle's own data list finds.
 

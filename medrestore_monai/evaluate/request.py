@@ -1,7 +1,6 @@
 """What a user asks to evaluate, and whether that can work at all."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -9,12 +8,12 @@ from typing import Any
 
 from medrestore_monai.aside import refuse_links
 from medrestore_monai.bundles import find_bundle
-from medrestore_monai.classical import BASELINES, Classical
+from medrestore_monai.evaluate.baselines import choose_baselines, tuned_parameters
 from medrestore_monai.evaluate.cases import LAYOUTS, WITH_GAPS
 from medrestore_monai.evaluate.models import Contestant, check_settings, parse_contestant, task_of
 from medrestore_monai.layouts.parts import PARTS
 from medrestore_monai.protocols import PROTOCOLS
-from medrestore_monai.report import check_folder
+from medrestore_monai.report import check_folder, oracle_name
 from medrestore_monai.restore import check_options
 
 
@@ -32,11 +31,14 @@ class Request:
         part: ``all``, ``train``, ``validation`` or ``test``.
         protocol: a key of :data:`~medrestore_monai.protocols.PROTOCOLS`.
         baselines: ``auto`` for those of the task, ``none``, or names of classical methods separated by commas.
-        tuned: a file of ``scripts/tune_classical.py``.
+        tuned: a file of ``scripts/tune_classical.py``; ``None`` for the bundle's own, ``docs/tuned.json``.
+        oracle: score each classical method also with the parameters that are best for each image, as its truth tells:
+            the upper mark of what tuning can reach. It takes some 10 to 50 times as long as the method itself.
         against: the method that p-values compare with.
         seed: of the fixed degradation and the intervals.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        limit: take this many slices, evenly spread.
+        limit: restore and score this many slices, evenly spread. Of volumes that have one of them, all slices are read
+            and degraded where a method needs neighbors or the noise level, and methods in 3D restore them whole.
         settings: values to change in the bundles' ``evaluate.json``.
         hu_offset: of CT, see :class:`~medrestore_monai.loading.LoadImageOrSeriesd`.
         allow_gaps: take DICOM series with missing slices, of pairs.
@@ -55,6 +57,7 @@ class Request:
     protocol: str = "standard"
     baselines: str = "auto"
     tuned: Path | None = None
+    oracle: bool = False
     against: str = "input"
     seed: int = 0
     device: str = "auto"
@@ -91,7 +94,9 @@ class Request:
                 check_settings(one, self.settings)
                 check_options(one.bundle.config("evaluate"), self.device, **self.settings)
             task = partial(task_of, group[0].bundle, modality)
-            classical = ["input", *choose_baselines(self.baselines, self.tuned, task)]
+            tuned, _ = tuned_parameters(group[0].bundle, modality, self.tuned)
+            chosen = choose_baselines(self.baselines, tuned, task)
+            classical = ["input", *chosen, *(oracle_name(name) for name in chosen if self.oracle)]
             names = [one.name for one in group]
             if set(classical) & set(names):
                 raise ValueError(f"a model may not be called {' or '.join(sorted(set(classical) & set(names)))}.")
@@ -142,38 +147,3 @@ class Request:
                 if modality in wanted:
                     groups.setdefault(modality, []).append(one)
         return groups
-
-
-def choose_baselines(spec: str, tuned: Path | None, task: Callable[[], str]) -> dict[str, Classical]:
-    """Choose the classical methods to compare with.
-
-    Args:
-        spec: see :class:`Request`.
-        tuned: a JSON file with ``{"baselines": {method: {parameter: value}}}``, in place of the defaults.
-        task: gives the task, asked for only where it decides.
-
-    Raises:
-        ValueError: a method is unknown, or the file is no such file.
-        RuntimeError: a method needs a package that is not there.
-    """
-    better = _read_tuned(tuned) if tuned is not None else {}
-    if spec == "none":
-        return {}
-    if spec == "auto":
-        parameters = {**BASELINES[task()], **better}
-    else:
-        known = {name: values for defaults in BASELINES.values() for name, values in defaults.items()}
-        known["bm3d"] = {"noise": 0.01}
-        names = [name.strip() for name in spec.split(",")]
-        parameters = {name: better.get(name, known.get(name, {})) for name in names}
-    return {name: Classical(name, values) for name, values in parameters.items()}
-
-
-def _read_tuned(path: Path) -> dict[str, dict[str, float]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))["baselines"]
-        for name, values in content.items():
-            Classical(name, values)
-    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} is no file of tuned baselines: {error}.") from error
-    return dict(content)

@@ -10,17 +10,26 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from torch import Tensor
 
 from medrestore_monai import __version__
-from medrestore_monai.classical import Classical
-from medrestore_monai.evaluate.cases import Source, known_psf, open_source, slices_of
+from medrestore_monai.classical import Classical, Parameters
+from medrestore_monai.evaluate.baselines import choose_baselines, tuned_parameters
+from medrestore_monai.evaluate.cases import Source, open_source
 from medrestore_monai.evaluate.models import Model, open_model, task_of
-from medrestore_monai.evaluate.request import Request, choose_baselines
-from medrestore_monai.inferers import SliceWiseInferer
-from medrestore_monai.intensity import INTENSITY_RANGES, FromUnitRanged
-from medrestore_monai.layouts import Item
+from medrestore_monai.evaluate.request import Request
+from medrestore_monai.evaluate.restorations import (
+    Method,
+    Prepared,
+    by_baseline,
+    by_model,
+    by_nothing,
+    by_oracle,
+    known_parameters,
+)
+from medrestore_monai.evaluate.volumes import Slice, Volume, load_volume, located
+from medrestore_monai.intensity import INTENSITY_RANGES
 from medrestore_monai.protocols import PROTOCOLS, Protocol
 from medrestore_monai.report import (
     SliceScore,
@@ -28,13 +37,11 @@ from medrestore_monai.report import (
     draw_panels,
     findings,
     new_folder,
+    oracle_name,
     summarize,
     write_tables,
     write_times,
 )
-from medrestore_monai.unwrap import unwrapped
-
-Restoration = Callable[[Mapping[Any, Any]], Tensor]
 
 
 @dataclass
@@ -45,6 +52,7 @@ class _Results:
     seconds: dict[str, list[float]] = field(default_factory=dict)
     worst: dict[tuple[str, str], list[tuple[float, "_Shown"]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    levels: dict[str, list[float]] = field(default_factory=dict)
     constant: int = 0
 
 
@@ -85,10 +93,14 @@ def evaluate(request: Request, progress: bool = False) -> tuple[list[SummaryRow]
             **protocol.settings.get(modality, {}),
         }
         models = [open_model(one, modality, data, request.device, request.settings, wishes) for one in group]
-        chosen = choose_baselines(request.baselines, request.tuned, partial(task_of, group[0].bundle, modality))
+        tuned, origin = tuned_parameters(group[0].bundle, modality, request.tuned)
+        chosen = choose_baselines(request.baselines, tuned, partial(task_of, group[0].bundle, modality))
         source = open_source(models[0], data, request.layout, request.part, request.allow_gaps, request.limit, offset)
         _run(request, source, models, chosen, results, progress)
         _describe(about, models, chosen, source)
+        about["tuned by"][modality] = origin
+        if levels := results.levels.get(modality):
+            about["noise levels"][modality] = [float(f"{end:.3g}") for end in (min(levels), max(levels))]
     if not results.scores:
         raise ValueError(f"{request.data} holds no slice that could be scored.")
     rows = summarize(results.scores, request.against, request.seed)
@@ -104,65 +116,110 @@ def _run(
     request: Request,
     source: Source,
     models: Sequence[Model],
-    baselines: Mapping[str, Classical],
+    baselines: Mapping[str, Parameters],
     results: _Results,
     progress: bool,
 ) -> None:
     """Restore and score every image of one modality."""
-    methods: dict[str, Restoration] = {"input": lambda case: case["image"].as_subclass(Tensor)}
-    methods |= {name: partial(_classical, models[0], method) for name, method in baselines.items()}
-    methods |= {model.name: model.restore for model in models}
-    shown = track(source.items, "Evaluating", console=Console(stderr=True), disable=not progress)
-    for item in shown:
-        try:
-            _one(request, source, item, models, methods, results)
-        except ValueError as error:
-            if not request.skip_bad:
-                raise
-            text = " ".join(str(error).split()).replace(str(request.data), request.data.name)
-            results.notes.append(f"left out: {text}")
+    window_of = partial(_window_of, PROTOCOLS[request.protocol], source.modality)
+    methods = _methods(request, models, baselines, window_of)
+    needs_all = any(_needs_all(name, parameters) for name, parameters in baselines.items())
+    needs_all = needs_all or any(model.context for model in models)
+
+    def leave_out(error: ValueError) -> None:
+        if not request.skip_bad:
+            raise error
+        text = " ".join(str(error).split()).replace(str(request.data), request.data.name)
+        results.notes.append(f"left out: {text}")
+
+    with Progress(console=Console(stderr=True), disable=not progress) as shown:
+        task = shown.add_task("Evaluating", total=len(source.items))
+        for listed in source.images():
+            volume = load_volume(source, listed, models[0].scaling, needs_all, leave_out)
+            prepared, seconds = _prepare(methods, volume, leave_out)
+            for at in volume.scored if prepared else ():
+                try:
+                    with located(volume.slices[at].case):
+                        _one(request, source.modality, volume, at, models, prepared, seconds, results)
+                except ValueError as error:
+                    leave_out(error)
+                shown.advance(task)
+            if needs_all and volume.scored:
+                results.levels.setdefault(source.modality, []).append(volume.level)
+
+
+def _methods(
+    request: Request,
+    models: Sequence[Model],
+    baselines: Mapping[str, Parameters],
+    window_of: Callable[[Slice], tuple[float, float]],
+) -> dict[str, Method]:
+    """Return all methods in the order of the table."""
+    known = {name: known_parameters(parameters, models[0].settings) for name, parameters in baselines.items()}
+    methods: dict[str, Method] = {"input": by_nothing}
+    methods |= {name: partial(by_baseline, name, one, known[name]) for name, one in baselines.items()}
+    if request.oracle:
+        methods |= {
+            oracle_name(name): partial(by_oracle, name, one, known[name], window_of) for name, one in baselines.items()
+        }
+    return methods | {model.name: partial(by_model, model) for model in models}
+
+
+def _needs_all(name: str, parameters: Parameters) -> bool:
+    """Tell whether a classical method needs all slices of a volume: as neighbors, or to measure the noise."""
+    return parameters.depends_on_level or Classical(name, parameters.at(1.0)).needs_neighbors
+
+
+def _window_of(protocol: Protocol, modality: str, one: Slice) -> tuple[float, float]:
+    return protocol.window(modality, one.range)
+
+
+def _prepare(
+    methods: Mapping[str, Method], volume: Volume, leave_out: Callable[[ValueError], None]
+) -> tuple[dict[str, Prepared], dict[str, float]]:
+    """Do what methods do with a volume as a whole; also return the seconds for each slice of it."""
+    prepared, seconds = {}, {}
+    try:
+        for name, method in methods.items() if volume.scored else ():
+            start = time.perf_counter()
+            with located(volume.slices[0].case, whole=True):
+                prepared[name] = method(volume)
+            seconds[name] = (time.perf_counter() - start) / len(volume.slices)
+    except ValueError as error:
+        leave_out(error)
+        return {}, {}
+    return prepared, seconds
 
 
 def _one(
     request: Request,
-    source: Source,
-    item: Item,
+    modality: str,
+    volume: Volume,
+    at: int,
     models: Sequence[Model],
-    methods: Mapping[str, Restoration],
+    prepared: Mapping[str, Prepared],
+    shared: Mapping[str, float],
     results: _Results,
 ) -> None:
-    """Restore one image with every method and score its slices."""
-    protocol = PROTOCOLS[request.protocol]
-    case = source(item)
-    where = f"{item['name']}, slice {item['slice']}" if item.get("slice") is not None else item["name"]
-    try:
-        scaled = models[0].scaling(dict(case))
-        lower, upper = (float(end) for end in scaled["image"].meta["intensity_range"])
-        window = protocol.window(source.modality, (lower, upper))
-        restored, seconds = {}, {}
-        for name, method in methods.items():
-            start = time.perf_counter()
-            restored[name] = list(slices_of(method(case)))
-            seconds[name] = time.perf_counter() - start
-        scores, shown = [], []
-        for number, label in enumerate(slices_of(case["label"])):
-            if protocol.leaves_out(label, window):
-                results.constant += 1
-                continue
-            at = (source.modality, item["patient"], item["name"], int(item.get("slice") or 0) + number)
-            images = {name: slices[number] for name, slices in restored.items()}
-            for name, image in images.items():
-                regions = protocol.score(image, label, source.modality, window)
-                scores += [SliceScore(*at, name, region, values) for region, values in regions.items()]
-            shown.append({"input": images["input"], **images, "reference": label})
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+    """Restore one slice with every method and score it."""
+    protocol, one = PROTOCOLS[request.protocol], volume.slices[at]
+    window, label = protocol.window(modality, one.range), one.label
+    if protocol.leaves_out(label, window):
+        results.constant += 1
+        return
+    place = (modality, one.case["patient"], one.case["name"], one.number)
+    images, seconds, scores = {}, {}, []
+    for name, restored in prepared.items():
+        start = time.perf_counter()
+        images[name] = restored(at)
+        seconds[name] = shared[name] + time.perf_counter() - start
+        regions = protocol.score(images[name], label, modality, window)
+        scores += [SliceScore(*place, name, region, values) for region, values in regions.items()]
     results.scores += scores
     for name, duration in seconds.items():
-        count = len(restored[name])
-        results.seconds.setdefault(name, []).extend([duration / count] * count)
+        results.seconds.setdefault(name, []).append(duration)
     for model in models:
-        _keep_worst(results, model, request.worst, scores, shown, window)
+        _keep_worst(results, model, request.worst, scores, {**images, "reference": label}, window)
 
 
 def _keep_worst(
@@ -170,28 +227,18 @@ def _keep_worst(
     model: Model,
     count: int,
     scores: Sequence[SliceScore],
-    shown: Sequence[dict[str, Tensor]],
+    images: Mapping[str, Tensor],
     window: tuple[float, float],
 ) -> None:
     """Keep the slices with the lowest PSNR of one model."""
     name = model.name
     kept = results.worst.setdefault((name, model.modality), [])
     own = [score for score in scores if score.method == name and score.region == "whole slice"]
-    for score, images in zip(own, shown, strict=True):
+    for score in own:
         panels = {"input": images["input"], name: images[name], "reference": images["reference"]}
         kept.append((score.values["psnr"], _Shown(score, panels, window)))
     kept.sort(key=lambda entry: entry[0])
     del kept[count:]
-
-
-def _classical(model: Model, method: Classical, case: Mapping[Any, Any]) -> Tensor:
-    """Restore as :meth:`Model.restore` does, with a classical method on what that model sees."""
-    with unwrapped():
-        scaled = model.scaling(dict(case))
-        infer = SliceWiseInferer(clip_output=True, add_clipped=model.modality != "CT")
-        pred = infer(scaled["image"][None], method, psf=known_psf(case))[0]
-        restored: Tensor = FromUnitRanged("pred", like="image")({**scaled, "pred": pred})["pred"]
-    return restored.as_subclass(Tensor)
 
 
 def _about(request: Request, protocol: Protocol) -> dict[str, Any]:
@@ -205,12 +252,14 @@ def _about(request: Request, protocol: Protocol) -> dict[str, Any]:
         "p-values": f"two-sided paired t-test against {request.against}",
         "units": {},
         "bundles": {},
+        "tuned by": {},
+        "noise levels": {},
         "classical baselines": {},
     }
 
 
 def _describe(
-    about: dict[str, Any], models: Sequence[Model], baselines: Mapping[str, Classical], source: Source
+    about: dict[str, Any], models: Sequence[Model], baselines: Mapping[str, Parameters], source: Source
 ) -> None:
     about["slices listed"][source.modality] = len(source.items)
     about["units"][source.modality] = INTENSITY_RANGES[source.modality].unit
@@ -223,7 +272,7 @@ def _describe(
             "weights": model.weights_sha256,
             "settings": {name: model.settings[name] for name in sorted(model.settings)},
         }
-    about["classical baselines"][source.modality] = {name: method.parameters for name, method in baselines.items()}
+    about["classical baselines"][source.modality] = {name: one.described() for name, one in baselines.items()}
 
 
 def _write(

@@ -10,6 +10,7 @@ from medrestore_monai.protocols import HIGHER_IS_BETTER
 from medrestore_monai.significance import bootstrap_interval, paired_p_value
 
 INPUT = "input"
+_ORACLE = " (oracle)"
 LEVEL = 0.05
 _UNITS = ("patients", "volumes", "slices")
 
@@ -145,7 +146,9 @@ def _per_volume(scores: Sequence[SliceScore]) -> list[SliceScore]:
 
 
 def findings(rows: Sequence[SummaryRow], models: Sequence[str]) -> list[str]:
-    """Say of each model, modality and score whether it beats its input, and which baseline beats it.
+    """Say of each model, modality and score whether it beats its input, and the classical baselines or which one not.
+
+    Baselines with the best parameters for each image are an upper mark: they are not compared with.
 
     Args:
         rows: from :func:`summarize`, tested against the input.
@@ -158,7 +161,7 @@ def findings(rows: Sequence[SummaryRow], models: Sequence[str]) -> list[str]:
     for row in rows:
         if row.method not in models or row.average != "slice":
             continue
-        others = [other for other in rows if _same_place(other, row) and other.method not in models]
+        others = [other for other in rows if _same_place(other, row) and _is_comparable(other.method, models)]
         for name, own in row.scores.items():
             sign = 1 if HIGHER_IS_BETTER[name] else -1
             place = f"{row.modality}, {row.region}, {name}"
@@ -169,7 +172,20 @@ def findings(rows: Sequence[SummaryRow], models: Sequence[str]) -> list[str]:
             elif not own.p < LEVEL:
                 said.append(f"{row.method} is better than its input, but not significantly so ({place}).")
             said += [f"{row.method} is not better than {method} ({place})." for method in better if method != INPUT]
+            classical = {method: mean for method, mean in means.items() if method != INPUT}
+            if classical and not better:
+                best = max(classical, key=lambda method: sign * classical[method])
+                said.append(f"{row.method} is better than the best classical baseline, {best} ({place}).")
     return said
+
+
+def oracle_name(method: str) -> str:
+    """Return what a table calls a method with the best parameters for each image."""
+    return f"{method}{_ORACLE}"
+
+
+def _is_comparable(method: str, models: Sequence[str]) -> bool:
+    return method not in models and not method.endswith(_ORACLE)
 
 
 def _same_place(a: SummaryRow, b: SummaryRow) -> bool:

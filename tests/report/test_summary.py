@@ -72,6 +72,20 @@ def test_what_does_not_beat_its_input_is_said():
     assert findings(summarize(scores(sure)), [MODEL]) == []
 
 
+def test_a_model_is_held_against_the_best_classical_baseline_and_no_oracle():
+    def of(method, psnr):
+        return [SliceScore("PT", p, p, 0, method, "whole slice", {"psnr": psnr + n}) for n, p in enumerate("abc")]
+
+    others = {"input": 20.0, "gaussian": 25.0, "gaussian_3d": 27.0, "gaussian_3d (oracle)": 30.0}
+    rows = [one for method, psnr in others.items() for one in of(method, psnr)]
+    assert findings(summarize(rows + of(MODEL, 28.0)), [MODEL]) == [
+        f"{MODEL} is better than the best classical baseline, gaussian_3d (PT, whole slice, psnr)."
+    ]
+    assert findings(summarize(rows + of(MODEL, 26.0)), [MODEL]) == [
+        f"{MODEL} is not better than gaussian_3d (PT, whole slice, psnr)."
+    ]
+
+
 @pytest.mark.parametrize(
     ("value", "name", "text"),
     [
