@@ -153,6 +153,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="as for medrestore evaluate")
     parser.add_argument("--levels", metavar="NAME=V1,V2,...", help="a setting that makes the noise; empty for none")
+    parser.add_argument("--note", help="what DATA is, for readers of the file")
     parser.add_argument("--methods", help="names separated by commas; by default those of the bundle's task")
     options = parser.parse_args()
     console, bundle = Console(), find_bundle(options.bundle)
@@ -180,7 +181,7 @@ def main() -> None:
         at_end = f" ({', '.join(ends)} at an end of the grid)" if ends else ""
         console.print(f"{method}: {tuned[method]}, {', '.join(f'{psnr:.2f}' for psnr in scores[method])} dB{at_end}")
     about = {
-        "bundle": bundle.name,
+        "data": options.note or options.data.name,
         "volumes": len(volumes),
         "slices": sum(len(volume.scored) for volume in volumes),
         "seed": options.seed,

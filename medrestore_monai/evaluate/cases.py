@@ -126,7 +126,9 @@ def open_source(
         items = _PAIRED[layout](data, part, **gaps)
         of_series = modality if modality in ("CT", "PT", "MR") else None
         to_suv = [ToSUVd(KEYS)] if modality == "PT" else []
-        load = Compose([LoadImageOrSeriesd(KEYS, modality=of_series, allow_gaps=allow_gaps, hu_offset=hu_offset), *to_suv])
+        load = Compose(
+            [LoadImageOrSeriesd(KEYS, modality=of_series, allow_gaps=allow_gaps, hu_offset=hu_offset), *to_suv]
+        )
     scored = items
     if limit is not None and limit < len(items):
         scored = [items[index * len(items) // limit] for index in range(limit)]
