@@ -253,6 +253,15 @@ def test_stacks_end_at_missing_slices_and_other_sizes():
     assert Volume([]).scored == []
 
 
+def test_a_perfect_slice_has_a_score_that_can_be_averaged():
+    slices = [fake_slice(0), fake_slice(1)]
+    for one in slices:
+        one.case["label"] = one.case["image"].clone()
+    volume = Volume(slices)
+    off = {0: slices[0].label, 1: slices[1].label - 0.1}
+    assert volume.psnr(off.__getitem__, lambda one: one.range) == pytest.approx((200 + 20) / 2)
+
+
 def test_a_slice_that_cannot_be_used_is_left_out_and_parts_the_volume(tmp_path):
     ct_series(tmp_path / "data" / "p0", slices=5, size=SIZE)
     model = opened(tmp_path / "data")

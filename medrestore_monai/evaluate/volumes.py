@@ -21,6 +21,7 @@ from medrestore_monai.layouts import Item
 from medrestore_monai.unwrap import unwrapped
 
 _KEPT = ("image", "label")
+_LEAST_ERROR = 1e-20  # mean square over that of the window
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class Volume:
         return MetaTensor(stacked).copy_meta_from(cases[0]) if isinstance(cases[0], MetaTensor) else stacked
 
     def psnr(self, restored: Callable[[int], Tensor], window_of: Callable[[Slice], tuple[float, float]]) -> float:
-        """Return the mean PSNR in dB of all scored slices.
+        """Return the mean PSNR in dB of all scored slices; 200 dB counts for a perfect one.
 
         Args:
             restored: gives the slice at a place, in physical units.
@@ -121,7 +122,8 @@ class Volume:
             one = self.slices[at]
             lower, upper = window_of(one)
             error = restored(at).double().clamp(lower, upper) - one.label.double().clamp(lower, upper)
-            scores.append(float(10 * torch.log10((upper - lower) ** 2 / error.square().mean())))
+            relative = error.square().mean() / (upper - lower) ** 2
+            scores.append(float(-10 * torch.log10(relative.clamp(min=_LEAST_ERROR))))
         return float(np.mean(scores))
 
 
