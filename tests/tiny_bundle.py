@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
@@ -25,12 +26,15 @@ def write_tiny_weights(path: Path, seed: int = 0, **shape: int) -> Path:
     return path
 
 
-def make_tiny_bundle(folder: Path, name: str = NAME) -> Path:
-    """Copy a bundle to ``folder``, with the tiny network in its configurations, weights and their SHA-256."""
+def make_tiny_bundle(folder: Path, name: str = NAME, **settings: Any) -> Path:
+    """Copy a bundle to ``folder``, with the tiny network in its configurations, weights and their SHA-256.
+
+    ``settings`` replace top values of the configurations that have them.
+    """
     root = folder / name
     shutil.copytree(BUNDLES / name, root, ignore=shutil.ignore_patterns("models", "runs", "eval", "*.png"))
     for config in ("train", "inference", "evaluate"):
-        edit_json(root / "configs" / f"{config}.json", _make_tiny)
+        edit_json(root / "configs" / f"{config}.json", lambda content: _make_tiny(content, settings))
     weights = root / "models" / "model.pt"
     if name == NAME:
         write_tiny_weights(weights)
@@ -43,8 +47,9 @@ def make_tiny_bundle(folder: Path, name: str = NAME) -> Path:
     return root
 
 
-def _make_tiny(content):
+def _make_tiny(content, settings):
     content["network_def"].update(TINY)
+    content.update({name: value for name, value in settings.items() if name in content})
     if "mean_hu" in content:  # such a network moves every mean
         content["mean_hu"] = "off"
 

@@ -21,14 +21,14 @@ _BUILTINS = (
 )
 # of objects that nobody knows before they are there: methods and attributes without a way to files, modules or frames
 _ATTRIBUTES = (
-    "abs add append argmax argmin astype attach batch batch_size best bool bottleneck clamp clip clone contiguous "
-    "copy count cpu cuda data dataset datasets detach device difference double dtype encoder endswith epoch "
-    "epoch_length eval exportable expand extend flatten float half head in_channels index int intersection is_cuda "
-    "item items iteration join keys label_key long lower lr lstrip max max_epochs max_iters mean median merged "
-    "metrics min module modules named_parameters ndim network numel numpy optimizer out_channels output param_groups "
-    "parameters permute pop prod replace requires_grad_ reshape rounds rstrip run sampler sigmoid shape size softmax "
-    "split squeeze startswith state state_dict std strip sum t to tolist train transforms transpose type union "
-    "unsqueeze update upper values var view zfill"
+    "ITERATION_COMPLETED abs add append argmax argmin astype attach batch batch_size best bool bottleneck clamp clip "
+    "clone contiguous copy count cpu cuda data dataset datasets detach device difference double dtype ema_model "
+    "encoder endswith epoch epoch_length eval expand exportable extend flatten float half head in_channels index int "
+    "intersection is_cuda item items iteration join keys label_key long lower lr lstrip max max_epochs max_iters mean "
+    "median merged metrics min module modules named_parameters ndim network numel numpy optimizer out_channels output "
+    "param_groups parameters permute pop prod replace requires_grad_ reshape rounds rstrip run sampler shape sigmoid "
+    "size softmax split squeeze startswith state state_dict std strip sum t to tolist train transforms transpose type "
+    "union unsqueeze update upper values var view zfill"
 )
 BUILTINS = frozenset(_BUILTINS.split())
 ATTRIBUTES = frozenset(_ATTRIBUTES.split())
