@@ -58,8 +58,7 @@ def test_help_says_where_to_get_the_data_and_on_what_terms(name, prepare, capsys
     with pytest.raises(SystemExit, match="0"):
         prepare(name, "--help")
     text = " ".join(capsys.readouterr().out.split())
-    part = '"part": "all"' if name == "prepare_contiguous_data" else '"part": "train"'
-    for word in ("Nothing is downloaded", "medrestore_monai.layouts.", part):
+    for word in ("Nothing is downloaded", "medrestore_monai.layouts.", '"part": "train"'):
         assert word in text
     assert any(word in text.lower() for word in ("licence", "terms", "cc by", "cc0"))
 
@@ -237,29 +236,16 @@ def test_pet_by_a_split_file(prepare, tmp_path):
 
 
 def test_contiguous(prepare, tmp_path):
-    rng = np.random.default_rng(0)
-    hu, stored = rng.integers(-1000, 1000, (3, 5, 4)).astype(np.int16), np.zeros((70, 4, 6), np.int16)
-    stored[:, 1:3, 2:5] = 4000  # a body of a mean SUV of 0.9
-    cards = {
-        "ct_contiguous_tcia": {"key": "A_1", "spacing_mm": [2.5, 0.9, 0.8]},
-        "pet_fdg_qin_hn_0024": {
-            **{"key": "Q_1", "pixel_mm": [3.5, 3.4], "thickness": "3.375"},
-            **{"rescale_slope": 2.0, "rescale_intercept": 0.0},
-        },
-    }
-    for (name, card), values in zip(cards.items(), (hu, stored), strict=True):
-        (tmp_path / "in" / name).mkdir(parents=True)
-        np.savez(tmp_path / "in" / name / "slices.npz", **{card["key"]: values})
-        (tmp_path / "in" / name / "meta.json").write_text(json.dumps([card]))
-    out = prepare("prepare_contiguous_data")
-    image = nib.load(out / "CT" / "A_1" / "CT.nii.gz")
-    np.testing.assert_array_equal(np.asarray(image.dataobj), hu.T)
-    np.testing.assert_allclose(image.header.get_zooms(), (0.8, 0.9, 2.5), rtol=1e-6)
-    parts = [nib.load(out / "PT" / "Q_1" / f"part_{number}.nii.gz") for number in (0, 1)]
-    assert [part.shape for part in parts] == [(6, 4, 60), (6, 4, 10)]
-    np.testing.assert_allclose(parts[1].get_fdata()[2:5, 1:3], 0.9, rtol=1e-6)
-    np.testing.assert_allclose(parts[1].header.get_zooms(), (3.4, 3.5, 3.375), rtol=1e-6)
-    assert len(training_slices(out / "PT", "all")) == 70
+    hu = np.random.default_rng(0).integers(-1000, 1000, (3, 5, 4)).astype(np.int16)
+    cards = [({"key": name, "spacing_mm": [2.5, 0.9, 0.8]}, hu + number) for number, name in enumerate("AB")]
+    stacks(tmp_path / "in" / "ct_contiguous_tcia", cards)
+    split = tmp_path / "in" / "split.csv"
+    split.write_text("A,train\nB,adaptation\n")
+    out = prepare("prepare_contiguous_data", "--split", str(split))
+    for number, (part, name) in enumerate((("train", "A"), ("adaptation", "B"))):
+        image = nib.load(out / part / name / "CT.nii.gz")
+        np.testing.assert_array_equal(np.asarray(image.dataobj), hu.T + number)
+        np.testing.assert_allclose(image.header.get_zooms(), (0.8, 0.9, 2.5), rtol=1e-6)
 
 
 def test_pet_upon_ct(prepare, tmp_path):
