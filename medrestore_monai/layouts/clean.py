@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -61,35 +62,24 @@ def training_slices(
     return check_and_slice(entries, [key], problems, channels, full_check, allow_gaps)
 
 
-def training_volumes(
-    folder: str | os.PathLike[str],
-    part: str,
-    fraction: float = 0.1,
-    seed: int = 0,
-    key: str = "label",
-    split: PatientSplit | None = None,
-    full_check: bool = False,
-) -> list[Item]:
+def training_volumes(folder: str | os.PathLike[str], part: str, key: str = "label", **options: Any) -> list[Item]:
     """List clean volumes, as :func:`training_slices` lists their slices; an image of one slice is a volume, too.
 
     Args:
-        folder: see there, as the next five.
+        folder: see there.
         part: see there.
-        fraction: see there.
-        seed: see there.
         key: see there.
-        split: see there.
-        full_check: read every voxel, not only headers.
+        options: the other arguments of :func:`training_slices`.
 
     Returns:
         ``{key: path, "series_uid": ..., "patient": ..., "name": ..., "slices": ...}`` for every volume, with the number
         of its slices.
 
     Raises:
-        ValueError: as :func:`training_slices`.
+        ValueError: as :func:`training_slices`, or an image has several channels.
     """
     volumes: dict[tuple[str, str], Item] = {}
-    for item in training_slices(folder, part, fraction, seed, key, split, 1, full_check):
+    for item in training_slices(folder, part, key=key, **{**options, "channels": 1}):
         volume = volumes.setdefault((item[key], item["series_uid"]), {**item, "slices": 0})
         volume.pop("slice", None)
         volume["slices"] += 1
