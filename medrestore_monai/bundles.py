@@ -63,8 +63,8 @@ def search_path() -> list[Path]:
     """Return the folders in which bundles are looked for by name, first come, first served.
 
     ``MEDRESTORE_BUNDLES`` in the environment, ``bundles`` of the checkout, and the bundles that were installed with the
-    package. The working folder is none of them: a configuration is code, and whoever fills a folder of downloads must
-    not choose what runs.
+    package. The working folder is not searched: a configuration is code, and a folder of downloads must not choose what
+    runs.
     """
     here = Path(__file__).resolve().parent
     named = os.environ.get("MEDRESTORE_BUNDLES")
@@ -104,7 +104,7 @@ def find_bundle(name: str | os.PathLike[str]) -> Bundle:
 
 
 def is_path(text: str) -> bool:
-    """Tell a path from a plain word, which names what is installed."""
+    """Return whether a name is a path; a plain word names an installed bundle."""
     return text in (".", "..") or any(mark in text for mark in (os.sep, os.altsep) if mark)
 
 
@@ -112,8 +112,8 @@ def bundle_root(name: str) -> str:
     """Return the folder of bundle ``name``, for its configurations: they run from any working folder.
 
     A copy goes before the original: that whose configuration the command line of ``monai.bundle`` names, or that in
-    which the process runs. Only configurations call this, and :func:`~medrestore_monai.restore.restore` does not let
-    them: it tells them the folder of the bundle that it runs.
+    which the process runs. Only configurations call this, and :func:`~medrestore_monai.restore.restore` sets the
+    folder itself.
     """
     carrier = Path(__file__).resolve().parents[1]
     # the zoo form carries this package, whatever its folder's name
@@ -230,9 +230,8 @@ def load_weights(
         raise WeightsError(f"{path} is another file than when its SHA-256 was taken: start again.")
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        if isinstance(state, dict) and hasattr(
-            network, "without_neighbors"
-        ):  # asked for less context than the weights have
+        # where less context is asked for than the weights have
+        if isinstance(state, dict) and hasattr(network, "without_neighbors"):
             state = network.without_neighbors(state)
         network.load_state_dict(state)
     except (EOFError, KeyError, pickle.UnpicklingError) as error:

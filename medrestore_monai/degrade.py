@@ -227,7 +227,7 @@ def check_hu_offset(task: str, hu_offset: float | None) -> None:
     """Refuse an offset to HU for a task that is not for CT.
 
     Raises:
-        ValueError: it is so.
+        ValueError: the task takes none.
     """
     if hu_offset is not None and TASKS[task].modality != "CT":
         raise ValueError(f"task {task} is not for CT alone and takes no hu_offset.")

@@ -63,7 +63,7 @@ def _cuda_kernel(device: "torch.device") -> str:
     if reason:
         return f"pure PyTorch: {reason}"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # this line tells it
+        warnings.simplefilter("ignore")  # reported in this line
         reason = flaw("triton", device)
     if reason:
         return f"pure PyTorch: the Triton kernel does not agree with it here, {reason}"

@@ -1,4 +1,4 @@
-"""What can be CT numbers in HU, and what cannot: asked of every image that no DICOM header vouches for."""
+"""What can be CT numbers in HU and what cannot, for images without a DICOM header."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def check_hounsfield(image: np.ndarray, name: str, dtype: str | None = None, off
         image: the whole image or volume, any shape, finite, floating point.
         name: of the image, for the message.
         dtype: NumPy's name of the type its file holds.
-        offset: what makes its numbers HU, 0 where they are; ``None`` if nobody has said so.
+        offset: what makes its numbers HU, 0 where they are; ``None`` if unknown.
 
     Raises:
-        ValueError: the values span less than 50, or 8 bit, or too many are far above bone; there is none below 0, and
-            nobody has said why; or there are such, though ``offset`` says that they are no HU.
+        ValueError: the values span less than 50, or 8 bit; a tenth is above bone; no value is below 0 and ``offset`` is
+            unknown; or values are below 0 already and ``offset`` is not 0.
     """
     low, high = float(image.min()), float(image.max())
     if low == high:

@@ -218,7 +218,7 @@ class SliceWiseInferer(Inferer):
         return convert_to_dst_type(output, inputs)[0]
 
     def _neighbors(self, inputs: Tensor, slices: Tensor) -> tuple[Tensor | None, int, int]:
-        """Tell which slices each one is restored with, ``(groups, Z, 2K + 1)``, and which slices are restored.
+        """Return which slices each one is restored with, ``(groups, Z, 2K + 1)``, and which slices are restored.
 
         Returns:
             The numbers, ``None`` where the network takes no neighbors or they are channels already; and the first
@@ -240,10 +240,10 @@ class SliceWiseInferer(Inferer):
             steps = torch.as_tensor(meta[SLICE_STEPS], dtype=torch.float64).reshape(-1, count - 1).expand(groups, -1)
         numbers = [neighbor_numbers(one, self.context, self.context_distance) for one in steps.numpy()]
         if inputs.ndim == 5 and count > 1:
-            self._tell_missing(steps, numbers)
+            self._warn_missing(steps, numbers)
         return torch.as_tensor(np.stack(numbers)), first, last
 
-    def _tell_missing(self, steps: Tensor, numbers: Sequence[np.ndarray]) -> None:
+    def _warn_missing(self, steps: Tensor, numbers: Sequence[np.ndarray]) -> None:
         """Warn where a volume is restored as if it were single images."""
         if any((one != one[:, :1]).any() for one in numbers):
             return

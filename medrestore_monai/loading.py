@@ -98,9 +98,9 @@ class LoadImageOrSeriesd(MapTransform):
         context: slices on each side that a slab from ``start`` to ``stop`` is read with, as far as there are such; the
             meta data hold their numbers as ``halo``. Those of a volume hold ``slice_steps``, where the positions of its
             slices are known, see :mod:`medrestore_monai.neighbors`.
-        hu_offset: what makes the numbers of a CT file HU, 0 where they are; ``None`` if nobody has said so: then one
-            without a value below 0 is refused. A DICOM series is trusted, but for one whose slope and intercept leave
-            no room for air. The meta data hold what was added as ``hu_offset``; a result is written without it.
+        hu_offset: what makes the numbers of a CT file HU, 0 where they are; ``None`` if unknown: then
+            one without a value below 0 is refused. A DICOM series is trusted, unless its slope and intercept leave no
+            room for air. The meta data hold what was added as ``hu_offset``; a result is written without it.
         allow_missing_keys: as in MONAI.
 
     Raises:

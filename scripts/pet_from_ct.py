@@ -1,4 +1,4 @@
-"""Draw FDG PET upon real CT anatomy: whole cross-sections to train on, where real PET at hand is small crops.
+"""Draw FDG PET upon real CT anatomy: whole cross-sections to train on, where the real PET is small crops.
 
 Tissue classes come from HU; each gets a typical SUV (ranges below), a smooth variation, and lesions are put in. The
 result is what a full-count PET of that anatomy could look like, without noise; it is no measurement of anybody.

@@ -94,8 +94,8 @@ def read_volumes(
     wishes = {"part": options.part, "seed": options.seed}
     model = open_model(Contestant(bundle.name, bundle), modality, options.data, "cpu", settings, wishes)
     source = open_source(model, options.data, options.layout, options.part, options.allow_gaps, options.slices)
-    told = ", ".join(f"{name} {value:g}" for name, value in setting.items())
-    shown = track(source.images(), f"Degrading {told}", console=Console(stderr=True))
+    label = ", ".join(f"{name} {value:g}" for name, value in setting.items())
+    shown = track(source.images(), f"Degrading {label}", console=Console(stderr=True))
     volumes = [load_volume(source, listed, model.scaling, whole=True) for listed in shown]
     known = {name: float(model.settings[place]) for name, place in KNOWN.items() if place in model.settings}
     return volumes, source.modality, known
@@ -122,7 +122,7 @@ def parse_levels(text: str | None) -> list[dict[str, Any]]:
 
 
 def kept_modalities(path: Path, modality: str) -> dict[str, Any]:
-    """Return what an earlier file tells of other modalities."""
+    """Return what an earlier file holds for other modalities."""
     if not path.exists():
         return {}
     read_tuned(path)  # refused here if it is something else

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from evaluate_command import run
 from phantoms import ct_series, ct_volume
 from PIL import Image
 from scipy.ndimage import gaussian_filter
@@ -47,14 +48,6 @@ def bundles(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _found(bundles, monkeypatch):
     monkeypatch.setenv("MEDRESTORE_BUNDLES", str(bundles))
-
-
-def run(*args, code=0):
-    result = CliRunner().invoke(app, ["evaluate", *(str(arg) for arg in args)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
 
 
 def table(folder):

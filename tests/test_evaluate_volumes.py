@@ -11,15 +11,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from evaluate_command import run
 from monai.data import MetaTensor
 from phantoms import body_phantom, ct_series, ct_volume, pet_series
 from scipy.ndimage import gaussian_filter
 from tiny_bundle import NAME, edit_json, make_tiny_bundle
-from typer.testing import CliRunner
 
 from medrestore_monai.bundles import find_bundle
 from medrestore_monai.classical import Classical, noise_level
-from medrestore_monai.cli import app
 from medrestore_monai.dicom import read_series, suv_factor
 from medrestore_monai.evaluate import Contestant, load_volume, open_model, open_source
 from medrestore_monai.evaluate.volumes import Slice, Volume
@@ -41,14 +40,6 @@ def bundles(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _found(bundles, monkeypatch):
     monkeypatch.setenv("MEDRESTORE_BUNDLES", str(bundles))
-
-
-def run(*args, code=0):
-    result = CliRunner().invoke(app, ["evaluate", *(str(arg) for arg in args)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
 
 
 def scores(folder, region="whole slice"):
@@ -174,9 +165,9 @@ def test_parameters_follow_the_noise_level_of_each_volume(tmp_path):
         run(*base, tmp_path / f"{sigma}", "--tuned", one)
         same = {key: value for key, value in scores(tmp_path / f"{sigma}").items() if key[1] == f"p{number}.nii.gz"}
         assert {key: both[key] for key in same} == pytest.approx(same, abs=0.011)
-    told = about(tmp_path / "both")
-    assert told["classical baselines"]["CT"]["gaussian_3d"]["sigma_mm"] == [0.5, 1.5]
-    assert told["noise levels"]["CT"] == pytest.approx(levels, rel=0.01)
+    described = about(tmp_path / "both")
+    assert described["classical baselines"]["CT"]["gaussian_3d"]["sigma_mm"] == [0.5, 1.5]
+    assert described["noise levels"]["CT"] == pytest.approx(levels, rel=0.01)
 
 
 def test_the_bundle_brings_its_own_table_and_a_file_goes_over_it(tmp_path, bundles, monkeypatch):
@@ -193,7 +184,9 @@ def test_the_bundle_brings_its_own_table_and_a_file_goes_over_it(tmp_path, bundl
     run(*base, tmp_path / "over", "--tuned", write_tuned(tmp_path / "mine.json", {"gaussian": {"sigma": 0.5}}))
     assert about(tmp_path / "over")["classical baselines"] == {"CT": {"gaussian": {"sigma": 0.5}}}
     other = write_tuned(tmp_path / "mr.json", {"gaussian": {"sigma": 0.5}}, modality="MR")
-    assert "mr.json tells nothing of CT, only of MR" in run(*base, tmp_path / "x", "--tuned", other, code=2).stderr
+    assert (
+        "mr.json has no parameters for CT, only for MR" in run(*base, tmp_path / "x", "--tuned", other, code=2).stderr
+    )
     (tmp_path / "bundles" / NAME / "docs" / "tuned.json").write_text("{}")
     assert "is no file of tuned baselines: version 1" in run(*base, tmp_path / "x", code=2).stderr
     assert not (tmp_path / "x").exists()
@@ -274,9 +267,9 @@ def test_a_slice_that_cannot_be_used_is_left_out_and_parts_the_volume(tmp_path):
             raise ValueError("is broken")
         return scaling(item)
 
-    told = []
-    volume = load_volume(source, listed, fails, whole=True, report=told.append)
-    assert [str(error) for error in told] == ["p0, slice 1: is broken"]
+    errors = []
+    volume = load_volume(source, listed, fails, whole=True, report=errors.append)
+    assert [str(error) for error in errors] == ["p0, slice 1: is broken"]
     assert volume.stacks == [range(1), range(1, 4)]
     with pytest.raises(ValueError, match="p0, slice 1: is broken"):
         load_volume(source, listed, fails, whole=True)

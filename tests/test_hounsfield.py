@@ -76,11 +76,11 @@ def commands(tmp_path, *options):
 @pytest.mark.parametrize("command", ["restore", "all in one", "degrade", "evaluate"])
 @pytest.mark.parametrize("name", NO_HU)
 def test_what_cannot_be_hu_is_refused(tmp_path, name, command):
-    image, told = NO_HU[name]
+    image, reason = NO_HU[name]
     (tmp_path / "data").mkdir()
     write(tmp_path / "data" / "a.nii.gz", image)
     message = invoke(3, *commands(tmp_path)[command])
-    assert re.search(told, message)
+    assert re.search(reason, message)
     assert "a.nii.gz" in message
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
@@ -174,7 +174,7 @@ def test_dicom_whose_slope_makes_no_hu_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "reason"),
     [
         (["restore", "a.nii.gz", "--bundle", "pet_synthesis_restore_rwkv"], "--hu-offset is for CT, not for PT"),
         (["restore", "a.nii.gz", "--bundle", "all_in_one_restore_rwkv", "--modality", "MR"], "is for CT, not for MR"),
@@ -183,10 +183,10 @@ def test_dicom_whose_slope_makes_no_hu_is_refused(tmp_path):
         (["evaluate", "--data", ".", "--bundle", "pet_synthesis_restore_rwkv"], "hu_offset is for CT, not for PT"),
     ],
 )
-def test_an_offset_of_what_is_no_ct_is_a_usage_error(tmp_path, monkeypatch, args, told):
+def test_an_offset_of_what_is_no_ct_is_a_usage_error(tmp_path, monkeypatch, args, reason):
     monkeypatch.chdir(tmp_path)
     write("a.nii.gz", CT.astype(np.int16))
-    assert told in invoke(2, *args, "-o", "out", "--hu-offset", "-1024")
+    assert reason in invoke(2, *args, "-o", "out", "--hu-offset", "-1024")
 
 
 def test_monai_takes_it_as_a_value_of_the_configuration(tmp_path, bundles):

@@ -15,7 +15,7 @@ from medrestore_monai.neighbors import HALO, SLICE_STEPS
 
 
 class Mean(nn.Module):
-    """The weighted mean of a slab: tells which slices it was given."""
+    """The weighted mean of a slab: shows which slices it was given."""
 
     def __init__(self, context):
         super().__init__()

@@ -105,7 +105,7 @@ GRIDS: dict[str, tuple[float, ...]] = {
     "taper": (0.0625, 0.125, 0.25, 0.5, 1.0),
 }
 
-# Parameters that are known from how an image was taken, and the setting of ``evaluate.json`` that tells them.
+# Parameters that are known from how an image was taken, and the setting of ``evaluate.json`` that holds them.
 KNOWN: dict[str, str] = {"fraction": "kspace_fraction"}
 
 

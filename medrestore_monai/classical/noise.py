@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import convolve1d, uniform_filter
 
-LEAST = 1e-6  # of the range: what an image without noise is said to have
+LEAST = 1e-6  # of the range: the level of an image without noise
 _STEP = 2  # pixels
 _BODY = 0.5  # of the mean
 

@@ -16,7 +16,7 @@ class Search:
 
     Args:
         names: of the parameters to choose, keys of :data:`~medrestore_monai.classical.GRIDS`.
-        score: tells how good values are; higher is better.
+        score: of values; higher is better.
     """
 
     def __init__(self, names: Sequence[str], score: Callable[[Values], float]) -> None:

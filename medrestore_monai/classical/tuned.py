@@ -77,11 +77,11 @@ class Parameters:
 
     @property
     def depends_on_level(self) -> bool:
-        """Tell whether any parameter has different values."""
+        """Whether any parameter has different values."""
         return any(len(set(values)) > 1 for values in self.values.values())
 
     def described(self) -> dict[str, Any]:
-        """Return what a report tells: numbers, or lists of them beside the noise levels."""
+        """Return the values for a report: numbers, or lists of them beside the noise levels."""
         if not self.depends_on_level:
             return self.at(1.0)
         listed = {name: list(values) for name, values in self.values.items()}
@@ -103,7 +103,7 @@ def read_tuned(path: Path) -> dict[str, dict[str, Parameters]]:
         The parameters by modality and method.
 
     Raises:
-        ValueError: it cannot be read as such; the message tells what is wrong.
+        ValueError: it cannot be read as such; the message says why.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

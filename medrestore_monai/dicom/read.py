@@ -83,7 +83,7 @@ class Series:
 
     @property
     def slice_steps(self) -> np.ndarray:
-        """Distance in mm from each slice to the next, 0 where it is none, see :mod:`medrestore_monai.neighbors`."""
+        """Distance in mm from each slice to the next, 0 for no neighbor, see :mod:`medrestore_monai.neighbors`."""
         origins = np.array([[float(v) for v in ds.ImagePositionPatient] for ds in self.datasets])
         row, column = np.array([float(v) for v in self.datasets[0].ImageOrientationPatient]).reshape(2, 3)
         normal = np.cross(row, column)

@@ -30,7 +30,7 @@ def tuned_parameters(bundle: Bundle, modality: str, tuned: Path | None) -> tuple
         return {}, "defaults"
     found = read_tuned(path)
     if tuned is not None and modality not in found:
-        raise ValueError(f"{tuned} tells nothing of {modality}, only of {', '.join(found) or 'nothing'}.")
+        raise ValueError(f"{tuned} has no parameters for {modality}, only for {', '.join(found) or 'nothing'}.")
     if modality not in found:
         return {}, "defaults"
     return found[modality], tuned.name if tuned is not None else f"{bundle.name}/{TUNED.as_posix()}"

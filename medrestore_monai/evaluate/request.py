@@ -28,11 +28,11 @@ class Request:
         models: more contestants, see :func:`~medrestore_monai.evaluate.parse_contestant`.
         modality: evaluate on this one alone, of bundles of several.
         layout: one of :data:`~medrestore_monai.evaluate.LAYOUTS`.
-        part: ``all``, ``train``, ``validation`` or ``test``.
+        part: ``all`` or one of :data:`~medrestore_monai.layouts.parts.PARTS`.
         protocol: a key of :data:`~medrestore_monai.protocols.PROTOCOLS`.
         baselines: ``auto`` for those of the task, ``none``, or names of classical methods separated by commas.
         tuned: a file of ``scripts/tune_classical.py``; ``None`` for the bundle's own, ``docs/tuned.json``.
-        oracle: score each classical method also with the parameters that are best for each image, as its truth tells:
+        oracle: score each classical method also with the parameters that are best for each image by its reference:
             the upper mark of what tuning can reach. It takes some 10 to 50 times as long as the method itself.
         against: the method that p-values compare with.
         seed: of the fixed degradation and the intervals.

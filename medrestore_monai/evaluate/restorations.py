@@ -88,7 +88,7 @@ def by_oracle(
     window_of: Callable[[Slice], tuple[float, float]],
     volume: Volume,
 ) -> Prepared:
-    """Restore with the parameters that are best for the scored slices of this very volume, as their label tells."""
+    """Restore with the parameters that are best for the scored slices of this volume by their label."""
 
     def score(values: Mapping[str, float]) -> float:
         return volume.psnr(by_classical(Classical(name, {**values, **known}), volume), window_of)
@@ -99,6 +99,6 @@ def by_oracle(
 
 
 def known_parameters(parameters: Parameters, settings: Mapping[str, Any]) -> dict[str, float]:
-    """Return the parameters of a method that a bundle's settings tell, such as the measured part of k-space."""
+    """Return the parameters of a method that a bundle's settings hold, such as the measured part of k-space."""
     usual = parameters.at(1.0)
     return {name: float(settings.get(KNOWN[name], usual[name])) for name in usual if name in KNOWN}

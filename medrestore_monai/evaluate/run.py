@@ -166,7 +166,7 @@ def _methods(
 
 
 def _needs_all(name: str, parameters: Parameters) -> bool:
-    """Tell whether a classical method needs all slices of a volume: as neighbors, or to measure the noise."""
+    """Return whether a classical method needs all slices of a volume: as neighbors, or to measure the noise."""
     return parameters.depends_on_level or Classical(name, parameters.at(1.0)).needs_neighbors
 
 

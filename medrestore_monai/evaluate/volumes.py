@@ -75,7 +75,7 @@ class Volume:
 
     @cached_property
     def spacing(self) -> tuple[float, float, float]:
-        """Of the voxels in mm, along X, Y and Z; 1 where the image does not tell."""
+        """Of the voxels in mm, along X, Y and Z; 1 where it is unknown."""
         affine = getattr(self.slices[0].case["image"], "affine", torch.eye(4))  # (4, 4), of the volume
         x, y, z = affine[:3, :3].norm(dim=0).tolist()
         return float(x), float(y), float(z)
@@ -141,7 +141,7 @@ def load_volume(
         listed: the items.
         scaling: what a model sees of an item.
         whole: all listed slices; else only those that are scored.
-        report: told of slices that cannot be used, which are left out; ``None`` to raise.
+        report: called with the error of each slice that cannot be used, which is left out; ``None`` to raise.
 
     Returns:
         The volume, perhaps without slices.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 DTYPES = ("float32", "int16")
-# of CT that has no value below 0: not said; these are HU; stored values
+# for CT without a value below 0: refused, already HU, stored values
 HU_OFFSETS = ("auto", "0", "-1024")
 EXTENSIONS = (".nii.gz", ".nii")
 MODALITIES = ("CT", "MR", "PT")

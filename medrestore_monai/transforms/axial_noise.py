@@ -79,7 +79,7 @@ def white_slices(
 
     Args:
         seed: of the volume.
-        numbers: of the slices in their volume, the same whatever part of it is at hand; they may be negative.
+        numbers: of the slices in their volume, the same for any part of it; they may be negative.
         size: shape ``(X, Y)`` of a slice.
         weights: an odd count of them, of :func:`axial_weights`.
 

@@ -72,11 +72,11 @@ class CTLowDosed(MapTransform):
             on the simulation with the CT bundle.
         axial_correlation: of the noise of neighboring slices, in [0, 0.95]; 0 for independent slices.
         seed: of all items; another one gives other noise.
-        name_keys: keys of the item that, together, tell its volume from all others.
+        name_keys: keys of the item that together identify its volume.
         exact: simulate ray by ray, in some 10 s for a slice of 512x512, instead of by the fast method; ``level`` then
             changes nothing, the photons are those that fit the slice's own noise, and slices are independent.
-        fallback: noise of a slice with too little soft tissue to measure it; ``None`` for that of the other slices at
-            hand, which is not the same for a volume and its parts.
+        fallback: noise of a slice with too little soft tissue to measure it; ``None`` for that of the other slices
+            of the item, which differs between a volume and its parts.
         allow_missing_keys: as in MONAI.
 
     Raises:
@@ -141,7 +141,7 @@ def seed_of(data: Mapping[Hashable, Any], name_keys: Sequence[Hashable], seed: i
 
 
 def slice_numbers(data: Mapping[Hashable, Any], image: Tensor) -> Sequence[int]:
-    """Numbers that the slices of an image ``(C, X, Y[, Z])`` have in their volume, as far as the item tells them."""
+    """Numbers of the slices of an image ``(C, X, Y[, Z])`` in their volume, from 0 unless the item has others."""
     if image.ndim == 4 and SLAB in data:
         return [int(number) for number in data[SLAB]]
     first = int(data.get("slice") or data.get("start") or 0)

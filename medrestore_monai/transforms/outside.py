@@ -24,7 +24,7 @@ class NoteOutsided(Transform):
     modalities, and those without such a voxel, get no note.
 
     Args:
-        key: the image in HU; its meta data tell the modality.
+        key: the image in HU; its meta data hold the modality.
         name: where the note goes: ``mask``, a bool tensor of the image's shape, and ``values``, those under the mask.
     """
 

@@ -36,7 +36,7 @@ class PETLowCountd(MapTransform):
         width: full width at half maximum of the post filter in mm.
         axial_width: the same along the axis, 0 for independent slices; it needs the distance of slices.
         seed: of all items; another one gives other noise.
-        name_keys: keys of the item that, together, tell its volume from all others.
+        name_keys: keys of the item that together identify its volume.
         exact: draw counts and reconstruct by OSEM, in some seconds a slice, instead of by the fast method; slices are
             then independent.
         spacing: pixel size in mm; from the image's affine by default.

@@ -109,15 +109,15 @@ def test_one_that_is_named_is_used_unasked(install):
 
 
 @pytest.mark.parametrize(
-    ("form", "told"),
+    ("form", "expected"),
     [
         (right, "Triton kernel, which agrees with PyTorch on a small image here"),
         (wrong_result, "pure PyTorch: the Triton kernel does not agree with it here, its result differs by 1.0e-02"),
     ],
 )
-def test_doctor_tells_which_it_is(install, monkeypatch, form, told):
+def test_doctor_shows_which_it_is(install, monkeypatch, form, expected):
     install(form)
     monkeypatch.setattr(biwkv_triton, "refusal", lambda k: "")
-    assert doctor._cuda_kernel(torch.device("cpu")).startswith(told)
+    assert doctor._cuda_kernel(torch.device("cpu")).startswith(expected)
     monkeypatch.setattr(biwkv_triton, "refusal", lambda k: "Triton is not installed.")
     assert doctor._cuda_kernel(torch.device("cpu")) == "pure PyTorch: Triton is not installed."

@@ -72,7 +72,7 @@ def test_noise_of_a_long_volume_keeps_few_fields_at_a_time(monkeypatch):
     field = axial_noise._field
 
     def watched(seed, number, size):
-        assert number not in drawn  # still at hand
+        assert number not in drawn  # still kept
         drawn[number] = made = field(seed, number, size)
         most.append(len(drawn))
         return made

@@ -85,8 +85,8 @@ def test_metal_is_left_out():
     image[:, 8:14, 5:11] = 9000.0
     restored = torch.where(image > 3072, image, image + 5)
     assert float(body_mean_shift(image, restored)) == pytest.approx(5)
-    corrected, told = notes(MeanHUd(mode="correct"), image, restored)
-    assert "at most by +5.0 HU: corrected" in told[0]
+    corrected, texts = notes(MeanHUd(mode="correct"), image, restored)
+    assert "at most by +5.0 HU: corrected" in texts[0]
     assert torch.equal(corrected[image > 3072], image[image > 3072])
     tissue = (image > -500) & (image <= 3072)
     torch.testing.assert_close(corrected[tissue], image[tissue], atol=1e-3, rtol=0)

@@ -9,7 +9,7 @@ X, Y, Z = 13, 11, 6
 
 
 def coded():
-    """A volume whose voxels tell where they are: 100 z + 10 x + y, and a map of two channels on the same grid."""
+    """A volume whose voxels encode where they are: 100 z + 10 x + y, and a map of two channels on the same grid."""
     x, y, z = torch.meshgrid(torch.arange(X), torch.arange(Y), torch.arange(Z), indexing="ij")
     volume = (10000 * z + 100 * x + y).float()[None]
     return {"label": volume, "map": torch.cat([volume, -volume])}
