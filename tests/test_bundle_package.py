@@ -190,7 +190,7 @@ def test_all_that_the_source_imports_is_required():
     known |= {"scipy"}  # of scikit-image
     for path in Path(medrestore_monai.__file__).parent.rglob("*.py"):
         # the command itself, and what MONAI Label's own environment runs
-        if path.stem.partition("_")[0] == "cli" or path.parent.name == "label_app":
+        if path.parent.name in ("cli", "label_app"):
             continue
         for node in ast.parse(path.read_text()).body:  # what is imported within functions is optional
             modules = [node.module] if isinstance(node, ast.ImportFrom) else []

@@ -15,7 +15,7 @@ from scipy import ndimage
 from skimage import data
 from typer.testing import CliRunner
 
-from medrestore_monai import cli
+from medrestore_monai.cli.main import DEGRADATIONS, app
 from medrestore_monai.degrade import TASKS, check_task, degrade
 from medrestore_monai.dicom import read_series
 from medrestore_monai.transforms import MotionBlur, truncate_kspace
@@ -92,7 +92,7 @@ def test_degrade_refuses_what_it_cannot_simulate(tmp_path):
 
 
 def test_every_task_is_named_by_the_command():
-    assert cli.DEGRADATIONS.split(", ") == list(TASKS)
+    assert DEGRADATIONS.split(", ") == list(TASKS)
 
 
 def test_a_series_is_blurred_by_one_kernel_and_its_header_tells_which(tmp_path):
@@ -244,7 +244,7 @@ def test_an_option_of_another_task_or_out_of_range_is_a_usage_error(tmp_path, ta
     np.save(tmp_path / "a.npy", np.zeros((16, 16), np.float32))
     args = [part for name, value in options.items() for part in ("--" + name.replace("_", "-"), str(value))]
     result = CliRunner().invoke(
-        cli.app, ["degrade", str(tmp_path / "a.npy"), "-o", str(tmp_path / "b.npy"), "--task", task, *args]
+        app, ["degrade", str(tmp_path / "a.npy"), "-o", str(tmp_path / "b.npy"), "--task", task, *args]
     )
     assert result.exit_code == 2
     assert result.stdout == ""
@@ -263,7 +263,7 @@ def test_the_command_prints_the_drawn_values(tmp_path):
         "--angle",
         "-20",
     ]
-    result = CliRunner().invoke(cli.app, args)
+    result = CliRunner().invoke(app, args)
     assert result.exit_code == 0, result.output
     assert "(motion_blur: length " in result.stdout
     assert "angle -20.0, noise_std 0.0)" in result.stdout
@@ -305,7 +305,7 @@ def test_a_name_that_is_no_utf8(tmp_path):
     name = os.fsdecode(b"g\xff.png")
     Image.fromarray(data.camera()[:40, :40]).save(tmp_path / name)
     arguments = ["degrade", str(tmp_path / name), "-o", str(tmp_path / "out.png"), "--task", "jpeg", "--quality", "50"]
-    result = CliRunner().invoke(cli.app, arguments)
+    result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "out.png").is_file()
 
@@ -347,7 +347,7 @@ def test_noise_of_neighboring_pet_slices_is_correlated_by_their_distance(tmp_pat
 )
 def test_a_correlation_that_cannot_be_is_a_usage_error(tmp_path, options, message):
     ct_series(tmp_path / "ct", slices=2, size=96)
-    result = CliRunner().invoke(cli.app, ["degrade", str(tmp_path / "ct"), "-o", str(tmp_path / "out"), *options])
+    result = CliRunner().invoke(app, ["degrade", str(tmp_path / "ct"), "-o", str(tmp_path / "out"), *options])
     assert result.exit_code == 2
     assert message in " ".join(result.output.split())
     assert not (tmp_path / "out").exists()

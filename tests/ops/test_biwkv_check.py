@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 
-from medrestore_monai import doctor
+from medrestore_monai.cli import doctor
 from medrestore_monai.ops import biwkv_torch, biwkv_triton, re_wkv
 from medrestore_monai.ops.biwkv import choose_backend
 

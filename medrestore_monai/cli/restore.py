@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medrestore_monai.cli_options import (
+from medrestore_monai.cli.options import (
     GapsOption,
     HUOffsetOption,
     InputArgument,
@@ -15,7 +15,7 @@ from medrestore_monai.cli_options import (
     SeriesOption,
     check_source,
 )
-from medrestore_monai.cli_output import RESEARCH, USAGE, console, printable, reported
+from medrestore_monai.cli.output import RESEARCH, USAGE, console, printable, reported
 
 if TYPE_CHECKING:
     from medrestore_monai.bundles import Bundle
@@ -188,7 +188,7 @@ def _restore_many(
 ) -> int | None:
     """Restore all studies of a source and return the exit code; ``None`` where there is one image to restore."""
     from medrestore_monai import studies as many
-    from medrestore_monai.cli_studies import show_plan, show_results, told
+    from medrestore_monai.cli.studies import show_plan, show_results, told
 
     if options["series_uid"]:
         return 0 if many.shard()[0] else None  # of a torchrun, the first process restores it

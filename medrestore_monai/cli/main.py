@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from medrestore_monai import __version__
-from medrestore_monai.cli_bundles import bundles_app
-from medrestore_monai.cli_options import (
+from medrestore_monai.cli.bundles import bundles_app
+from medrestore_monai.cli.options import (
     GapsOption,
     HUOffsetOption,
     InputArgument,
@@ -21,8 +21,8 @@ from medrestore_monai.cli_options import (
     SeriesOption,
     check_source,
 )
-from medrestore_monai.cli_output import RESEARCH, USAGE, console, errors, printable, reported
-from medrestore_monai.cli_restore import restore
+from medrestore_monai.cli.output import RESEARCH, USAGE, console, errors, printable, reported
+from medrestore_monai.cli.restore import restore
 
 DEGRADATIONS = (
     "ct_low_dose, mri_kspace, pet_low_count, motion_blur, linear_motion_blur, gaussian_blur, sensor_noise, "
@@ -298,7 +298,7 @@ def doctor() -> None:
       medrestore doctor
     """
     with reported():
-        from medrestore_monai.doctor import examine
+        from medrestore_monai.cli.doctor import examine
 
         table = Table("what", "state", title=f"medrestore-monai {__version__}")
         for name, state in examine():

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from medrestore_monai.cli_output import USAGE, reported
+from medrestore_monai.cli.output import USAGE, reported
 
 InputArgument = Annotated[
     Path, typer.Argument(help="DICOM file, folder or zip; NIfTI, PNG, JPEG, TIFF, NumPy; or a folder.")

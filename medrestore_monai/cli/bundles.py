@@ -7,8 +7,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from medrestore_monai.cli_options import check_source
-from medrestore_monai.cli_output import BAD_DATA, RESEARCH, USAGE, console, fail, reported
+from medrestore_monai.cli.options import check_source
+from medrestore_monai.cli.output import BAD_DATA, RESEARCH, USAGE, console, fail, reported
 
 bundles_app = typer.Typer(
     help="List, show, check and package bundles, one trained model each; fetch their weights.", no_args_is_help=True

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from medrestore_monai.cli_output import BAD_DATA, RESEARCH, console, errors, printable
+from medrestore_monai.cli.output import BAD_DATA, RESEARCH, console, errors, printable
 from medrestore_monai.studies import Job, Progress, Study, check_places, shard, state_of
 from medrestore_monai.studies.ledger import MANIFEST, Ledger, Record
 
