@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from medrestore_monai.bundles import read_config
 from medrestore_monai.saving import abandon_slabs
 from medrestore_monai.unwrap import root_cause, unwrapped
 
@@ -133,8 +134,7 @@ def check_options(config: str | os.PathLike[str], device: str = "auto", **overri
     if not re.fullmatch(r"[0-9.]*", overrides.get("series_uid", "")):
         raise ValueError(f"a SeriesInstanceUID has digits and dots only, got {overrides['series_uid']!r}.")
     with unwrapped():
-        parser = ConfigParser()
-        parser.read_config(str(config))
+        parser = read_config(config)
         unknown = sorted(name for name in overrides if re.split("#|::", name)[0] not in parser.config)
         if unknown:
             raise ValueError(f"{Path(config).name} has no option {', '.join(unknown)}.")
@@ -178,8 +178,7 @@ def check_settings(config: str | os.PathLike[str], settings: Mapping[str, Any]) 
         ValueError: one is unknown, belongs to another option, is of another kind than what is there, or has a value
             that the network or a transform of the postprocessing refuses.
     """
-    parser = ConfigParser()
-    parser.read_config(str(config))
+    parser = read_config(config)
     for name in settings:
         top = _top(name)
         if top in _OWN_OPTIONS:

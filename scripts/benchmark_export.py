@@ -22,7 +22,7 @@ from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
 from medrestore_monai.bundles import DEFAULT_BUNDLE, find_bundle, load_network
-from medrestore_monai.onnx_network import OnnxNetwork, export_onnx
+from medrestore_monai.bundles.onnx import OnnxNetwork, export_onnx
 
 AWKWARD = [(2, 64, 96), (1, 17, 93), (3, 3, 9), (1, 1, 40), (1, 1, 1), (2, 120, 200)]
 

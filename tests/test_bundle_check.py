@@ -15,10 +15,10 @@ import torch
 from tiny_bundle import BUNDLES, NAME, make_tiny_bundle
 from typer.testing import CliRunner
 
-from medrestore_monai.bundle_check import check_bundle
-from medrestore_monai.bundle_check.expressions import as_python, problems
-from medrestore_monai.bundle_check.names import reason_against_target
-from medrestore_monai.bundle_check.weights import pickle_problems
+from medrestore_monai.bundles.check import check_bundle
+from medrestore_monai.bundles.check.expressions import as_python, problems
+from medrestore_monai.bundles.check.names import reason_against_target
+from medrestore_monai.bundles.check.weights import pickle_problems
 from medrestore_monai.cli import app
 
 SHIPPED = sorted(path.parents[1] for path in BUNDLES.glob("*/configs/metadata.json"))

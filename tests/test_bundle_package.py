@@ -22,10 +22,10 @@ from tiny_bundle import NAME, edit_json, make_tiny_bundle
 from typer.testing import CliRunner
 
 import medrestore_monai
-from medrestore_monai.bundle_check import check_bundle
-from medrestore_monai.bundle_package import REQUIREMENTS, package_bundle, write_zip
-from medrestore_monai.bundle_weights import get_weights
 from medrestore_monai.bundles import find_bundle, list_bundles, load_network
+from medrestore_monai.bundles.check import check_bundle
+from medrestore_monai.bundles.package import REQUIREMENTS, package_bundle, write_zip
+from medrestore_monai.bundles.weights import get_weights
 from medrestore_monai.cli import app
 from medrestore_monai.restore import restore
 

@@ -9,8 +9,8 @@ from monai.bundle import download_large_files
 from tiny_bundle import edit_json, make_tiny_bundle
 from typer.testing import CliRunner
 
-from medrestore_monai.bundle_weights import LargeFile, download, get_weights, large_files, verify_files
 from medrestore_monai.bundles import find_bundle
+from medrestore_monai.bundles.weights import LargeFile, download, get_weights, large_files, verify_files
 from medrestore_monai.cli import app
 
 CONTENT = bytes(range(256)) * 40

@@ -11,12 +11,12 @@ from phantoms import ct_series, ct_volume
 from tiny_bundle import NAME, TINY, make_tiny_bundle
 from typer.testing import CliRunner
 
-from medrestore_monai import onnx_network
 from medrestore_monai.bundles import check_backend, load_network
+from medrestore_monai.bundles import onnx as onnx_network
+from medrestore_monai.bundles.onnx import OnnxNetwork, cached_onnx, export_onnx
 from medrestore_monai.cli import app
 from medrestore_monai.dicom import read_series
 from medrestore_monai.networks import MedDeblur, RestoreRWKV, RestoreRWKVRouting
-from medrestore_monai.onnx_network import OnnxNetwork, cached_onnx, export_onnx
 from medrestore_monai.restore import restore
 
 pytest.importorskip("onnxscript")

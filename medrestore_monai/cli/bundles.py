@@ -69,7 +69,7 @@ def check(path: Annotated[Path, typer.Argument(help="A bundle from anywhere: its
     """
     check_source(path)
     with reported():
-        from medrestore_monai.bundle_check import check_bundle
+        from medrestore_monai.bundles.check import check_bundle
 
         findings = check_bundle(path)
     for finding in findings:
@@ -96,8 +96,8 @@ def package(
       medrestore bundles package ct_denoise_restore_rwkv -o zoo/
     """
     with reported(USAGE):
-        from medrestore_monai.bundle_package import package_bundle
         from medrestore_monai.bundles import find_bundle
+        from medrestore_monai.bundles.package import package_bundle
 
         bundle = find_bundle(name)
     with reported():
@@ -117,8 +117,8 @@ def get(
       medrestore bundles weights get ct_denoise_restore_rwkv
     """
     with reported(USAGE):
-        from medrestore_monai.bundle_weights import get_weights
         from medrestore_monai.bundles import find_bundle
+        from medrestore_monai.bundles.weights import get_weights
 
         bundle = find_bundle(name)
     with reported():
@@ -133,8 +133,8 @@ def verify(name: NameArgument) -> None:
       medrestore bundles weights verify ct_denoise_restore_rwkv
     """
     with reported(USAGE):
-        from medrestore_monai.bundle_weights import verify_files
         from medrestore_monai.bundles import find_bundle
+        from medrestore_monai.bundles.weights import verify_files
 
         bundle = find_bundle(name)
     with reported():

@@ -25,7 +25,7 @@ def examine() -> list[tuple[str, str]]:
     import torch
 
     from medrestore_monai.bundles import list_bundles
-    from medrestore_monai.onnx_network import missing_packages
+    from medrestore_monai.bundles.onnx import missing_packages
     from medrestore_monai.ops import biwkv_cpu
 
     lines = [("Python", f"{platform.python_version()} on {platform.platform(terse=True)}")]

@@ -269,7 +269,7 @@ def export(
     """
     with reported(USAGE):
         from medrestore_monai.bundles import export_bundle, find_bundle
-        from medrestore_monai.onnx_network import TO_WRITE, require_packages
+        from medrestore_monai.bundles.onnx import TO_WRITE, require_packages
 
         require_packages(TO_WRITE)
         if output.exists() and not overwrite:

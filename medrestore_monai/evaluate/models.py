@@ -10,7 +10,7 @@ import torch
 from monai.bundle import ConfigParser
 from monai.transforms import Compose
 
-from medrestore_monai.bundles import Bundle, find_bundle, is_path, verify_weights
+from medrestore_monai.bundles import Bundle, find_bundle, is_path, read_config, verify_weights
 from medrestore_monai.intensity import ToUnitRanged
 from medrestore_monai.layouts import Item
 from medrestore_monai.restore import check_kinds, path_text
@@ -220,8 +220,7 @@ def _read(bundle: Bundle, settings: Mapping[str, Any]) -> ConfigParser:
     path = bundle.config("evaluate")
     if not path.is_file():
         raise ValueError(f"the bundle {bundle.name} has no evaluate.json.")
-    parser = ConfigParser()
-    parser.read_config(str(path))
+    parser = read_config(path)
     check_kinds(f"evaluate.json of {bundle.name}", parser, settings)
     return parser
 

@@ -126,7 +126,7 @@ def test_bfloat16_is_close(build):
 
 
 def assert_onnxruntime_gives_the_same(path, network, sizes):
-    from medrestore_monai.onnx_network import OnnxNetwork
+    from medrestore_monai.bundles.onnx import OnnxNetwork
 
     exported = OnnxNetwork(path)
     for size in sizes:
@@ -139,7 +139,7 @@ def assert_onnxruntime_gives_the_same(path, network, sizes):
 @pytest.mark.parametrize("name", ["aff", "mlff", "meddeblur-two-scales", "deblurgan"])
 def test_one_onnx_file_takes_all_sizes(name, tmp_path):
     onnx = pytest.importorskip("onnx")
-    from medrestore_monai.onnx_network import export_onnx
+    from medrestore_monai.bundles.onnx import export_onnx
 
     network = make(name).eval()
     network = network.merged() if hasattr(network, "merged") else network

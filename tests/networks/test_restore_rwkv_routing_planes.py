@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from medrestore_monai.bundles.onnx import OnnxNetwork, export_onnx
 from medrestore_monai.networks import RestoreRWKVRouting
 from medrestore_monai.networks.restore_rwkv_routing_planes import _route_pixels
 from medrestore_monai.networks.routing import SpatialRouting
-from medrestore_monai.onnx_network import OnnxNetwork, export_onnx
 
 SIZES = [(2, 1, 16, 24), (1, 1, 17, 33), (3, 1, 3, 9), (1, 1, 1, 1), (1, 1, 1, 40)]
 

@@ -9,7 +9,7 @@ import builtins
 import re
 from collections.abc import Iterator, Mapping
 
-from medrestore_monai.bundle_check.names import NAMES, is_module, reason_against, takes_names
+from medrestore_monai.bundles.check.names import NAMES, is_module, reason_against, takes_names
 
 REFERENCES = "__local_refs"
 _REFERENCE = re.compile(r"@\w*(?:::\w*)*")

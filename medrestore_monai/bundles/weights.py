@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from medrestore_monai.bundles import WEIGHTS, Bundle
+from medrestore_monai.bundles.find import WEIGHTS, Bundle
 
 LISTS = ("large_files.yml", "large_files.yaml", "large_files.json")
 DIGESTS = ("md5", "sha1", "sha256", "sha512")  # those of MONAI

@@ -2,7 +2,7 @@
 
 import re
 
-from medrestore_monai.bundles import Bundle
+from medrestore_monai.bundles.find import Bundle
 
 # of our cards to the zoo's template; "Use" is about the installed package and is told anew
 _PLACES = {

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from medrestore_monai.bundle_check import configs
-from medrestore_monai.bundle_check.files import BundleFile, RefusedError, list_files
-from medrestore_monai.bundle_check.logging_conf import logging_problems
-from medrestore_monai.bundle_check.weights import is_weights, weight_problems
+from medrestore_monai.bundles.check import configs
+from medrestore_monai.bundles.check.files import BundleFile, RefusedError, list_files
+from medrestore_monai.bundles.check.logging_conf import logging_problems
+from medrestore_monai.bundles.check.weights import is_weights, weight_problems
 
 PACKAGE = "medrestore_monai"
 _CONFIGS = (".json", ".yaml", ".yml")
@@ -121,7 +121,7 @@ def _is_ours(name: str, content: bytes) -> bool:
     parts = PurePosixPath(name).parts
     if parts[0] != PACKAGE or not name.endswith(".py"):
         return False
-    mine = Path(__file__).resolve().parents[1].joinpath(*parts[1:])
+    mine = Path(__file__).resolve().parents[2].joinpath(*parts[1:])
     return mine.is_file() and hashlib.sha256(mine.read_bytes()).digest() == hashlib.sha256(content).digest()
 
 

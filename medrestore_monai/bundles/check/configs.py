@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-from medrestore_monai.bundle_check.expressions import parse_import, problems
-from medrestore_monai.bundle_check.names import (
+from medrestore_monai.bundles.check.expressions import parse_import, problems
+from medrestore_monai.bundles.check.names import (
     LOCATED,
     reason_against_located,
     reason_against_target,

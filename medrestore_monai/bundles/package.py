@@ -11,17 +11,18 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from medrestore_monai.bundle_card import zoo_card
-from medrestore_monai.bundle_check import check_bundle
-from medrestore_monai.bundle_weights import LISTS, large_files
-from medrestore_monai.bundles import WEIGHTS, Bundle, sha256
+from medrestore_monai.bundles.card import zoo_card
+from medrestore_monai.bundles.check import check_bundle
+from medrestore_monai.bundles.find import WEIGHTS, Bundle
+from medrestore_monai.bundles.network import sha256
+from medrestore_monai.bundles.weights import LISTS, large_files
 
 LARGEST = 25 * 2**20  # bytes; what is larger stands in large_files.yml
 PARTS = ("LICENSE", "configs", "docs", "models", *LISTS)
 # what the carried source needs beside MONAI, PyTorch and NumPy
 REQUIREMENTS = ("pytorch-ignite", "nibabel", "pydicom", "scikit-image", "tifffile", "pillow", "rich")
 _SKIPPED = shutil.ignore_patterns("__pycache__", ".*", "*.part", "runs", "eval")
-_SOURCE = Path(__file__).resolve().parent
+_SOURCE = Path(__file__).resolve().parents[1]
 _TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can tell
 
 
@@ -40,7 +41,7 @@ def package_bundle(
         The folder, ``output/NAME``, and the zip, ``output/NAME_vVERSION.zip``.
 
     Raises:
-        ValueError: the bundle breaks a rule of the zoo or of :func:`~medrestore_monai.bundle_check.check_bundle`, or a
+        ValueError: the bundle breaks a rule of the zoo or of :func:`~medrestore_monai.bundles.check.check_bundle`, or a
             file is too large.
         FileExistsError: an earlier package is there, or with ``overwrite`` something else than a package.
         OSError: a file cannot be read or written.

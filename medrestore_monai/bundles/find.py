@@ -1,0 +1,158 @@
+"""Find bundles, by name or folder, and read their cards."""
+
+import json
+import os
+import re
+import sys
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+DEFAULT_BUNDLE = "ct_denoise_restore_rwkv"
+WEIGHTS = Path("models") / "model.pt"
+_NAMES_CONFIG = re.compile(r"--config[_-]file(=|$)")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """One model: configurations, card and weights in a folder.
+
+    Args:
+        root: the bundle's folder.
+        metadata: the content of ``configs/metadata.json``.
+    """
+
+    root: Path
+    metadata: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.root.name
+
+    @property
+    def weights(self) -> Path:
+        """Where the shipped weights stand."""
+        return self.root / WEIGHTS
+
+    @property
+    def modality(self) -> str:
+        """DICOM modality of the images it restores, as the card tells it; several are separated by commas."""
+        return str(self.metadata["network_data_format"]["inputs"]["image"]["modality"])
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities one by one."""
+        return tuple(part.strip() for part in self.modality.split(","))
+
+    def config(self, name: str) -> Path:
+        """Return the path of ``configs/<name>.json``."""
+        return self.root / "configs" / f"{name}.json"
+
+
+def search_path() -> list[Path]:
+    """Return the folders in which bundles are looked for by name, first come, first served.
+
+    ``MEDRESTORE_BUNDLES`` in the environment, ``bundles`` of the checkout, and the bundles that were installed with the
+    package. The working folder is not searched: a configuration is code, and a folder of downloads must not choose what
+    runs.
+    """
+    here = Path(__file__).resolve().parents[1]
+    named = os.environ.get("MEDRESTORE_BUNDLES")
+    places = [Path(named)] if named else []
+    return [*places, here.parent / "bundles", here / "bundled"]
+
+
+def list_bundles() -> list[Bundle]:
+    """Return every bundle found, by name; the first of a name wins."""
+    found: dict[str, Bundle] = {}
+    for place in search_path():
+        for metadata in sorted(place.glob("*/configs/metadata.json")):
+            bundle = _read(metadata.parents[1])
+            found.setdefault(bundle.name, bundle)
+    return [found[name] for name in sorted(found)]
+
+
+def find_bundle(name: str | os.PathLike[str]) -> Bundle:
+    """Return a bundle by its name, or by the path of its folder.
+
+    Args:
+        name: a plain word is looked for in :func:`search_path` alone. What has a separator of folders in it is a path,
+            and so are ``.`` and ``..``.
+
+    Raises:
+        ValueError: there is none.
+    """
+    text = os.fspath(name)
+    roots = [Path(text)] if is_path(text) else [place / text for place in search_path()]
+    for root in roots:
+        if (root / "configs" / "metadata.json").is_file():
+            return _read(root.resolve())
+    known = ", ".join(bundle.name for bundle in list_bundles()) or "none"
+    beside = not is_path(text) and bool(text) and (Path(text) / "configs" / "metadata.json").is_file()
+    hint = f" The folder {text} here is no installed bundle: run one that you trust by its path, ./{text}." * beside
+    raise ValueError(f"no bundle {text!r}; found here: {known}.{hint}")
+
+
+def is_path(text: str) -> bool:
+    """Return whether a name is a path; a plain word names an installed bundle."""
+    return text in (".", "..") or any(mark in text for mark in (os.sep, os.altsep) if mark)
+
+
+def bundle_root(name: str) -> str:
+    """Return the folder of bundle ``name``, for its configurations: they run from any working folder.
+
+    A copy goes before the original: that whose configuration the command line of ``monai.bundle`` names, or that in
+    which the process runs. Only configurations call this, and :func:`~medrestore_monai.restore.restore` sets the
+    folder itself.
+    """
+    carrier = Path(__file__).resolve().parents[2]
+    # the zoo form carries this package, whatever its folder's name
+    if (carrier / "configs" / "metadata.json").is_file():
+        return str(carrier)
+    for root in (*_roots_on_command_line(), Path.cwd()):
+        if _calls_itself(root, name):
+            return str(root.resolve())
+    return str(find_bundle(name).root)
+
+
+def name_with_copy(root: str | os.PathLike[str], name: str) -> str:
+    """Return ``name``, by which results name the bundle; for a copy in another folder the folder's name goes before it.
+
+    A copy may have other weights or settings than the original, and its results must not pass for the original's.
+
+    Args:
+        root: the bundle's folder.
+        name: of the bundle that its configurations were written for.
+    """
+    folder = Path(root).resolve().name
+    return name if folder == name else f"{folder} (copy of {name})"
+
+
+def _roots_on_command_line() -> list[Path]:
+    """Folders of the bundles that ``--config_file FILE`` or ``--config_file "['FILE', ...]"`` names."""
+    given = [text.partition("=")[2] or after for text, after in pairwise([*sys.argv, ""]) if _NAMES_CONFIG.match(text)]
+    files = [part.strip("[]()'\" ") for text in given for part in text.split(",")]
+    return [Path(file).absolute().parent.parent for file in files if file]
+
+
+def _calls_itself(root: Path, name: str) -> bool:
+    """Tell whether the folder is the bundle ``name``, or a copy of it under another name."""
+    try:
+        config = json.loads((root / "configs" / "inference.json").read_text(encoding="utf-8"))
+        return bool(config["bundle_root"]["name"] == name)
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
+def _read(root: Path) -> Bundle:
+    path = root / "configs" / "metadata.json"
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+        missing = [key for key in ("version", "task", "network_data_format") if key not in metadata]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is no JSON object: {error}.") from error
+    if missing:
+        raise ValueError(f"{path} does not tell {', '.join(missing)}.")
+    return Bundle(root, metadata)
