@@ -23,6 +23,7 @@ __all__ = [
     "NOT_YET_SUV",
     "FromUnitRanged",
     "IntensityRange",
+    "LEAST_CT_SPAN",
     "ToUnitRanged",
     "ToWindowd",
     "choose_range",
@@ -34,6 +35,8 @@ __all__ = [
 Image = TypeVar("Image", np.ndarray, torch.Tensor)
 
 _MR_PERCENTILE = 99.9
+#: HU: the noise of a CT alone spans more, and so do air and tissue.
+LEAST_CT_SPAN = 50.0
 #: Units of PET that the SUV is worked out from.
 NOT_YET_SUV = ("Bq/ml", "counts")
 _MOST_SUV = 1000.0  # no tissue has more: such values are in Bq/ml, or the SUV per unit is wrong

@@ -13,6 +13,7 @@ forward, backward and optimizer, the median of all steps.
 
 import argparse
 import csv
+import io
 import itertools
 import os
 import statistics
@@ -30,9 +31,10 @@ from monai.data import set_track_meta
 from monai.utils import set_determinism
 
 from medrestore_monai.bundles import find_bundle
+from medrestore_monai.files import atomic_file
 from medrestore_monai.networks.rwkv_blocks import ATTENTIONS
 from medrestore_monai.networks.token_shifts import TOKEN_SHIFTS
-from medrestore_monai.restore import path_text
+from medrestore_monai.restorer import path_text
 
 VARIANTS = tuple(itertools.product(reversed(ATTENTIONS), reversed(tuple(TOKEN_SHIFTS))))
 SETTINGS = ("bundle", "steps", "epochs", "patch", "batch", "seed")
@@ -60,14 +62,14 @@ def read_rows(path: Path, settings: dict[str, str]) -> list[dict[str, str]]:
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, str]]) -> None:
-    """Write all rows aside, and rename: a kill leaves the old table or the new one."""
+    """Write all rows: a kill leaves the old table or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*RESULTS, *SETTINGS])
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(partial, path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [*RESULTS, *SETTINGS])
+    writer.writeheader()
+    writer.writerows(rows)
+    with atomic_file(path, single_writer=True) as file:
+        file.write(text.getvalue().encode())
 
 
 class Timer:

@@ -24,7 +24,7 @@ from scipy.ndimage import binary_erosion, gaussian_filter, gaussian_gradient_mag
 from medrestore_monai.bundles import find_bundle
 from medrestore_monai.dicom import read_series
 from medrestore_monai.metrics import slice_scores
-from medrestore_monai.restore import restore
+from medrestore_monai.restorer import restore
 
 WINDOW = (-160.0, 240.0)
 

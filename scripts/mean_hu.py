@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from medrestore_monai.bundles import find_bundle
+from medrestore_monai.data import is_image_file
 from medrestore_monai.dicom import read_series
 from medrestore_monai.images import read_image
-from medrestore_monai.layouts import is_image_file
-from medrestore_monai.restore import restore
+from medrestore_monai.restorer import restore
 from medrestore_monai.transforms import body_mean_shift
 
 

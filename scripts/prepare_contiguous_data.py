@@ -6,7 +6,7 @@ SOURCE holds ``ct_contiguous_tcia``: ``slices.npz``, one array ``[slices, rows, 
 ``meta.json`` in the same order; patients of TCIA's CMB-CRC, ACRIN-FLT-Breast and another collection (CC BY 3.0 and 4.0
 to our knowledge). OUTPUT becomes ``PART/PATIENT/CT.nii.gz``. To load:
 
-    "data": {"_target_": "medrestore_monai.layouts.training_volumes", "folder": OUTPUT, "part": "train"}
+    "data": {"_target_": "medrestore_monai.data.training_volumes", "folder": OUTPUT, "part": "train"}
 
 Nothing is downloaded.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import preparing
 
-from medrestore_monai.layouts import read_split, training_slices
+from medrestore_monai.data import read_split, training_slices
 
 SPLIT = Path(__file__).parent / "train" / "splits.csv"
 

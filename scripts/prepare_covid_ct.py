@@ -7,7 +7,7 @@ the division is that of its folder Data-split, by patient. The pictures are take
 HU, of very different quality. The repository states the terms; check them, and those of the publications, before
 weights trained on them are passed on. Zhao et al., COVID-CT-Dataset, arXiv:2003.13865. To load:
 
-    "datalist": {"_target_": "medrestore_monai.layouts.training_slices", "folder": "data/covid_ct", "part": "train"}
+    "datalist": {"_target_": "medrestore_monai.data.training_slices", "folder": "data/covid_ct", "part": "train"}
 
 Nothing is downloaded.
 """
@@ -19,7 +19,7 @@ import numpy as np
 import preparing
 from PIL import Image, UnidentifiedImageError
 
-from medrestore_monai.layouts import training_slices
+from medrestore_monai.data import training_slices
 
 LISTS = {"train": "trainCT_{}.txt", "validation": "valCT_{}.txt", "test": "testCT_{}.txt"}
 CLASSES = ("COVID", "NonCOVID")

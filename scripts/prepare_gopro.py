@@ -6,11 +6,11 @@ Download and unpack GOPRO_Large from https://seungjunnah.github.io/Datasets/gopr
 CC BY 4.0. The pictures get second names (hard links) where the file system can do so, else they are copied.
 The data set also loads as it is:
 
-    "datalist": {"_target_": "medrestore_monai.layouts.gopro", "folder": "GOPRO_Large", "part": "train"}
+    "datalist": {"_target_": "medrestore_monai.data.gopro", "folder": "GOPRO_Large", "part": "train"}
 
 and OUTPUT by
 
-    "datalist": {"_target_": "medrestore_monai.layouts.paired_folders", "folder": "data/gopro", "part": "train"}
+    "datalist": {"_target_": "medrestore_monai.data.paired_folders", "folder": "data/gopro", "part": "train"}
 
 Nothing is downloaded.
 """
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 import preparing
 
-from medrestore_monai.layouts import PatientSplit, gopro, paired_folders
+from medrestore_monai.data import PatientSplit, gopro, paired_folders
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -6,7 +6,7 @@ Download and unpack IXI-T2.tar (or T1, PD, MRA) from https://brain-development.o
 CC BY-SA 3.0: name the source. The volumes get second names (hard links) where the file system can do so, else they are
 copied; none is changed. Restore-RWKV divides the 578 T2 volumes into 405, 59 and 114, and takes the central 100 slices:
 
-    "datalist": {"_target_": "medrestore_monai.layouts.ixi", "folder": "data/ixi_t2", "part": "train", "slices": 100}
+    "datalist": {"_target_": "medrestore_monai.data.ixi", "folder": "data/ixi_t2", "part": "train", "slices": 100}
 
 Nothing is downloaded.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import preparing
 
-from medrestore_monai.layouts import ixi
+from medrestore_monai.data import ixi
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

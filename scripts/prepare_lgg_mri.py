@@ -7,7 +7,7 @@ The Cancer Imaging Archive); the page states the licence, to our knowledge CC BY
 not for commercial use. A slice is a TIFF file of three gray pictures: before contrast, FLAIR, after contrast; where one
 was not scanned, FLAIR stands in for it, so only FLAIR is sure to be what it says. Masks are left out. To load:
 
-    "datalist": {"_target_": "medrestore_monai.layouts.training_slices", "folder": "data/lgg_flair", "part": "train"}
+    "datalist": {"_target_": "medrestore_monai.data.training_slices", "folder": "data/lgg_flair", "part": "train"}
 
 Nothing is downloaded.
 """
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import preparing
 
-from medrestore_monai.layouts import training_slices
+from medrestore_monai.data import training_slices
 
 CHANNELS = {"before": 0, "flair": 1, "after": 2}
 

@@ -12,9 +12,9 @@ Two collections are understood:
 
 OUTPUT gets ``train``, ``validation`` and ``test``, each with ``LQ/<patient>/<series>.nii.gz`` and ``HQ/...``. To load
 
-    "datalist": {"_target_": "medrestore_monai.layouts.paired_folders", "folder": "data/aapm_3mm", "part": "train"}
+    "datalist": {"_target_": "medrestore_monai.data.paired_folders", "folder": "data/aapm_3mm", "part": "train"}
 
-The DICOM folders also load as they are (``medrestore_monai.layouts.low_dose_ct``); NIfTI is read faster. Nothing is
+The DICOM folders also load as they are (``medrestore_monai.data.low_dose_ct``); NIfTI is read faster. Nothing is
 downloaded.
 """
 
@@ -23,8 +23,8 @@ from collections.abc import Sequence
 import numpy as np
 import preparing
 
+from medrestore_monai.data import low_dose_ct, paired_folders
 from medrestore_monai.dicom import read_series
-from medrestore_monai.layouts import low_dose_ct, paired_folders
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

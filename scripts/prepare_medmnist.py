@@ -5,11 +5,11 @@
 Download from https://medmnist.com/ (https://doi.org/10.5281/zenodo.10519652); MedMNIST is under CC BY 4.0, but for
 DermaMNIST (CC BY-NC 4.0). The archives also load as they are, which is simpler where they fit into memory:
 
-    "datalist": {"_target_": "medrestore_monai.layouts.medmnist", "path": "pathmnist.npz", "part": "train"}
+    "datalist": {"_target_": "medrestore_monai.data.medmnist", "path": "pathmnist.npz", "part": "train"}
 
 Files are for the large ones (``pathmnist_224.npz`` takes 13 GB in every process), to load by
 
-    "datalist": {"_target_": "medrestore_monai.layouts.training_slices", "folder": "data/pathmnist", "part": "train"}
+    "datalist": {"_target_": "medrestore_monai.data.training_slices", "folder": "data/pathmnist", "part": "train"}
 
 Nothing is downloaded.
 """
@@ -18,8 +18,8 @@ from collections.abc import Sequence
 
 import preparing
 
+from medrestore_monai.data import medmnist, training_slices
 from medrestore_monai.images import read_picture_set
-from medrestore_monai.layouts import medmnist, training_slices
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -16,7 +16,7 @@ slices drawn upon these CT slices (``mr_from_ct.py``) train as well.
 
 To load:
 
-    "datalist": {"_target_": "medrestore_monai.layouts.training_slices", "folder": OUTPUT, "part": "train"}
+    "datalist": {"_target_": "medrestore_monai.data.training_slices", "folder": OUTPUT, "part": "train"}
 
 Nothing is downloaded.
 """
@@ -28,8 +28,8 @@ import numpy as np
 import preparing
 from mr_from_ct import mr_from_ct
 
+from medrestore_monai.data import training_slices
 from medrestore_monai.images import read_image
-from medrestore_monai.layouts import training_slices
 
 TRAINING = {
     "mri_brain_t1_studyforrest": "studyforrest-02",

@@ -15,7 +15,7 @@ the paper's pictures are, gray where they are gray:
 A folder of OUTPUT is one patient of one modality, ``ct_TCGA-17-Z013``; microscopy is divided image by image. ``--side``
 scales every picture, for tests at the paper's 128x128. To load:
 
-    "datalist": {"_target_": "medrestore_monai.layouts.training_slices", "folder": OUTPUT, "part": "train"}
+    "datalist": {"_target_": "medrestore_monai.data.training_slices", "folder": OUTPUT, "part": "train"}
 
 Nothing is downloaded.
 """
@@ -31,8 +31,8 @@ import preparing
 from PIL import Image
 from prepare_rgb_training_data import pictures
 
+from medrestore_monai.data import PatientSplit, training_slices
 from medrestore_monai.images import read_image
-from medrestore_monai.layouts import PatientSplit, training_slices
 
 CT = "ct_lung_tcga"
 SOFT, WIDE = (-160.0, 240.0), (-1024.0, 1024.0)  # HU

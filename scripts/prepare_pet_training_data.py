@@ -17,7 +17,7 @@ a folder as ``prepare_ct_training_data.py`` makes it, single PET slices drawn up
 
 To load:
 
-    "data": {"_target_": "medrestore_monai.layouts.training_volumes", "folder": OUTPUT, "part": "train"}
+    "data": {"_target_": "medrestore_monai.data.training_volumes", "folder": OUTPUT, "part": "train"}
 
 Nothing is downloaded.
 """
@@ -30,8 +30,8 @@ import numpy as np
 import preparing
 from pet_from_ct import pet_from_ct, pet_volume_from_ct
 
+from medrestore_monai.data import PatientSplit, read_split, training_slices
 from medrestore_monai.dicom import read_series, suv_factor
-from medrestore_monai.layouts import PatientSplit, read_split, training_slices
 
 SUV_1 = 3600.0  # Bq/ml, of a scan without weight and dose
 Scan = tuple[str, np.ndarray, np.ndarray]  # patient, SUV (X, Y, Z), affine

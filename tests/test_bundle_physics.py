@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from medrestore_monai.bundles import find_bundle
 from medrestore_monai.cli import app
+from medrestore_monai.data import LoadImageOrSeriesd
 from medrestore_monai.dicom import read_series
 from medrestore_monai.evaluate import Contestant, open_model
-from medrestore_monai.loading import LoadImageOrSeriesd
 
 MRI, PET, ALL = "mri_superresolution_restore_rwkv", "pet_synthesis_restore_rwkv", "all_in_one_restore_rwkv"
 SIZE = (40, 37)  # an even and an odd count of lines

@@ -30,10 +30,10 @@ from medrestore_monai.bundles import (
     start_from,
     verify_weights,
 )
+from medrestore_monai.engines.errors import unwrapped
 from medrestore_monai.inferers import AutocastInferer
 from medrestore_monai.intensity import INTENSITY_RANGES
 from medrestore_monai.networks import RestoreRWKV, RestoreRWKVRouting
-from medrestore_monai.unwrap import unwrapped
 
 SHIPPED = sorted(path.parents[1] for path in BUNDLES.glob("*/configs/metadata.json"))
 

@@ -7,7 +7,7 @@ import pytest
 from phantoms import pet_series
 from tiny_bundle import make_tiny_bundle
 
-from medrestore_monai.restore import restore
+from medrestore_monai.restorer import restore
 
 SLICES = 11
 

@@ -30,7 +30,7 @@ from medrestore_monai.inferers import SliceWiseInferer, tiling_error
 from medrestore_monai.networks import AFFUNetRWKV, MedDeblur, MLFFUNet
 from medrestore_monai.networks.aff_unet_rwkv import AFF
 from medrestore_monai.networks.mlff_unet import MLFF, MRFAB
-from medrestore_monai.restore import restore
+from medrestore_monai.restorer import restore
 
 TINY = {
     AFF_NAME: (AFFUNetRWKV, {"channels": [8, 8, 8, 8]}),

@@ -16,7 +16,7 @@ from skimage import data
 from typer.testing import CliRunner
 
 from medrestore_monai.cli.main import DEGRADATIONS, app
-from medrestore_monai.degrade import TASKS, check_task, degrade
+from medrestore_monai.degrader import TASKS, check_task, degrade
 from medrestore_monai.dicom import read_series
 from medrestore_monai.transforms import MotionBlur, truncate_kspace
 from medrestore_monai.transforms.axial_noise import axial_weights, correlation_of

@@ -16,7 +16,7 @@ from phantoms import pet_series
 from tiny_bundle import BUNDLES, edit_json
 
 from medrestore_monai.dicom import read_series, suv_factor
-from medrestore_monai.restore import restore
+from medrestore_monai.restorer import restore
 
 NAMES = {
     "CT": "ct_denoise_restore_rwkv",

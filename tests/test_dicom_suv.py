@@ -15,9 +15,9 @@ from tiny_bundle import edit_json, make_tiny_bundle
 from typer.testing import CliRunner
 
 from medrestore_monai.cli import app
+from medrestore_monai.data import LoadImageOrSeriesd
 from medrestore_monai.dicom import SUVError, SUVOptions, read_series, suv_factor
 from medrestore_monai.intensity import FromUnitRanged, ToUnitRanged, choose_range
-from medrestore_monai.loading import LoadImageOrSeriesd
 from medrestore_monai.transforms.pet_activity import ToSUVd
 
 HALF_LIFE = 6000.0  # s, so that 100 min leave one half

@@ -22,8 +22,8 @@ from typer.testing import CliRunner
 
 from medrestore_monai.bundles import find_bundle
 from medrestore_monai.cli import app
+from medrestore_monai.data import paired_folders
 from medrestore_monai.evaluate import known_psf, parse_contestant
-from medrestore_monai.layouts import paired_folders
 from medrestore_monai.networks import RestoreRWKV
 from medrestore_monai.transforms.blur_kernels import motion_kernel
 

@@ -13,9 +13,9 @@ from tiny_bundle import NAME, make_tiny_bundle
 from typer.testing import CliRunner
 
 from medrestore_monai.cli import app
+from medrestore_monai.data import LoadImageOrSeriesd, forget
+from medrestore_monai.data.hounsfield import check_hounsfield
 from medrestore_monai.dicom import DicomError, read_series
-from medrestore_monai.hounsfield import check_hounsfield
-from medrestore_monai.loading import LoadImageOrSeriesd, forget
 
 SIZE = (128, 112)
 CT = ct_volume(2, SIZE)

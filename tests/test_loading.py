@@ -8,8 +8,8 @@ import pytest
 from phantoms import ct_series, ct_volume, mr_series, pet_series
 from PIL import Image
 
+from medrestore_monai.data import LoadImageOrSeriesd, find_images, split_by_patient, training_slices
 from medrestore_monai.dicom import DicomError, read_series
-from medrestore_monai.loading import LoadImageOrSeriesd, find_images, split_by_patient, training_slices
 
 AFFINE = np.diag([-0.75, -0.75, 2.5, 1.0])
 

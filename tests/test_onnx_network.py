@@ -17,7 +17,7 @@ from medrestore_monai.bundles.onnx import OnnxNetwork, cached_onnx, export_onnx
 from medrestore_monai.cli import app
 from medrestore_monai.dicom import read_series
 from medrestore_monai.networks import MedDeblur, RestoreRWKV, RestoreRWKVRouting
-from medrestore_monai.restore import restore
+from medrestore_monai.restorer import restore
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")

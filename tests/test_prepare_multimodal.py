@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medrestore_monai.layouts import training_slices
+from medrestore_monai.data import training_slices
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 NAME = "prepare_multimodal_training_data"

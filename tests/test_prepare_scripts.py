@@ -12,8 +12,8 @@ import tifffile
 from phantoms import ct_series, ct_volume, pet_series
 from PIL import Image
 
+from medrestore_monai.data import ixi, paired_folders, training_slices
 from medrestore_monai.dicom import read_series, suv_factor
-from medrestore_monai.layouts import ixi, paired_folders, training_slices
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 NAMES = sorted(path.stem for path in SCRIPTS.glob("prepare_*.py") if path.stem != "prepare_ct_training_data")
@@ -58,7 +58,7 @@ def test_help_says_where_to_get_the_data_and_on_what_terms(name, prepare, capsys
     with pytest.raises(SystemExit, match="0"):
         prepare(name, "--help")
     text = " ".join(capsys.readouterr().out.split())
-    for word in ("Nothing is downloaded", "medrestore_monai.layouts.", '"part": "train"'):
+    for word in ("Nothing is downloaded", "medrestore_monai.data.", '"part": "train"'):
         assert word in text
     assert any(word in text.lower() for word in ("licence", "terms", "cc by", "cc0"))
 

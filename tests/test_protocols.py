@@ -3,7 +3,7 @@ import pytest
 import torch
 from phantoms import body_phantom
 
-from medrestore_monai.protocols import PROTOCOLS
+from medrestore_monai.report.protocols import PROTOCOLS
 
 CT, PICTURE = (-160.0, 240.0), (0.0, 255.0)
 

@@ -17,10 +17,10 @@ from PIL import Image
 from tiny_bundle import TINY, edit_json, make_tiny_bundle, write_tiny_weights
 
 from medrestore_monai.dicom import read_series
+from medrestore_monai.engines.errors import root_cause
 from medrestore_monai.images import read_image
 from medrestore_monai.networks import RestoreRWKV
-from medrestore_monai.restore import check_options, restore
-from medrestore_monai.unwrap import root_cause
+from medrestore_monai.restorer import check_options, restore
 
 SIZE = (40, 36)
 AFFINE = np.array([[-0.7, 0, 0, 90], [0, -0.7, 0, 80], [0, 0, 2.5, -40], [0, 0, 0, 1.0]])

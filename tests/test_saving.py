@@ -12,9 +12,9 @@ import pytest
 from phantoms import ct_series, ct_volume
 from PIL import Image
 
+from medrestore_monai.data import LoadImageOrSeriesd, SaveLikeSourced, plan_outputs
+from medrestore_monai.data.outputs import _Volume
 from medrestore_monai.dicom import Derivation, read_series
-from medrestore_monai.loading import LoadImageOrSeriesd
-from medrestore_monai.saving import SaveLikeSourced, _Volume, plan_outputs
 
 AFFINE = np.array([[-0.7, 0, 0, 90], [0, -0.7, 0, 80], [0, 0, 2.5, -40], [0, 0, 0, 1.0]])
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medrestore_monai.significance import bootstrap_interval, paired_p_value
+from medrestore_monai.report.significance import bootstrap_interval, paired_p_value
 
 
 def test_interval_of_a_normal_mean_is_close_to_that_of_theory():

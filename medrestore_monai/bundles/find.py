@@ -104,7 +104,7 @@ def bundle_root(name: str) -> str:
     """Return the folder of bundle ``name``, for its configurations: they run from any working folder.
 
     A copy goes before the original: that whose configuration the command line of ``monai.bundle`` names, or that in
-    which the process runs. Only configurations call this, and :func:`~medrestore_monai.restore.restore` sets the
+    which the process runs. Only configurations call this, and :func:`~medrestore_monai.restorer.restore` sets the
     folder itself.
     """
     carrier = Path(__file__).resolve().parents[2]

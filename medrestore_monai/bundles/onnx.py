@@ -7,7 +7,6 @@ Needs the optional packages onnx, onnxscript (to write) and onnxruntime (to run)
 import hashlib
 import os
 import sys
-import tempfile
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +17,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from medrestore_monai import __version__
+from medrestore_monai.files import atomic_file
 
 if TYPE_CHECKING:
     import onnx
@@ -53,10 +53,8 @@ def export_onnx(network: nn.Module, path: str | os.PathLike[str], notes: dict[st
     model = _in_parts(network) if hasattr(network, "exportable_parts") else _in_one_piece(network)
     for key, value in {"medrestore_monai": __version__, **(notes or {})}.items():
         model.metadata_props.add(key=key, value=value)
-    path = Path(path)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        (Path(folder) / path.name).write_bytes(model.SerializeToString())
-        os.replace(Path(folder) / path.name, path)
+    with atomic_file(Path(path)) as file:
+        file.write(model.SerializeToString())
 
 
 def _in_one_piece(network: nn.Module) -> "onnx.ModelProto":

@@ -7,15 +7,16 @@ Python's path.
 import json
 import os
 import shutil
-import tempfile
 import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 from medrestore_monai.bundles.card import zoo_card
 from medrestore_monai.bundles.check import check_bundle
 from medrestore_monai.bundles.find import WEIGHTS, Bundle
 from medrestore_monai.bundles.network import sha256
 from medrestore_monai.bundles.weights import LISTS, large_files
+from medrestore_monai.files import atomic_file, atomic_folder
 
 LARGEST = 25 * 2**20  # bytes; what is larger stands in large_files.yml
 PARTS = ("LICENSE", "configs", "docs", "models", *LISTS)
@@ -57,17 +58,10 @@ def package_bundle(
     if folder.exists() and not _is_package(folder):
         raise FileExistsError(f"{folder} is no earlier package alone, and stays; name another folder.")
     _check_rules(bundle)
-    output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".packaging-", dir=output) as aside:
-        staged = Path(aside) / bundle.name
+    with atomic_folder(folder, overwrite) as staged, atomic_file(archive) as zipped:
         _copy(bundle, staged, weights_url)
         _check_staged(staged, bundle)
-        zipped = Path(aside) / archive.name
-        write_zip(staged, zipped)
-        if folder.exists():
-            os.replace(folder, Path(aside) / "earlier")
-        os.replace(staged, folder)
-        os.replace(zipped, archive)
+        write_zip(staged, zipped, bundle.name)
     return folder, archive
 
 
@@ -101,7 +95,6 @@ def _has(bundle: Bundle, name: str) -> bool:
 
 
 def _copy(bundle: Bundle, staged: Path, weights_url: str) -> None:
-    staged.mkdir()
     listed = {entry.path for entry in large_files(bundle)}
     for name in PARTS:
         source = bundle.root / name
@@ -149,19 +142,20 @@ def _check_staged(staged: Path, bundle: Bundle) -> None:
         raise ValueError(f"{bundle.name} does not pass its check: {findings[0]}{more}.")
 
 
-def write_zip(folder: Path, path: Path) -> None:
+def write_zip(folder: Path, file: BinaryIO, name: str) -> None:
     """Write a folder as a zip: the same bytes for the same files, whenever, wherever and by whomever.
 
     Sorted, stored without compression (whose bytes depend on the library), with one time and one permission for all.
 
     Args:
-        folder: the zip holds it by its name.
-        path: the zip.
+        folder: what the zip holds.
+        file: the zip, open for writing.
+        name: the folder's name in the zip.
     """
-    files = sorted((file for file in folder.rglob("*") if file.is_file()), key=lambda file: file.as_posix())
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for file in files:
-            entry = zipfile.ZipInfo(f"{folder.name}/{file.relative_to(folder).as_posix()}", date_time=_TIME)
+    paths = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.as_posix())
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for path in paths:
+            entry = zipfile.ZipInfo(f"{name}/{path.relative_to(folder).as_posix()}", date_time=_TIME)
             entry.create_system = 3  # Unix, for the permission
             entry.external_attr = 0o100644 << 16
-            archive.writestr(entry, file.read_bytes())
+            archive.writestr(entry, path.read_bytes())

@@ -133,8 +133,8 @@ def degrade(
     settings |= {"axial_correlation": axial_correlation, "axial_width": axial_width}
     options = {name: value for name, value in settings.items() if value is not None}
     with reported(USAGE):
-        from medrestore_monai.degrade import check_hu_offset, check_task
-        from medrestore_monai.degrade import degrade as run
+        from medrestore_monai.degrader import check_hu_offset, check_task
+        from medrestore_monai.degrader import degrade as run
 
         check_task(task, options)
         check_hu_offset(task, hu_offset)

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from medrestore_monai.aside import UsageError
+from medrestore_monai.files import UsageError
 
 USAGE, BAD_DATA = 2, 3
 RESEARCH = "For research, not a medical device."

@@ -100,8 +100,8 @@ def restore(
     }
     with reported(USAGE):
         from medrestore_monai.bundles import PRECISIONS, check_backend, find_bundle
-        from medrestore_monai.restore import check_options, check_settings, parse_settings
-        from medrestore_monai.saving import check_folder
+        from medrestore_monai.data import check_folder
+        from medrestore_monai.restorer import check_options, check_settings, parse_settings
 
         if dry_run and series:
             raise ValueError("--dry-run lists studies and --series names one series: give one of the two.")
@@ -167,7 +167,7 @@ def _suv_options(suv: dict[str, Any]) -> dict[str, Any]:
 def _restore_one(
     source: Path, output: Path, bundle: "Bundle", device: str, overwrite: bool, options: dict[str, Any]
 ) -> int:
-    from medrestore_monai.restore import restore as run
+    from medrestore_monai.restorer import restore as run
 
     results = run(source, output, bundle.config("inference"), device=device, overwrite=overwrite, **options)
     for result in results:

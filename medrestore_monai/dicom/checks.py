@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import UID
 
-from medrestore_monai.hounsfield import LEAST_SPAN
+from medrestore_monai.intensity import LEAST_CT_SPAN
 
 #: The images that can be restored: their SOP class and the modality each one belongs to.
 IMAGE_CLASSES = {
@@ -226,7 +226,7 @@ def _check_values(ds: Dataset, label: str) -> None:
     if not (np.isfinite(slope) and np.isfinite(intercept) and slope != 0):
         raise DicomError(f"{label} has rescale slope {slope} and intercept {intercept}, which make no image.")
     least, most = _ends(ds)
-    if ds.Modality == "CT" and most - least < LEAST_SPAN:
+    if ds.Modality == "CT" and most - least < LEAST_CT_SPAN:
         raise DicomError(f"{label} can store {least:g} to {most:g} by its slope and intercept, which cannot be HU.")
     if ds.Modality == "PT" and ds.get("Units") not in ("BQML", "CNTS", "GML"):
         units = ds.get("Units") or "missing"

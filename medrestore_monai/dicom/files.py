@@ -19,7 +19,7 @@ from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.filereader import read_file_meta_info
 
 from medrestore_monai.dicom.checks import DAMAGE, ENHANCED_CLASSES, IMAGE_CLASSES, DicomError, kind_problem, reading
-from medrestore_monai.walking import walk
+from medrestore_monai.files import walk
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _OTHER_FORMATS = (".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".img", ".mgz", ".mgh")  # that SimpleITK or nibabel convert

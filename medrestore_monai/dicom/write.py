@@ -20,10 +20,10 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import ExplicitVRLittleEndian
 
-from medrestore_monai.aside import folder_aside, refuse_links
 from medrestore_monai.dicom.checks import DicomError, quiet, reading, rescale, storable
 from medrestore_monai.dicom.derivation import Derivation, derive, drop_outdated, identify
 from medrestore_monai.dicom.read import Series, read_series
+from medrestore_monai.files import atomic_folder, refuse_links
 from medrestore_monai.neighbors import neighbor_numbers
 
 _IMPLEMENTATION_UID = "2.25.54331898515762389943907171665167166527"  # of this writer, drawn once
@@ -81,7 +81,7 @@ def write_derived_series(
     now = datetime.now(timezone.utc)
     taken = neighbor_numbers(series.slice_steps, derivation.neighbors, derivation.neighbor_distance)
     names = [f"IM{index + 1:04d}.dcm" for index in range(len(uids))]
-    with folder_aside(output, overwrite) as folder:
+    with atomic_folder(output, overwrite) as folder:
         for index, name in enumerate(names):
             stored, label = _quantize(series, image, index), series.files[index].label
             with reading(label):

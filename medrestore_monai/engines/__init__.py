@@ -5,8 +5,7 @@ from medrestore_monai.engines.gan import RestorationGanTrainer
 from medrestore_monai.engines.history import TrainingHistory
 from medrestore_monai.engines.loader import EpochSampler, SeededLoader, derived_seed
 from medrestore_monai.engines.progress import ProgressBar
-from medrestore_monai.engines.state import TrainingState
-from medrestore_monai.engines.writing import replaced, write_atomically
+from medrestore_monai.engines.state import TrainingState, write_atomically
 
 __all__ = [
     "BestWeights",
@@ -18,6 +17,5 @@ __all__ = [
     "TrainingHistory",
     "TrainingState",
     "derived_seed",
-    "replaced",
     "write_atomically",
 ]

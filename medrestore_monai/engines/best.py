@@ -17,7 +17,7 @@ from monai.handlers import EarlyStopHandler
 from torch import nn
 
 from medrestore_monai.engines.state import plain_module
-from medrestore_monai.engines.writing import replaced
+from medrestore_monai.files import atomic_file
 
 logger = logging.getLogger(__name__)
 
@@ -75,9 +75,10 @@ class BestWeights:
         torch.save(self.network.state_dict(), buffer)
         weights = buffer.getvalue()
         note = {self.metric: score, "sha256": hashlib.sha256(weights).hexdigest()}
-        with replaced(self.path.with_suffix(".json")) as file:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(self.path.with_suffix(".json"), single_writer=True) as file:
             file.write((json.dumps(note, indent=2) + "\n").encode())
-        with replaced(self.path) as file:
+        with atomic_file(self.path, single_writer=True) as file:
             file.write(weights)
 
 

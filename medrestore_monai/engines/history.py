@@ -15,7 +15,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
 
-from medrestore_monai.engines.writing import replaced
+from medrestore_monai.files import atomic_file
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,8 @@ class TrainingHistory:
         self.rows.append(row)
         if idist.get_rank() > 0:
             return
-        with replaced(self.folder / "history.csv") as file:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with atomic_file(self.folder / "history.csv", single_writer=True) as file:
             file.write(_as_csv(self.rows).encode())
         if find_spec("tensorboard") is not None:
             board = self._open(trainer.state.epoch)

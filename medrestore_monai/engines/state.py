@@ -15,7 +15,7 @@ from ignite.engine import Engine, Events
 from torch.nn.parallel import DistributedDataParallel
 
 from medrestore_monai.engines.loader import PROCESS, derived_seed
-from medrestore_monai.engines.writing import write_atomically
+from medrestore_monai.files import atomic_file
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +104,20 @@ class TrainingState:
         state["scaler"] = {} if scaler is None else scaler.state_dict()
         state["trainer"] = {"epoch": trainer.state.epoch, "epoch_length": trainer.state.epoch_length}
         write_atomically(state, self.path)
+
+
+def write_atomically(state: object, path: Path) -> None:
+    """Save with ``torch.save``: the old file or the new one is there at any moment.
+
+    Of several processes that train together, only the first one writes.
+
+    Raises:
+        OSError: the disk is full or read-only; the old file is still there.
+    """
+    if idist.get_rank() == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path, single_writer=True) as file:
+            torch.save(state, file)
 
 
 def plain_module(item: Any) -> Any:

@@ -14,7 +14,7 @@ from medrestore_monai.evaluate.models import Contestant, Model, open_model, pars
 from medrestore_monai.evaluate.request import Request
 from medrestore_monai.evaluate.run import evaluate
 from medrestore_monai.evaluate.volumes import Volume, load_volume
-from medrestore_monai.restore import parse_settings
+from medrestore_monai.restorer import parse_settings
 
 __all__ = [
     "LAYOUTS",

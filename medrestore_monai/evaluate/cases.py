@@ -10,12 +10,21 @@ import numpy as np
 from monai.transforms import Compose
 from scipy.signal import convolve2d
 
+from medrestore_monai.data import (
+    Item,
+    LoadImageOrSeriesd,
+    forget,
+    gopro,
+    ixi,
+    low_dose_ct,
+    medmnist,
+    paired_folders,
+    realblur,
+)
+from medrestore_monai.engines.errors import unwrapped
 from medrestore_monai.evaluate.models import Model
-from medrestore_monai.layouts import Item, gopro, ixi, low_dose_ct, medmnist, paired_folders, realblur
-from medrestore_monai.loading import LoadImageOrSeriesd, forget
 from medrestore_monai.transforms import ToSUVd
 from medrestore_monai.transforms.blur_kernels import gaussian_kernel, linear_motion_kernel, motion_kernel
-from medrestore_monai.unwrap import unwrapped
 
 _Layout = Callable[..., list[Item]]
 _PAIRED: dict[str, _Layout] = {

@@ -6,15 +6,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medrestore_monai.aside import refuse_links
 from medrestore_monai.bundles import find_bundle
+from medrestore_monai.data.parts import PARTS
 from medrestore_monai.evaluate.baselines import choose_baselines, tuned_parameters
 from medrestore_monai.evaluate.cases import LAYOUTS, WITH_GAPS
 from medrestore_monai.evaluate.models import Contestant, check_settings, parse_contestant, task_of
-from medrestore_monai.layouts.parts import PARTS
-from medrestore_monai.protocols import PROTOCOLS
+from medrestore_monai.files import refuse_links
 from medrestore_monai.report import check_folder, oracle_name
-from medrestore_monai.restore import check_options
+from medrestore_monai.report.protocols import PROTOCOLS
+from medrestore_monai.restorer import check_options
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Request:
         models: more contestants, see :func:`~medrestore_monai.evaluate.parse_contestant`.
         modality: evaluate on this one alone, of bundles of several.
         layout: one of :data:`~medrestore_monai.evaluate.LAYOUTS`.
-        part: ``all`` or one of :data:`~medrestore_monai.layouts.parts.PARTS`.
-        protocol: a key of :data:`~medrestore_monai.protocols.PROTOCOLS`.
+        part: ``all`` or one of :data:`~medrestore_monai.data.parts.PARTS`.
+        protocol: a key of :data:`~medrestore_monai.report.protocols.PROTOCOLS`.
         baselines: ``auto`` for those of the task, ``none``, or names of classical methods separated by commas.
         tuned: a file of ``scripts/tune_classical.py``; ``None`` for the bundle's own, ``docs/tuned.json``.
         oracle: score each classical method also with the parameters that are best for each image by its reference:
@@ -40,7 +40,7 @@ class Request:
         limit: restore and score this many slices, evenly spread. Of volumes that have one of them, all slices are read
             and degraded where a method needs neighbors or the noise level, and methods in 3D restore them whole.
         settings: values to change in the bundles' ``evaluate.json``.
-        hu_offset: of CT, see :class:`~medrestore_monai.loading.LoadImageOrSeriesd`.
+        hu_offset: of CT, see :class:`~medrestore_monai.data.LoadImageOrSeriesd`.
         allow_gaps: take DICOM series with missing slices, of pairs.
         skip_bad: leave out images that cannot be used, and list them; else the first one is an error.
         overwrite: replace a report that exists.

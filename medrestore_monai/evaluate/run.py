@@ -30,7 +30,6 @@ from medrestore_monai.evaluate.restorations import (
 )
 from medrestore_monai.evaluate.volumes import Slice, Volume, load_volume, located
 from medrestore_monai.intensity import INTENSITY_RANGES
-from medrestore_monai.protocols import PROTOCOLS, Protocol
 from medrestore_monai.report import (
     SliceScore,
     SummaryRow,
@@ -42,6 +41,7 @@ from medrestore_monai.report import (
     write_tables,
     write_times,
 )
+from medrestore_monai.report.protocols import PROTOCOLS, Protocol
 
 
 @dataclass

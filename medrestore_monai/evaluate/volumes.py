@@ -15,10 +15,10 @@ from monai.transforms import Compose
 from torch import Tensor
 
 from medrestore_monai.classical import noise_level
+from medrestore_monai.data import Item
+from medrestore_monai.engines.errors import unwrapped
 from medrestore_monai.evaluate.cases import ListedImage, Source
 from medrestore_monai.intensity import FromUnitRanged
-from medrestore_monai.layouts import Item
-from medrestore_monai.unwrap import unwrapped
 
 _KEPT = ("image", "label")
 _LEAST_ERROR = 1e-20  # mean square over that of the window

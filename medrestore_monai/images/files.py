@@ -5,15 +5,15 @@ from __future__ import annotations
 import gzip
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from monai.data import ImageReader
 from monai.utils import ensure_tuple
 
+from medrestore_monai.files import atomic_file
 from medrestore_monai.images.arrays import read_npy, read_npz, write_npy, write_npz
 from medrestore_monai.images.jpeg import read_jpeg, write_jpeg
 from medrestore_monai.images.nifti import read_nifti, write_nifti
@@ -137,7 +137,7 @@ def write_image(path: Path | str, array: Any, like: Mapping[str, Any] | None = N
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists already.")
     stored = _stored(path, kind, np.asarray(array), like)
-    with _written_whole(path) as file:
+    with atomic_file(path) as file:
         if _ending(path) == ".nii.gz":
             with gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:  # no name, no time: same image, same bytes
                 write_nifti(packed, stored, like)
@@ -268,17 +268,3 @@ def _rounded(path: Path, array: np.ndarray, dtype: np.dtype, slope: float, inter
             f"{path}: {clipped} of {array.size} values lie outside the range of {dtype} and were clipped.", stacklevel=4
         )
     return stored
-
-
-@contextmanager
-def _written_whole(path: Path) -> Iterator[BinaryIO]:
-    """Open a file beside ``path`` that takes its place when all went well, and else leaves nothing."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -57,7 +57,7 @@ class Wanted:
     """What one request asks for, checked.
 
     Args:
-        device: of :func:`medrestore_monai.restore.restore`.
+        device: of :func:`medrestore_monai.restorer.restore`.
         dtype: of the volume that goes back, one of :data:`DTYPES`.
         extension: of its file, one of :data:`EXTENSIONS`.
         write_back: store the restored series in the DICOMweb store.

@@ -10,7 +10,7 @@ from medrestore_monai.images import KINDS, read_image
 
 
 def write_result(restored: Path, folder: Path, dtype: str = "float32", extension: str = ".nii.gz") -> Path:
-    """Turn what :func:`medrestore_monai.restore.restore` wrote into the file for a client.
+    """Turn what :func:`medrestore_monai.restorer.restore` wrote into the file for a client.
 
     Args:
         restored: an image file, or the folder of a derived series.

@@ -17,13 +17,13 @@ from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from medrestore_monai.bundles import Bundle
+from medrestore_monai.data import forget
 from medrestore_monai.dicom.derivation import RESEARCH
 from medrestore_monai.images import KINDS
 from medrestore_monai.label_app.dicomweb import store_series
 from medrestore_monai.label_app.options import MODALITIES, Wanted, offered_options, read_request
 from medrestore_monai.label_app.results import write_result
-from medrestore_monai.loading import forget
-from medrestore_monai.restore import restore
+from medrestore_monai.restorer import restore
 
 logger = logging.getLogger(__name__)
 # restoring opens files and seeds random numbers for the whole process, and MONAI Label has threads

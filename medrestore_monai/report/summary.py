@@ -6,8 +6,8 @@ from statistics import fmean
 
 import numpy as np
 
-from medrestore_monai.protocols import HIGHER_IS_BETTER
-from medrestore_monai.significance import bootstrap_interval, paired_p_value
+from medrestore_monai.report.protocols import HIGHER_IS_BETTER
+from medrestore_monai.report.significance import bootstrap_interval, paired_p_value
 
 INPUT = "input"
 _ORACLE = " (oracle)"

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from medrestore_monai.aside import folder_aside, require_writable
+from medrestore_monai.files import atomic_folder, require_writable
 from medrestore_monai.report.summary import SliceScore, SummaryRow
 
 _TITLES = {"psnr": "PSNR, dB", "ssim": "SSIM", "rmse": "RMSE", "delta_e": "DeltaE 2000"}
@@ -46,7 +46,7 @@ def new_folder(output: Path, overwrite: bool = False) -> Iterator[Path]:
         FileExistsError: as :func:`check_folder`.
     """
     check_folder(output, overwrite)
-    with folder_aside(output, overwrite) as folder:
+    with atomic_folder(output, overwrite) as folder:
         yield folder
 
 

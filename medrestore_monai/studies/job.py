@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from medrestore_monai.aside import UsageError, require_writable
 from medrestore_monai.bundles import Bundle, sha256, verify_weights
-from medrestore_monai.saving import check_folder
+from medrestore_monai.data import check_folder
+from medrestore_monai.files import UsageError, require_writable
 from medrestore_monai.studies.ledger import HIDDEN, MANIFEST, Record, differences
 from medrestore_monai.studies.listing import Study
 
@@ -31,7 +31,7 @@ class Job:
         output: a folder, where each result gets the place that its study has below the source.
         config: the bundle's ``inference.json``.
         settings: all that the results depend on, as :func:`settings_of` has it.
-        options: values of the configuration, as for :func:`medrestore_monai.restore.restore`.
+        options: values of the configuration, as for :func:`medrestore_monai.restorer.restore`.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``; ``auto`` gives the processes of a ``torchrun`` one GPU each.
         overwrite: restore studies again that were restored with other settings, and replace results of other runs.
         modalities: of DICOM series that can be restored; all, where it is empty.

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from medrestore_monai.files import atomic_file
 
 Record = dict[str, Any]
 
@@ -100,12 +101,5 @@ def _read(path: Path) -> Record | None:
 
 
 def _write(path: Path, content: Any) -> None:
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        file.write(json.dumps(content, indent=1).encode())

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from medrestore_monai.data import is_archive, is_image_file, is_picture, walk_folders
 from medrestore_monai.dicom import DicomError, SeriesInfo, SourceFile, find_series
 from medrestore_monai.dicom.files import DICOM_SUFFIXES, NoImageError
-from medrestore_monai.layouts import is_archive, is_image_file, is_picture, walk_folders
 
 _LONGEST_NAME = 255  # bytes
 

@@ -20,13 +20,13 @@ import torch
 
 from medrestore_monai import __version__
 from medrestore_monai.bundles import WeightsError
-from medrestore_monai.restore import restore
-from medrestore_monai.saving import remove_leftovers
+from medrestore_monai.engines.errors import root_cause
+from medrestore_monai.files import remove_leftovers
+from medrestore_monai.restorer import restore
 from medrestore_monai.studies.claims import Claims, started_at
 from medrestore_monai.studies.job import Job, check_places, refuse_other_results, shard, state_of
 from medrestore_monai.studies.ledger import HIDDEN, Ledger, Record
 from medrestore_monai.studies.listing import Study, alone, list_studies
-from medrestore_monai.unwrap import root_cause
 
 _MOST_DEATHS = 3
 _POLL = 0.5

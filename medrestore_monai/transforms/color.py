@@ -24,7 +24,7 @@ class PictureModalityd(MapTransform):
     is noted already, from a DICOM header or the user's word, stays; other files get none.
 
     Args:
-        keys: images as :class:`~medrestore_monai.loading.LoadImageOrSeriesd` reads them.
+        keys: images as :class:`~medrestore_monai.data.LoadImageOrSeriesd` reads them.
         only: refuse everything else, for a model that knows pictures alone.
         allow_missing_keys: as in MONAI.
 

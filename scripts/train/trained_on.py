@@ -21,8 +21,8 @@ from monai.bundle import ConfigParser
 
 from medrestore_monai.bundles import find_bundle
 from medrestore_monai.classical import noise_level
+from medrestore_monai.data import LoadImageOrSeriesd
 from medrestore_monai.engines import SeededLoader
-from medrestore_monai.loading import LoadImageOrSeriesd
 
 EDGES = (0.0, 0.001, 0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0, 5.0)
 

@@ -32,7 +32,7 @@ def kill_when(processes, ready, seconds=200):
 def moments(output):
     """While a state is written, while the best weights are, and some time after the first and the second epoch."""
     draw = random.Random(0)
-    names = ["state.pt.partial", "model.pt.partial"]
+    names = [".state.pt.part", ".model.pt.part"]
     yield from ((output / name).exists for name in names)
     for epoch in (1, 2):
         wait = draw.uniform(0.0, 0.5)

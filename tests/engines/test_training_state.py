@@ -12,7 +12,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from medrestore_monai.engines import BestWeights, EarlyStop, TrainingState, write_atomically, writing
+from medrestore_monai.engines import BestWeights, EarlyStop, TrainingState, state, write_atomically
 
 
 class Training:
@@ -162,7 +162,7 @@ def test_a_save_that_is_cut_short_keeps_the_old_file(tmp_path, monkeypatch, stop
         file.write(b"half of it")
         raise stop
 
-    monkeypatch.setattr(writing.torch, "save", cut_short)
+    monkeypatch.setattr(state.torch, "save", cut_short)
     with pytest.raises(type(stop)):
         write_atomically({"epoch": 2}, path)
     assert torch.load(path, weights_only=True) == {"epoch": 1}
@@ -188,7 +188,7 @@ def test_a_process_killed_while_it_saves_leaves_a_whole_file(tmp_path):
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        cut += path.with_name("state.pt.partial").exists()
+        cut += path.with_name(".state.pt.part").exists()
         state = torch.load(path, weights_only=True)
         assert torch.equal(state["values"], torch.full((1_000_000,), float(state["number"])))
     assert cut > 0  # some were killed in the middle of it

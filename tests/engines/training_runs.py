@@ -15,7 +15,7 @@ import torch
 from phantoms import ct_volume
 
 _context = multiprocessing.get_context("forkserver")
-_PACKAGES = ["monai.bundle", "medrestore_monai.engines", "medrestore_monai.loading", "medrestore_monai.networks"]
+_PACKAGES = ["monai.bundle", "medrestore_monai.engines", "medrestore_monai.data", "medrestore_monai.networks"]
 _context.set_forkserver_preload([*_PACKAGES, "torch._dynamo", "torch.utils.tensorboard"])
 
 QUICK = {"epoch_length": None, "batch_size": 2, "patch_size": [32, 32], "num_workers": 0, "held_back": 0.34}

@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medrestore_monai.data import LoadImageOrSeriesd, PatientSplit, ixi, medmnist, training_slices, training_volumes
 from medrestore_monai.intensity import ToUnitRanged
-from medrestore_monai.layouts import PatientSplit, ixi, medmnist, training_slices, training_volumes
-from medrestore_monai.loading import LoadImageOrSeriesd
 
 LOAD = LoadImageOrSeriesd("label")
 

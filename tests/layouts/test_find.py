@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from phantoms import ct_series
 
-from medrestore_monai.layouts import find_images, ixi, paired_folders
+from medrestore_monai.data import find_images, ixi, paired_folders
 
 
 def save(path):

@@ -8,10 +8,17 @@ from monai.data import CacheDataset
 from phantoms import ct_series, ct_volume
 from PIL import Image
 
+from medrestore_monai.data import (
+    LoadImageOrSeriesd,
+    PatientSplit,
+    check_items,
+    gopro,
+    low_dose_ct,
+    paired_folders,
+    realblur,
+)
+from medrestore_monai.engines.errors import root_cause
 from medrestore_monai.images import write_image
-from medrestore_monai.layouts import PatientSplit, check_items, gopro, low_dose_ct, paired_folders, realblur
-from medrestore_monai.loading import LoadImageOrSeriesd
-from medrestore_monai.unwrap import root_cause
 
 LOAD = LoadImageOrSeriesd(["image", "label"])
 
@@ -268,9 +275,9 @@ def test_low_dose_ct_without_partner_or_at_another_place(tmp_path):
 
 def test_a_bundle_names_a_layout(gopro_copy):
     config = {
-        "split": {"_target_": "medrestore_monai.layouts.PatientSplit", "validation": 1, "seed": 2},
+        "split": {"_target_": "medrestore_monai.data.PatientSplit", "validation": 1, "seed": 2},
         "data": {
-            "_target_": "medrestore_monai.layouts.gopro",
+            "_target_": "medrestore_monai.data.gopro",
             "folder": str(gopro_copy),
             "part": "train",
             "split": "@split",
@@ -278,7 +285,7 @@ def test_a_bundle_names_a_layout(gopro_copy):
         "dataset": {
             "_target_": "CacheDataset",
             "data": "@data",
-            "transform": {"_target_": "medrestore_monai.loading.LoadImageOrSeriesd", "keys": ["image", "label"]},
+            "transform": {"_target_": "medrestore_monai.data.LoadImageOrSeriesd", "keys": ["image", "label"]},
             "progress": False,
         },
     }

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medrestore_monai.layouts import PatientSplit, read_split, split_by_patient, training_slices
+from medrestore_monai.data import PatientSplit, read_split, split_by_patient, training_slices
 
 ITEMS = [{"patient": f"p{number % 10}", "path": str(number)} for number in range(50)]
 EXPECTED = {"p1": "train", "p 2": "validation", "p3": "test", "p4": "unused"}

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from medrestore_monai.bundles import find_bundle, sha256
 from medrestore_monai.cli import app
 from medrestore_monai.dicom import read_series
-from medrestore_monai.restore import restore
+from medrestore_monai.restorer import restore
 from medrestore_monai.studies import Job, list_studies, restore_studies, run, settings_of, shard
 
 SIZE = (16, 12)

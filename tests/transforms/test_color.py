@@ -6,8 +6,8 @@ import torch
 from monai.data import MetaTensor
 from PIL import Image
 
+from medrestore_monai.data import LoadImageOrSeriesd
 from medrestore_monai.intensity import ToUnitRanged
-from medrestore_monai.loading import LoadImageOrSeriesd
 from medrestore_monai.transforms import OriginalChannelsd, PictureModalityd, ThreeChannelsd
 
 

@@ -11,7 +11,7 @@ from tiny_bundle import BUNDLES, NAME, edit_json, make_tiny_bundle
 
 from medrestore_monai.dicom import read_series
 from medrestore_monai.intensity import FromUnitRanged, ToUnitRanged
-from medrestore_monai.restore import restore
+from medrestore_monai.restorer import restore
 from medrestore_monai.transforms import KeepOutsided, NoteOutsided
 
 SIZE = (44, 36)

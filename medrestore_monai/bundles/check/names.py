@@ -10,6 +10,8 @@ import inspect
 from functools import cache
 from typing import Any
 
+from medrestore_monai.bundles.config import reason_moved
+
 # every public class and function below these modules
 FAMILIES = (
     *(f"monai.{part}" for part in ("transforms", "networks", "losses", "metrics", "inferers", "handlers", "engines")),
@@ -17,8 +19,8 @@ FAMILIES = (
     *(f"monai.apps.{part}" for part in ("detection", "pathology", "generation", "deepedit", "deepgrow", "nuclick")),
     *(f"monai.apps.{part}" for part in ("reconstruction", "vista3d")),
     *("torch.nn", "torch.optim", "ignite.metrics"),
-    *(f"medrestore_monai.{part}" for part in ("dicom", "engines", "images", "inferers", "intensity", "layouts")),
-    *(f"medrestore_monai.{part}" for part in ("loading", "losses", "metrics", "networks", "saving", "transforms")),
+    *(f"medrestore_monai.{part}" for part in ("data", "dicom", "engines", "images", "inferers", "intensity")),
+    *(f"medrestore_monai.{part}" for part in ("losses", "metrics", "networks", "transforms")),
 )
 
 _NUMPY = (
@@ -179,7 +181,7 @@ def reason_against(dotted: str) -> str:
     if dotted in NAMES:
         return ""
     if not _in_family(dotted):
-        return f"{dotted} is not among the known names"
+        return reason_moved(dotted) or f"{dotted} is not among the known names"
     for part in parts[1:]:
         base = part.removesuffix("d").removesuffix("Dict").removesuffix("D")
         why = REFUSED.get(part) or REFUSED.get(base)

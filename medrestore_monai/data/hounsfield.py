@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from medrestore_monai.intensity import INTENSITY_RANGES
+from medrestore_monai.intensity import INTENSITY_RANGES, LEAST_CT_SPAN
 
-__all__ = ["LEAST_SPAN", "WORD", "check_hounsfield"]
+__all__ = ["WORD", "check_hounsfield"]
 
-#: HU: the noise of a CT alone spans more, and so do air and tissue.
-LEAST_SPAN = 50.0
 #: What a user can say of numbers that may be HU or not.
 WORD = (
     "say what is to be added to make them HU (hu_offset, --hu-offset): -1024 for most stored values, 0 if these are HU"
@@ -39,7 +37,7 @@ def check_hounsfield(image: np.ndarray, name: str, dtype: str | None = None, off
         return
     if dtype in ("uint8", "int8") and high - low <= _GRAY_LEVELS:
         raise ValueError(f"{name}: CT values in HU do not fit into 8 bit: these are gray levels or labels.")
-    if high - low < LEAST_SPAN:
+    if high - low < LEAST_CT_SPAN:
         raise ValueError(
             f"{name} has values from {low:g} to {high:g}, which cannot be HU: CT is expected with air at -1000 and "
             "water at 0, neither scaled to a few units nor as attenuation per length."

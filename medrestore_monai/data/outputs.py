@@ -1,10 +1,7 @@
 """Where results go, checked before any work, and how one result is written: the kind of its source, whole or not."""
 
-import hashlib
 import math
 import os
-import re
-import shutil
 import tempfile
 import weakref
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -15,11 +12,11 @@ from typing import Any
 import numpy as np
 from monai.transforms import Transform
 
-from medrestore_monai.aside import UsageError, refuse_links, require_writable
+from medrestore_monai.data.find import IMAGE_SUFFIXES, Item, find_images, is_archive, is_image_file
+from medrestore_monai.data.loading import forget
 from medrestore_monai.dicom import Derivation, find_series, read_series, write_derived_series
+from medrestore_monai.files import UsageError, refuse_links, require_writable, scratch_prefix
 from medrestore_monai.images import write_image
-from medrestore_monai.layouts import is_archive
-from medrestore_monai.loading import IMAGE_SUFFIXES, Item, find_images, forget, is_image_file
 
 # endings of files that this package does not write, which would be odd names of folders
 _OTHER_KINDS = (
@@ -59,7 +56,7 @@ def plan_outputs(
         overwrite: allow results that exist.
         slab: cut DICOM series of more slices than this into items of so many slices each, 0 for whole images. A
             network that sees neighboring slices needs them read with each slab, see ``context`` of
-            :class:`~medrestore_monai.loading.LoadImageOrSeriesd`.
+            :class:`~medrestore_monai.data.LoadImageOrSeriesd`.
         key: name of the image in the items.
 
     Returns:
@@ -237,7 +234,7 @@ class _Volume:
 
     def __init__(self, target: Path, shape: tuple[int, ...]) -> None:
         place = next(folder for folder in target.absolute().parents if folder.exists())
-        self._folder = tempfile.TemporaryDirectory(prefix=_slab_prefix(target), dir=place)
+        self._folder = tempfile.TemporaryDirectory(prefix=scratch_prefix(target), dir=place)
         # slice after slice, as they come
         file, stored_shape = Path(self._folder.name) / "voxels", (shape[-1], *shape[:-1])
         try:
@@ -260,10 +257,6 @@ class _Volume:
         self._folder.cleanup()
 
 
-def _slab_prefix(target: Path) -> str:
-    return f".medrestore-{hashlib.sha256(os.fsencode(target.resolve())).hexdigest()[:12]}-"
-
-
 _volumes: weakref.WeakSet[_Volume] = weakref.WeakSet()
 
 
@@ -271,24 +264,6 @@ def abandon_slabs() -> None:
     """Take away the files of volumes that were not finished, or that were written."""
     for volume in list(_volumes):
         volume.close()
-
-
-def remove_leftovers(target: Path, top: Path) -> None:
-    """Take away what a process that was killed while it wrote ``target`` has left beside it and above, up to ``top``.
-
-    Nobody else may be writing ``target``. The result itself, if it is there, is whole and stays.
-    """
-    # of dicom.write, images.files and of slabs
-    beside = re.compile(rf"\.{re.escape(target.name)}\.([0-9a-f]{{12}}(\.old)?|\d+\.part)")
-    for folder in target.parents:
-        for path in folder.iterdir() if folder.is_dir() else ():
-            if path.name.startswith(_slab_prefix(target)) or (folder == target.parent and beside.fullmatch(path.name)):
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink(missing_ok=True)
-        if folder == top:
-            break
 
 
 @contextmanager

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from medrestore_monai.layouts.checks import Problems, check_and_slice
-from medrestore_monai.layouts.find import Item, find_images, without_suffix
-from medrestore_monai.layouts.parts import PatientSplit, check_part, choose_part, from_parts
-from medrestore_monai.walking import walk
+from medrestore_monai.data.checks import Problems, check_and_slice
+from medrestore_monai.data.find import Item, find_images, without_suffix
+from medrestore_monai.data.parts import PatientSplit, check_part, choose_part, from_parts
+from medrestore_monai.files import walk
 
 KEYS = ("image", "label")  # degraded, clean
 _DOSE = re.compile(r"^(full|quarter|FD|QD)(?=_)")

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from medrestore_monai.data.find import Item, is_image_file
 from medrestore_monai.dicom import read_series
 from medrestore_monai.images import read_header, read_image
-from medrestore_monai.layouts.find import Item, is_image_file
 
 SHOWN = 20  # problems listed in an error, the others are counted
 _TOLERANCE = 0.01  # mm between the slices of a pair of series

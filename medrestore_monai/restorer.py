@@ -13,8 +13,8 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from medrestore_monai.bundles import read_config
-from medrestore_monai.saving import abandon_slabs
-from medrestore_monai.unwrap import root_cause, unwrapped
+from medrestore_monai.data import abandon_slabs
+from medrestore_monai.engines.errors import root_cause, unwrapped
 
 # what has an option of its own on the command line, or is not for users
 _OWN_OPTIONS = {
@@ -66,7 +66,7 @@ def restore(
 
     Args:
         source: a file, a DICOM series (file, folder, zip) or a folder of any of them; it is never changed.
-        output: a file or folder; see :func:`medrestore_monai.saving.plan_outputs`.
+        output: a file or folder; see :func:`medrestore_monai.data.plan_outputs`.
         config: the bundle's ``inference.json``; it is run as it is, with the weights of the bundle it lies in.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         overwrite: replace outputs that exist.

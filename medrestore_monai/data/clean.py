@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from medrestore_monai.data.checks import Problems, check_and_slice
+from medrestore_monai.data.find import Item, find_images
+from medrestore_monai.data.parts import PatientSplit, check_part, choose_part
+from medrestore_monai.files import walk
 from medrestore_monai.images import list_arrays, read_picture_set
-from medrestore_monai.layouts.checks import Problems, check_and_slice
-from medrestore_monai.layouts.find import Item, find_images
-from medrestore_monai.layouts.parts import PatientSplit, check_part, choose_part
-from medrestore_monai.walking import walk
 
 _MEDMNIST = {"train": "train_images", "validation": "val_images", "test": "test_images"}
 
@@ -33,7 +33,7 @@ def training_slices(
     patients are drawn. Headers are looked at, and all that is wrong is in one error.
 
     Args:
-        folder: see :func:`~medrestore_monai.layouts.find_images`.
+        folder: see :func:`~medrestore_monai.data.find_images`.
         part: ``train``, ``validation``, ``test`` or ``all``.
         fraction: part of the patients held back for validation.
         seed: of the draw.

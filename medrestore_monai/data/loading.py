@@ -1,7 +1,4 @@
-"""How one image of a list becomes a tensor: an image file, a DICOM series, or a slice of one.
-
-The lists come from :mod:`medrestore_monai.layouts`, whose names that bundles have always found here stay here.
-"""
+"""How one image of a list becomes a tensor: an image file, a DICOM series, or a slice of one."""
 
 import functools
 from collections.abc import Mapping
@@ -14,30 +11,14 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from medrestore_monai.data.find import is_image_file
+from medrestore_monai.data.hounsfield import WORD, check_hounsfield
 from medrestore_monai.dicom import Series, SUVError, SUVOptions, read_series, stores_air, suv_factor
-from medrestore_monai.hounsfield import WORD, check_hounsfield
 from medrestore_monai.images import read_image, read_picture_set
 from medrestore_monai.intensity import choose_range
-from medrestore_monai.layouts import (
-    IMAGE_SUFFIXES,
-    Item,
-    find_images,
-    is_image_file,
-    split_by_patient,
-    training_slices,
-)
 from medrestore_monai.neighbors import HALO, SLICE_STEPS, steps_of_affine
 
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "Item",
-    "LoadImageOrSeriesd",
-    "find_images",
-    "forget",
-    "is_image_file",
-    "split_by_patient",
-    "training_slices",
-]
+__all__ = ["LoadImageOrSeriesd", "forget"]
 
 
 def _is_color(meta: Mapping[str, Any]) -> bool:

@@ -13,10 +13,10 @@ from monai.transforms import Compose, Lambdad
 from rich.console import Console
 from rich.progress import track
 
+from medrestore_monai.data import LoadImageOrSeriesd, SaveLikeSourced, plan_outputs
 from medrestore_monai.dicom import Derivation
+from medrestore_monai.engines.errors import unwrapped
 from medrestore_monai.intensity import NOT_YET_SUV
-from medrestore_monai.loading import LoadImageOrSeriesd
-from medrestore_monai.saving import SaveLikeSourced, plan_outputs
 from medrestore_monai.transforms.blur import RandGaussianBlurd, RandLinearMotionBlurd, RandMotionBlurd
 from medrestore_monai.transforms.ct_low_dose import CTLowDose
 from medrestore_monai.transforms.ct_noise import NoFlatTissueError
@@ -28,7 +28,6 @@ from medrestore_monai.transforms.mri_kspace import KSpaceTruncationd
 from medrestore_monai.transforms.pet_fixed import PETLowCountd
 from medrestore_monai.transforms.resolution import RandDownSamplingd
 from medrestore_monai.transforms.sensor_noise import RandSensorNoised
-from medrestore_monai.unwrap import unwrapped
 
 Transformation = Callable[[Mapping[Any, Any]], Mapping[Any, Any]]
 
@@ -163,14 +162,14 @@ def degrade(
 
     Args:
         source: a file, a DICOM series (file, folder, zip) or a folder of any of them.
-        output: a file or folder; see :func:`medrestore_monai.saving.plan_outputs`.
+        output: a file or folder; see :func:`medrestore_monai.data.plan_outputs`.
         task: one of :data:`TASKS`.
         seed: of what is drawn; the same seed and file names give the same images.
         series_uid: the series to take, where the source holds several.
         allow_gaps: take a series with missing slices, as single images.
         overwrite: replace outputs that exist.
         progress: show a progress bar over slices on the standard error stream.
-        hu_offset: of CT, see :class:`~medrestore_monai.loading.LoadImageOrSeriesd`.
+        hu_offset: of CT, see :class:`~medrestore_monai.data.LoadImageOrSeriesd`.
         options: those of the task; ranges and other defaults are in :data:`TASKS`. ``dose``: fraction of the source's
             dose; ``exact``: ray by ray, see :class:`~medrestore_monai.transforms.fixed.CTLowDosed`;
             ``axial_correlation``: of the noise of neighboring slices, in [0, 0.95], by default 0.3, 0 with ``exact``;

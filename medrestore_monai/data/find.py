@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from medrestore_monai.dicom import DicomError, find_series
 from medrestore_monai.dicom.files import NoImageError, begins_as_dicom
+from medrestore_monai.files import walk
 from medrestore_monai.images import KINDS
-from medrestore_monai.walking import walk
 
 IMAGE_SUFFIXES = tuple(KINDS)
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")

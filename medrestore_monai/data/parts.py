@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medrestore_monai.layouts.find import Item, without_suffix
+from medrestore_monai.data.find import Item, without_suffix
 
 PARTS = ("train", "validation", "calibration", "adaptation", "test")
 UNUSED = "unused"
