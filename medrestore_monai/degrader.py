@@ -18,14 +18,14 @@ from medrestore_monai.dicom import Derivation
 from medrestore_monai.engines.errors import unwrapped
 from medrestore_monai.intensity import NOT_YET_SUV
 from medrestore_monai.transforms.blur import RandGaussianBlurd, RandLinearMotionBlurd, RandMotionBlurd
-from medrestore_monai.transforms.ct_low_dose import CTLowDose
-from medrestore_monai.transforms.ct_noise import NoFlatTissueError
-from medrestore_monai.transforms.ct_noise_measure import typical_noise
+from medrestore_monai.transforms.ct.low_dose import CTLowDose
+from medrestore_monai.transforms.ct.noise import NoFlatTissueError
+from medrestore_monai.transforms.ct.noise_measure import typical_noise
 from medrestore_monai.transforms.degradation import RandDegradationd
 from medrestore_monai.transforms.fixed import CTLowDosed, FixedDegradationd
 from medrestore_monai.transforms.jpeg import RandJPEGd
 from medrestore_monai.transforms.mri_kspace import KSpaceTruncationd
-from medrestore_monai.transforms.pet_fixed import PETLowCountd
+from medrestore_monai.transforms.pet.fixed import PETLowCountd
 from medrestore_monai.transforms.resolution import RandDownSamplingd
 from medrestore_monai.transforms.sensor_noise import RandSensorNoised
 

@@ -31,8 +31,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from medrestore_monai.ops import biwkv_cpu, re_wkv
+from medrestore_monai.ops import re_wkv
 from medrestore_monai.ops.biwkv import BACKENDS, choose_backend
+from medrestore_monai.ops.biwkv import cpu as biwkv_cpu
 
 SHAPES = ["1,48,512,512", "1,96,256,256", "1,192,128,128", "1,384,64,64", "4,48,128,128"]
 SCANS = {"H": (1, False, False), "V": (1, True, False), "H+V gated": (2, False, True)}  # scans, columns, gate

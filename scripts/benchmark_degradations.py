@@ -27,7 +27,7 @@ from medrestore_monai.transforms import (
     RandMotionBlurd,
     RandSensorNoised,
 )
-from medrestore_monai.transforms.pet_low_count import PETNoiseMapd, RandPETLowCountd
+from medrestore_monai.transforms.pet.low_count import PETNoiseMapd, RandPETLowCountd
 
 NEEDED = 8.0  # patches a second and loading process
 TRANSFORMS = {

@@ -17,15 +17,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medrestore_monai.transforms.ct_low_dose import CTLowDose, insert_ct_noise
-from medrestore_monai.transforms.ct_noise import (
+from medrestore_monai.transforms.ct.low_dose import CTLowDose, insert_ct_noise
+from medrestore_monai.transforms.ct.noise import (
     SHARP_CUTOFF,
     SOFT_CUTOFF,
     ct_noise_map,
     estimate_ct_noise,
     total_noise_std,
 )
-from medrestore_monai.transforms.ct_scan import matched_scan, simulate_ct_low_dose
+from medrestore_monai.transforms.ct.scan import matched_scan, simulate_ct_low_dose
 
 DOSE = 0.25
 CUTOFFS = {"B30f": SOFT_CUTOFF, "D45f": SHARP_CUTOFF}

@@ -20,9 +20,9 @@ import torch
 from monai.data import MetaTensor
 
 from medrestore_monai.dicom import read_series, suv_factor
-from medrestore_monai.transforms.pet_low_count import PETLowCount, RandPETLowCountd, insert_pet_noise
-from medrestore_monai.transforms.pet_noise import COUNTS, body_mask, pet_noise, pet_noise_map
-from medrestore_monai.transforms.pet_scan import PETScan, scan_pet, simulate_pet_low_count
+from medrestore_monai.transforms.pet.low_count import PETLowCount, RandPETLowCountd, insert_pet_noise
+from medrestore_monai.transforms.pet.noise import COUNTS, body_mask, pet_noise, pet_noise_map
+from medrestore_monai.transforms.pet.scan import PETScan, scan_pet, simulate_pet_low_count
 
 EDGES = (0.1, 0.3, 0.7, 1.5, 3.0, 6.0, 30.0)  # SUV
 LEAST = 40  # pixels of a range of activity that are enough to compare

@@ -37,7 +37,7 @@ from medrestore_monai.transforms import (
     RandSensorNoised,
 )
 from medrestore_monai.transforms.fixed import CTLowDosed, FixedDegradationd
-from medrestore_monai.transforms.pet_low_count import PETLowCount, RandPETLowCountd
+from medrestore_monai.transforms.pet.low_count import PETLowCount, RandPETLowCountd
 
 Items = Iterator[dict]
 

@@ -43,7 +43,7 @@ for command in json.loads(sys.argv[1]):
     runpy.run_module("monai.bundle", run_name="__main__")
 import medrestore_monai
 print("source:", medrestore_monai.__file__)
-from medrestore_monai.ops import biwkv_cpu
+from medrestore_monai.ops.biwkv import cpu as biwkv_cpu
 print("kernel:", biwkv_cpu.is_available())
 """
 

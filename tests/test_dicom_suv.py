@@ -18,7 +18,7 @@ from medrestore_monai.cli import app
 from medrestore_monai.data import LoadImageOrSeriesd
 from medrestore_monai.dicom import SUVError, SUVOptions, read_series, suv_factor
 from medrestore_monai.intensity import FromUnitRanged, ToUnitRanged, choose_range
-from medrestore_monai.transforms.pet_activity import ToSUVd
+from medrestore_monai.transforms.pet.activity import ToSUVd
 
 HALF_LIFE = 6000.0  # s, so that 100 min leave one half
 
@@ -301,7 +301,7 @@ def pet_bundle(tmp_path_factory):
         config["suv"] = {}
         load.update(modality="PT", suv="@suv")
         scale["modality"] = "PT"
-        keep = {"_target_": "medrestore_monai.transforms.pet_activity.KeepTotalActivityd", "keys": "pred"}
+        keep = {"_target_": "medrestore_monai.transforms.pet.activity.KeepTotalActivityd", "keys": "pred"}
         config["postprocessing"]["transforms"].insert(0, keep)
 
     edit_json(root / "configs" / "inference.json", for_pet)

@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser
 
+_TRANSFORMS = (
+    "ct_low_dose ct_mean ct_noise ct_noise_measure ct_scan pet_activity pet_fixed pet_low_count pet_noise pet_scan"
+)
 # modules that earlier configurations name, and where their classes and functions are now
-MOVED = {f"medrestore_monai.{name}": "medrestore_monai.data" for name in ("layouts", "loading", "saving")}
+MOVED = {
+    **{f"medrestore_monai.{name}": "medrestore_monai.data" for name in ("layouts", "loading", "saving")},
+    **{f"medrestore_monai.transforms.{name}": "medrestore_monai.transforms" for name in _TRANSFORMS.split()},
+}
 _OLD_NAME = re.compile(rf"\b({'|'.join(map(re.escape, MOVED))})\b((?:\.\w+)*)")
 
 

@@ -26,7 +26,7 @@ def examine() -> list[tuple[str, str]]:
 
     from medrestore_monai.bundles import list_bundles
     from medrestore_monai.bundles.onnx import missing_packages
-    from medrestore_monai.ops import biwkv_cpu
+    from medrestore_monai.ops.biwkv import cpu as biwkv_cpu
 
     lines = [("Python", f"{platform.python_version()} on {platform.platform(terse=True)}")]
     lines += [(name, _version(name)) for name in PACKAGES]
@@ -55,8 +55,8 @@ def _cuda_kernel(device: "torch.device") -> str:
     """What computes Bi-WKV on a device, and why; where that is a kernel, it has just been compared."""
     import torch
 
-    from medrestore_monai.ops import biwkv_triton
     from medrestore_monai.ops.biwkv import flaw
+    from medrestore_monai.ops.biwkv import triton_form as biwkv_triton
 
     keys = torch.zeros(1, 1, 1, 1, device=device)
     reason = biwkv_triton.refusal(keys)

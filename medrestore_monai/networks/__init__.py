@@ -4,8 +4,7 @@ from medrestore_monai.networks.aff_unet_rwkv import AFFUNetRWKV
 from medrestore_monai.networks.baselines import REDCNN, DeblurGANDiscriminator, DeblurGANGenerator, Residual, SRNDeblur
 from medrestore_monai.networks.meddeblur import AllScales, MedDeblur
 from medrestore_monai.networks.mlff_unet import MLFFUNet
-from medrestore_monai.networks.restore_rwkv import RestoreRWKV
-from medrestore_monai.networks.restore_rwkv_routing import RestoreRWKVRouting
+from medrestore_monai.networks.restore_rwkv import RestoreRWKV, RestoreRWKVRouting
 
 __all__ = [
     "AFFUNetRWKV",

@@ -6,7 +6,7 @@ Only for comparisons: Restore-RWKV's table 5. Pure PyTorch, differentiated by au
 import torch
 from torch import Tensor
 
-from medrestore_monai.ops.biwkv_torch import decayed_sums
+from medrestore_monai.ops.biwkv.torch_form import decayed_sums
 
 # the sums of numbers up to exp(60), and the products of two such sums, are within float32's range times its precision
 _SAFE_EXPONENT = 30.0

@@ -14,10 +14,10 @@ from monai.transforms import MapTransform, Randomizable, Transform
 from torch import Tensor
 
 from medrestore_monai.intensity import INTENSITY_RANGES
-from medrestore_monai.transforms.ct_low_dose import CTLowDose, insert_ct_noise
-from medrestore_monai.transforms.ct_noise import CTNoise, NoFlatTissueError
-from medrestore_monai.transforms.ct_noise_measure import CTNoiseMapd, typical_noise
-from medrestore_monai.transforms.ct_scan import matched_scan, simulate_ct_low_dose
+from medrestore_monai.transforms.ct.low_dose import CTLowDose, insert_ct_noise
+from medrestore_monai.transforms.ct.noise import CTNoise, NoFlatTissueError
+from medrestore_monai.transforms.ct.noise_measure import CTNoiseMapd, typical_noise
+from medrestore_monai.transforms.ct.scan import matched_scan, simulate_ct_low_dose
 from medrestore_monai.transforms.degradation import SLAB
 
 LEAST, MOST = INTENSITY_RANGES["CT"].lower, INTENSITY_RANGES["CT"].upper  # HU

@@ -12,7 +12,8 @@ from medrestore_monai.networks.residual import pad_to_multiple
 from medrestore_monai.networks.rwkv_blocks import RRWKVBlock
 from medrestore_monai.networks.rwkv_strips import run_block_
 from medrestore_monai.networks.token_shifts import OmniShift
-from medrestore_monai.ops import biwkv_cpu, biwkv_reference
+from medrestore_monai.ops import biwkv_reference
+from medrestore_monai.ops.biwkv import cpu as biwkv_cpu
 
 LIGHT = {"dim": 16, "num_blocks": (1, 2, 2, 2), "num_refinement_blocks": 1}
 TINY = {"dim": 8, "num_blocks": (1, 1, 1, 1), "num_refinement_blocks": 1}

@@ -5,7 +5,7 @@ import torch
 
 from medrestore_monai.bundles.onnx import OnnxNetwork, export_onnx
 from medrestore_monai.networks import RestoreRWKVRouting
-from medrestore_monai.networks.restore_rwkv_routing_planes import _route_pixels
+from medrestore_monai.networks.restore_rwkv.routing_planes import _route_pixels
 from medrestore_monai.networks.routing import SpatialRouting
 
 SIZES = [(2, 1, 16, 24), (1, 1, 17, 33), (3, 1, 3, 9), (1, 1, 1, 1), (1, 1, 1, 40)]

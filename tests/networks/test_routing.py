@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from medrestore_monai.networks.restore_rwkv_routing import RestoreRWKVRouting
+from medrestore_monai.networks.restore_rwkv.routing_network import RestoreRWKVRouting
 from medrestore_monai.networks.routing import ChannelRouting, RoutingPrompt, SpatialRouting, balance_loss, top_gates
 
 

@@ -6,9 +6,9 @@ The interpreter takes about a second for a kernel: sizes are small, and chunks a
 import pytest
 import torch
 
-from medrestore_monai.ops import biwkv_triton
 from medrestore_monai.ops.biwkv import biwkv2d, biwkv_reference, re_wkv
-from medrestore_monai.ops.biwkv_check import disagreement
+from medrestore_monai.ops.biwkv import triton_form as biwkv_triton
+from medrestore_monai.ops.biwkv.check import disagreement
 
 
 def tokens(x, columns):

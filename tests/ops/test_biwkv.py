@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from medrestore_monai.ops import biwkv, biwkv2d, biwkv_cpu, biwkv_reference, re_wkv
+from medrestore_monai.ops import biwkv, biwkv2d, biwkv_reference, re_wkv
+from medrestore_monai.ops.biwkv import cpu as biwkv_cpu
 
 CPU_KERNEL = pytest.param(
     "cpu", marks=pytest.mark.skipif(not biwkv_cpu.is_available(), reason="the C kernel was not built")

@@ -1,16 +1,15 @@
 """A kernel that this machine has not run before is compared with PyTorch once before ``auto`` takes it."""
 
-import importlib
 import warnings
 
 import pytest
 import torch
 
 from medrestore_monai.cli import doctor
-from medrestore_monai.ops import biwkv_torch, biwkv_triton, re_wkv
-from medrestore_monai.ops.biwkv import choose_backend
-
-biwkv = importlib.import_module("medrestore_monai.ops.biwkv")  # the package has a function of that name
+from medrestore_monai.ops import re_wkv
+from medrestore_monai.ops.biwkv import choose_backend, forms
+from medrestore_monai.ops.biwkv import torch_form as biwkv_torch
+from medrestore_monai.ops.biwkv import triton_form as biwkv_triton
 
 
 def right(decay, first, k, v, r, columns, divisor):
@@ -51,7 +50,7 @@ FLAWED = {
 def install(monkeypatch):
     """Puts a form in the place of Triton's kernels, for the CPU; counts how often it is called."""
     monkeypatch.delenv("MEDRESTORE_BIWKV", raising=False)
-    monkeypatch.setattr(biwkv, "_verdicts", {})
+    monkeypatch.setattr(forms, "_verdicts", {})
 
     def install(form):
         calls = []
@@ -60,9 +59,9 @@ def install(monkeypatch):
             calls.append(arguments)
             return form(*arguments)
 
-        fake = biwkv._FORMS["triton"]._replace(re_wkv=counted, refusal=lambda k: "")
-        no_c = biwkv._FORMS["cpu"]._replace(refusal=lambda k: "not here")
-        monkeypatch.setattr(biwkv, "_FORMS", {**biwkv._FORMS, "cpu": no_c, "triton": fake})
+        fake = forms._FORMS["triton"]._replace(re_wkv=counted, refusal=lambda k: "")
+        no_c = forms._FORMS["cpu"]._replace(refusal=lambda k: "not here")
+        monkeypatch.setattr(forms, "_FORMS", {**forms._FORMS, "cpu": no_c, "triton": fake})
         return calls
 
     return install

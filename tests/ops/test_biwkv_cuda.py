@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from medrestore_monai.ops import biwkv_reference, biwkv_triton, re_wkv
+from medrestore_monai.ops import biwkv_reference, re_wkv
+from medrestore_monai.ops.biwkv import triton_form as biwkv_triton
 
 pytestmark = [
     pytest.mark.gpu,

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from medrestore_monai.ops import biwkv2d, biwkv_triton
+from medrestore_monai.ops import biwkv2d
 from medrestore_monai.ops.biwkv import choose_backend
+from medrestore_monai.ops.biwkv import triton_form as biwkv_triton
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from medrestore_monai.transforms import CTLowDose, CTNoise, CTNoiseMapd, RandCTLowDosed, insert_ct_noise
 from medrestore_monai.transforms.axial_noise import axial_weights, axial_width, correlation_of
-from medrestore_monai.transforms.ct_noise import NoFlatTissueError
+from medrestore_monai.transforms.ct.noise import NoFlatTissueError
 from medrestore_monai.transforms.degradation import SLAB
 from medrestore_monai.transforms.fixed import CTLowDosed
 

@@ -18,8 +18,8 @@ from medrestore_monai.transforms import (
     scan_ct,
     simulate_ct_low_dose,
 )
-from medrestore_monai.transforms.ct_low_dose import rekernel
-from medrestore_monai.transforms.ct_noise import log_variance, noise_spectrum, shape_noise, total_noise_std
+from medrestore_monai.transforms.ct.low_dose import rekernel
+from medrestore_monai.transforms.ct.noise import log_variance, noise_spectrum, shape_noise, total_noise_std
 
 SIZE, SPACING = 160, 2.2
 BLOCK = 16

@@ -35,7 +35,7 @@ from medrestore_monai.transforms import (
     truncate_kspace,
 )
 from medrestore_monai.transforms.fixed import FixedDegradationd
-from medrestore_monai.transforms.pet_low_count import PETLowCount, RandPETLowCountd, insert_pet_noise
+from medrestore_monai.transforms.pet.low_count import PETLowCount, RandPETLowCountd, insert_pet_noise
 
 SIZE = (97, 90)
 HU = {"lower": -1024.0, "upper": 3071.0}

@@ -19,8 +19,8 @@ from medrestore_monai.transforms import (
     scan_pet,
     simulate_pet_low_count,
 )
-from medrestore_monai.transforms.pet_noise import gaussian_gain, pet_noise
-from medrestore_monai.transforms.pet_scan import Acquisition, osem
+from medrestore_monai.transforms.pet.noise import gaussian_gain, pet_noise
+from medrestore_monai.transforms.pet.scan import Acquisition, osem
 
 SIZE, SPACING = (75, 64), 5.0
 AFFINE = torch.diag(torch.tensor([SPACING, SPACING, 3.0, 1.0], dtype=torch.float64))

@@ -1,6 +1,6 @@
 """A simulated PET scan of a slice: line integrals, counted coincidences, OSEM reconstruction.
 
-The exact simulation, which judges the fast one of :mod:`medrestore_monai.transforms.pet_low_count`. Two forms:
+The exact simulation, which judges the fast one of :mod:`medrestore_monai.transforms.pet.low_count`. Two forms:
 :func:`simulate_pet_low_count` inserts noise into a real slice, which keeps its sharpness and its own noise;
 :func:`scan_pet` counts, thins the counts as list-mode decimation does, and reconstructs both. One slice at a time,
 parallel beam, no time of flight; activity is in SUV.
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from medrestore_monai.ops.radon import parallel_backproject, parallel_project, view_angles
-from medrestore_monai.transforms.pet_noise import (
+from medrestore_monai.transforms.pet.noise import (
     BACKGROUND,
     COUNTS,
     WATER_511,

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from medrestore_monai.transforms.axial_noise import axial_weights, white_slices
 from medrestore_monai.transforms.degradation import SLAB, pixel_spacing, slice_distance
-from medrestore_monai.transforms.pet_noise import (
+from medrestore_monai.transforms.pet.noise import (
     BACKGROUND,
     COUNTS,
     WATER_511,
@@ -95,7 +95,7 @@ def insert_pet_noise(
     Args:
         suv: full-count slice or slices in SUV, shape ``(1, X, Y[, S])``.
         noise_map: of the whole slices, cropped like the patch, shape ``(D + 1, X, Y[, S])``, see
-            :func:`~medrestore_monai.transforms.pet_noise.pet_noise_map`; computed from ``suv`` if ``None``.
+            :func:`~medrestore_monai.transforms.pet.noise.pet_noise_map`; computed from ``suv`` if ``None``.
         spacing: pixel size in mm.
         scan: what to simulate.
         numbers: of the slices in their volume; by default from 0 on.
@@ -158,7 +158,7 @@ class PETNoiseMapd(MapTransform):
     """Compute the noise map of whole slices once and keep it beside them, to be cropped together with them.
 
     Deterministic, so it can be cached. Writes ``noise_map_key``, see
-    :func:`~medrestore_monai.transforms.pet_noise.pet_noise_map`, and ``pet_spacing`` and ``pet_distance`` (mm, of
+    :func:`~medrestore_monai.transforms.pet.noise.pet_noise_map`, and ``pet_spacing`` and ``pet_distance`` (mm, of
     pixels and of slices), so that slice and map can be plain tensors from here on, which random crops and flips handle
     in half the time.
 

@@ -1,16 +1,11 @@
 """Restore-RWKV-routing in the form that exporters take: feature planes ``(B, C, H, W)`` and few, plain operators."""
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medrestore_monai.networks.restore_rwkv_planes import RestoreRWKVPlanes
+from medrestore_monai.networks.restore_rwkv.planes import RestoreRWKVPlanes
 from medrestore_monai.networks.routing import ChannelRouting, SpatialRouting
-
-if TYPE_CHECKING:
-    from medrestore_monai.networks.restore_rwkv_routing import RestoreRWKVRouting
 
 
 class RestoreRWKVRoutingPlanes(RestoreRWKVPlanes):
@@ -19,13 +14,13 @@ class RestoreRWKVRoutingPlanes(RestoreRWKVPlanes):
     All experts are computed for all pixels, as in the network; those that a pixel does not take have a gate of 0.
 
     Args:
-        network: what is to be exported; merged, it gives the smaller program.
+        network: the :class:`RestoreRWKVRouting` to be exported; merged, it gives the smaller program.
 
     Raises:
         ValueError: as :class:`RestoreRWKVPlanes`.
     """
 
-    def __init__(self, network: "RestoreRWKVRouting") -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__(network)
 
     def forward(self, x: Tensor) -> Tensor:

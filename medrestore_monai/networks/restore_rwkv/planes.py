@@ -1,7 +1,6 @@
 """Restore-RWKV in the form that exporters take: feature planes ``(B, C, H, W)`` and few, plain operators."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +10,6 @@ from medrestore_monai.networks.residual import pad_to_multiple
 from medrestore_monai.networks.rwkv_blocks import CausalSpatialMix, ChannelMix, SpatialMix
 from medrestore_monai.networks.token_shifts import DepthwiseShift, KernelShift, UniShift
 from medrestore_monai.ops.re_wkv_planes import re_wkv_planes
-
-if TYPE_CHECKING:
-    from medrestore_monai.networks.restore_rwkv import RestoreRWKV
 
 LIMIT = 60.0  # of |decay| + |bonus|: the exported sums are float32
 
@@ -25,14 +21,14 @@ class RestoreRWKVPlanes(nn.Module):
     image is padded by index, so that a captured program keeps batch, height and width free.
 
     Args:
-        network: what is to be exported; merged, it gives the smaller program.
+        network: the :class:`RestoreRWKV` to be exported; merged, it gives the smaller program.
 
     Raises:
         ValueError: its decays are too large for the exported form, here or when a state is loaded; or it has Uni-WKV
             or Uni-Shift.
     """
 
-    def __init__(self, network: "RestoreRWKV") -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         if any(isinstance(part, CausalSpatialMix | UniShift) for part in network.modules()):
             raise ValueError("the exported form knows neither Uni-WKV nor Uni-Shift.")

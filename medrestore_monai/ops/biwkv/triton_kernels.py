@@ -12,7 +12,7 @@ would pile up over 2^18 tokens.
 import triton
 import triton.language as tl
 
-# a little above the limit that the caller keeps (biwkv_triton.is_safe), to allow for rounding
+# a little above the limit that the caller keeps (triton_form.is_safe), to allow for rounding
 _EXPONENT = tl.constexpr(30.01)
 
 

@@ -1,6 +1,6 @@
 """Bi-WKV in pure PyTorch, on any device: two-sided decayed sums by chunked matrix products.
 
-Decays so large that the linear sums would leave float32 go to :mod:`medrestore_monai.ops.biwkv_robust`.
+Decays so large that the linear sums would leave float32 go to :mod:`medrestore_monai.ops.biwkv.robust`.
 """
 
 import torch
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from medrestore_monai.ops.biwkv_robust import robust_backward, robust_forward
+from medrestore_monai.ops.biwkv.robust import robust_backward, robust_forward
 
 # exp(30) squared is still far from float32's largest number: the products of the backward pass hold
 _SAFE_EXPONENT = 30.0

@@ -3,9 +3,9 @@
 :func:`biwkv_reference` is the formula and the judge of every faster form; :func:`re_wkv` is what networks call, and
 :func:`biwkv` and :func:`biwkv2d` are its parts. The forms behind them, equal within rounding, stand in one table:
 
-- ``cpu``: the plain-C kernel (:mod:`medrestore_monai.ops.biwkv_cpu`), where it was built;
-- ``triton``: kernels for CUDA devices (:mod:`medrestore_monai.ops.biwkv_triton`), where Triton is installed; ``auto``
-  takes them on a device after they have agreed with the PyTorch form there, once in each process;
+- ``cpu``: the plain-C kernel (:mod:`medrestore_monai.ops.biwkv.cpu`), where it was built;
+- ``triton``: kernels for CUDA devices (:mod:`medrestore_monai.ops.biwkv.triton_form`), where Triton is installed;
+  ``auto`` takes them on a device after they have agreed with the PyTorch form there, once in each process;
 - ``torch``: two-sided decayed sums by chunked matrix products, pure PyTorch, any device;
 - ``robust``: log-space sums in float64, for decays so large that the linear sums would leave float32. The others
   hand such calls on to it, or to a like form of their own.
@@ -20,8 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from medrestore_monai.ops import biwkv_cpu, biwkv_torch, biwkv_triton
-from medrestore_monai.ops.biwkv_check import disagreement
+from medrestore_monai.ops.biwkv import cpu, torch_form, triton_form
+from medrestore_monai.ops.biwkv.check import disagreement
 
 
 class _Backend(NamedTuple):
@@ -45,10 +45,10 @@ def _divided(form: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 # in the order of preference: "auto" takes the first that does not refuse
 _FORMS = {
-    "cpu": _Backend(_divided(biwkv_cpu.re_wkv), biwkv_cpu.refusal),
-    "triton": _Backend(biwkv_triton.re_wkv, biwkv_triton.refusal, on_probation=True),
-    "torch": _Backend(_divided(biwkv_torch.re_wkv), lambda k: ""),
-    "robust": _Backend(_divided(partial(biwkv_torch.re_wkv, robust=True)), lambda k: ""),
+    "cpu": _Backend(_divided(cpu.re_wkv), cpu.refusal),
+    "triton": _Backend(triton_form.re_wkv, triton_form.refusal, on_probation=True),
+    "torch": _Backend(_divided(torch_form.re_wkv), lambda k: ""),
+    "robust": _Backend(_divided(partial(torch_form.re_wkv, robust=True)), lambda k: ""),
 }
 BACKENDS = ("auto", *_FORMS)
 # by form and device, how it differs from the PyTorch form there; empty where they agree

@@ -43,7 +43,7 @@ def unavailable_reason() -> str:
     """Say why the kernel cannot be used here; empty where it can."""
     if _library() is not None:
         return ""
-    return f"The compiled kernel medrestore_monai.ops.{_NAME} was not built; install with a C compiler to get it."
+    return f"The compiled kernel medrestore_monai.ops.biwkv.{_NAME} was not built; install with a C compiler to get it."
 
 
 def is_available() -> bool:

@@ -23,8 +23,8 @@ from monai.transforms import MapTransform, RandomizableTransform
 from torch import Tensor
 
 from medrestore_monai.transforms.axial_noise import axial_weights, axial_width, white_slices
-from medrestore_monai.transforms.ct_noise import noise_spectrum, shape_noise
-from medrestore_monai.transforms.ct_noise_measure import CT_NOISE, CTNoiseMapd
+from medrestore_monai.transforms.ct.noise import noise_spectrum, shape_noise
+from medrestore_monai.transforms.ct.noise_measure import CT_NOISE, CTNoiseMapd
 from medrestore_monai.transforms.degradation import SLAB, range_of
 
 __all__ = ["CTLowDose", "CTNoiseMapd", "RandCTLowDosed", "insert_ct_noise", "rekernel"]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from medrestore_monai.ops.biwkv_robust import robust_backward, robust_forward
+from medrestore_monai.ops.biwkv.robust import robust_backward, robust_forward
 
 _INSTALLED = importlib.util.find_spec("triton") is not None
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -101,7 +101,7 @@ class _Launch:
 
     def carry(self, decay: Tensor, top: Tensor | None, totals: Tensor, highest: Tensor | None) -> Tensor:
         """Return what every chunk gets from the others."""
-        from medrestore_monai.ops.biwkv_triton_kernels import carry_kernel
+        from medrestore_monai.ops.biwkv.triton_kernels import carry_kernel
 
         carried, width = torch.empty_like(totals), min(4, self.width)
         count = min(_COUNT, max(16, _power_of_two(self.chunks)))
@@ -120,7 +120,7 @@ def _forward(
     decay: Tensor, first: Tensor, k: Tensor, v: Tensor, r: Tensor | None, columns: bool, scan: int, divisor: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the result, what chunks hand on, and the largest keys; for ``w = decay[scan] / divisor``, ``u`` alike."""
-    from medrestore_monai.ops.biwkv_triton_kernels import mix_kernel, totals_kernel
+    from medrestore_monai.ops.biwkv.triton_kernels import mix_kernel, totals_kernel
 
     launch = _Launch(k, columns, divisor)
     highest = k.new_empty((k.shape[0], k.shape[3]), dtype=torch.float32)
@@ -163,7 +163,7 @@ def _backward(
     divisor: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of ``decay``, ``first``, ``k``, ``v`` and ``r``; the last is empty where ``r`` is None."""
-    from medrestore_monai.ops.biwkv_triton_kernels import gradient_kernel
+    from medrestore_monai.ops.biwkv.triton_kernels import gradient_kernel
 
     if not is_safe(decay, first, k.shape[1] * k.shape[2], divisor):
         w, u = decay[scan] / divisor, first[scan] / divisor

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from medrestore_monai.transforms.degradation import pixel_spacing, slice_distance
 from medrestore_monai.transforms.fixed import VOLUME_KEYS, seed_of, slice_generator, slice_numbers
-from medrestore_monai.transforms.pet_low_count import PETLowCount, insert_pet_noise
-from medrestore_monai.transforms.pet_noise import COUNTS
-from medrestore_monai.transforms.pet_scan import PETScan, simulate_pet_low_count
+from medrestore_monai.transforms.pet.low_count import PETLowCount, insert_pet_noise
+from medrestore_monai.transforms.pet.noise import COUNTS
+from medrestore_monai.transforms.pet.scan import PETScan, simulate_pet_low_count
 
 __all__ = ["PETLowCountd"]
 

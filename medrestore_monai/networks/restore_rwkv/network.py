@@ -199,13 +199,13 @@ class RestoreRWKV(nn.Module):
     def exportable(self) -> nn.Module:
         """Return the network in the form for exporters, for inference: the same weights, the same state dict.
 
-        See :class:`~medrestore_monai.networks.restore_rwkv_planes.RestoreRWKVPlanes`; where onnxscript is installed,
+        See :class:`~medrestore_monai.networks.restore_rwkv.planes.RestoreRWKVPlanes`; where onnxscript is installed,
         ``torch.onnx.export`` then knows how to write it.
 
         Raises:
             ValueError: that form does not know this network's attention or token shift.
         """
-        from medrestore_monai.networks.restore_rwkv_planes import RestoreRWKVPlanes
+        from medrestore_monai.networks.restore_rwkv.planes import RestoreRWKVPlanes
         from medrestore_monai.ops import re_wkv_onnx
 
         re_wkv_onnx.register()

@@ -1,6 +1,6 @@
 """A simulated CT scan of a slice, ray by ray: line integrals, counted photons, filtered back-projection.
 
-The exact simulation, which judges the fast one of :mod:`medrestore_monai.transforms.ct_low_dose`. Two forms:
+The exact simulation, which judges the fast one of :mod:`medrestore_monai.transforms.ct.low_dose`. Two forms:
 :func:`simulate_ct_low_dose` inserts noise into a real slice, which keeps its sharpness and its own noise;
 :func:`scan_ct` counts photons behind a noise-free object, the form of the textbooks. Parallel beam, or fan beam with
 an arc detector where a :class:`~medrestore_monai.ops.radon.FanBeam` is given.
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from medrestore_monai.ops.radon import FanBeam, fan_fbp, fan_project, parallel_fbp, parallel_project, view_angles
-from medrestore_monai.transforms.ct_noise import (
+from medrestore_monai.transforms.ct.noise import (
     BOWTIE_RADIUS,
     SHARP_CUTOFF,
     TUBE_MODULATION,
@@ -37,10 +37,10 @@ class CTScan:
         spacing: pixel size in mm.
         photons: photons per ray through air at the rotation axis, at full dose and mean tube current.
         electronic_noise: standard deviation of the detector's own noise, in photons.
-        cutoff: kernel sharpness in cycles/mm, see :func:`~medrestore_monai.transforms.ct_noise.kernel_gain`.
+        cutoff: kernel sharpness in cycles/mm, see :func:`~medrestore_monai.transforms.ct.noise.kernel_gain`.
         views: number of views, over 180 degrees (parallel beam) or 360 degrees (fan beam).
         geometry: fan beam; parallel beam with rays half a pixel apart by default.
-        bowtie_radius: see :func:`~medrestore_monai.transforms.ct_noise.log_variance`; ``None`` for no filter.
+        bowtie_radius: see :func:`~medrestore_monai.transforms.ct.noise.log_variance`; ``None`` for no filter.
         modulation: tube current modulation, see there.
 
     Raises:
@@ -105,7 +105,7 @@ def matched_scan(noise: CTNoise, spacing: float) -> CTScan:
     """Return the scan that leaves in a slice the noise which it has.
 
     Args:
-        noise: measured in the slice, see :func:`~medrestore_monai.transforms.ct_noise.estimate_ct_noise`.
+        noise: measured in the slice, see :func:`~medrestore_monai.transforms.ct.noise.estimate_ct_noise`.
         spacing: pixel size in mm.
     """
     one_photon = CTScan(spacing, photons=1.0, cutoff=noise.cutoff).noise_scale()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from medrestore_monai.networks.restore_rwkv import LEVELS, RestoreRWKV
+from medrestore_monai.networks.restore_rwkv.network import LEVELS, RestoreRWKV
 from medrestore_monai.networks.routing import ChannelRouting, RoutingPrompt, SpatialRouting
 
 
@@ -100,7 +100,7 @@ class RestoreRWKVRouting(RestoreRWKV):
 
     def exportable(self) -> nn.Module:
         """Return the network in the form for exporters, see :meth:`RestoreRWKV.exportable`."""
-        from medrestore_monai.networks.restore_rwkv_routing_planes import RestoreRWKVRoutingPlanes
+        from medrestore_monai.networks.restore_rwkv.routing_planes import RestoreRWKVRoutingPlanes
         from medrestore_monai.ops import re_wkv_onnx
 
         re_wkv_onnx.register()

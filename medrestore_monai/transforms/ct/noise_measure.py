@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from torch import Tensor
 
-from medrestore_monai.transforms.ct_noise import CTNoise, NoFlatTissueError, ct_noise_map, estimate_ct_noise
+from medrestore_monai.transforms.ct.noise import CTNoise, NoFlatTissueError, ct_noise_map, estimate_ct_noise
 from medrestore_monai.transforms.degradation import pixel_spacing
 
 __all__ = ["CT_NOISE", "CTNoiseMapd", "typical_noise"]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from medrestore_monai.ops import biwkv_torch
+from medrestore_monai.ops.biwkv import torch_form
 
 _SIZE = (1, 19, 29, 8)  # B, H, W, C: more tokens than a chunk has, odd sides
 _DIVISOR = float(_SIZE[1] * _SIZE[2])
@@ -40,7 +40,7 @@ def disagreement(kernel: Callable[..., Tensor], device: torch.device) -> str:
 def _in_pytorch(
     decay: Tensor, first: Tensor, k: Tensor, v: Tensor, r: Tensor | None, columns: bool, divisor: float
 ) -> Tensor:
-    return biwkv_torch.re_wkv(decay / divisor, first / divisor, k, v, r, columns)
+    return torch_form.re_wkv(decay / divisor, first / divisor, k, v, r, columns)
 
 
 def _value_and_gradients(form: Callable[..., Tensor], device: torch.device, dtype: torch.dtype) -> list[Tensor]:

@@ -1,0 +1,1 @@
+"""PET: noise, the fast and the exact simulation of few counts, and the activity that is kept."""
