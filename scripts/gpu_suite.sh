@@ -58,7 +58,7 @@ step() { # NAME SECONDS COMMAND...
 pytest=("$python" -m pytest -p no:cacheprovider --durations=5 -ra)
 # side by side: most of the time goes into compiling the kernels for each type and layout
 "$python" -c 'import xdist' 2>/dev/null && workers=(-n 6) || workers=()
-step tests_operator 150 "${pytest[@]}" "${workers[@]}" tests/ops/test_biwkv_cuda.py --junitxml "$out/tests_operator.xml"
+step tests_operator 150 "${pytest[@]}" "${workers[@]}" tests/ops/biwkv/test_cuda.py --junitxml "$out/tests_operator.xml"
 step benchmark_biwkv 60 "$python" scripts/benchmark_biwkv.py --device cuda
 step training_light 45 "$python" scripts/benchmark_training.py --json "$out/training_light.json"
 step tests_whole 130 "${pytest[@]}" "${workers[@]}" tests/test_gpu.py --junitxml "$out/tests_whole.xml"

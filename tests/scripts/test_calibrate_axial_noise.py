@@ -9,7 +9,7 @@ import pytest
 
 from medrestore_monai.transforms.axial_noise import axial_weights, axial_width, correlation_of
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "calibrate_axial_noise.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "calibrate_axial_noise.py"
 
 
 @pytest.fixture(scope="module")

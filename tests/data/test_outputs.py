@@ -84,7 +84,7 @@ def test_a_color_picture_is_saved_as_its_source_and_jpeg_is_noted(tmp_path):
             save({**loaded, "pred": loaded["image"] + 20})
         notes = [(str(note.message)[:18], Path(note.filename).name) for note in caught]
         # the command line shows notes of this package, not those that seem to come from MONAI
-        assert notes == [("JPEG loses detail:", "saving.py")] * item["output"].endswith("jpg")
+        assert notes == [("JPEG loses detail:", "outputs.py")] * item["output"].endswith("jpg")
         with Image.open(item["output"]) as source, Image.open(item["image"]) as before:
             assert source.format == before.format
             difference = np.asarray(source).astype(int) - np.asarray(before)

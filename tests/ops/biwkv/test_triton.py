@@ -16,14 +16,14 @@ from medrestore_monai.ops import biwkv2d
 from medrestore_monai.ops.biwkv import choose_backend
 from medrestore_monai.ops.biwkv import triton_form as biwkv_triton
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
 
 @needs_triton
 def test_kernels_in_the_interpreter():
     """In a process of its own: Triton must know from its import on that it is to interpret."""
-    tests = Path(__file__).with_name("interpreted_biwkv_triton.py")
+    tests = Path(__file__).with_name("interpreted_triton.py")
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", str(tests)]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)

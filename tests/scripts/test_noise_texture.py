@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "noise_texture.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "noise_texture.py"
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from tiny_bundle import make_tiny_bundle
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "before_after.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "before_after.py"
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 from tiny_bundle import make_tiny_bundle
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts" / "train"
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "train"
 NAME = "pet_synthesis_restore_rwkv"
 
 

@@ -1,4 +1,4 @@
-"""The Triton kernels of Bi-WKV in Triton's interpreter, on the CPU; run by ``test_biwkv_triton.py`` as a process.
+"""The Triton kernels of Bi-WKV in Triton's interpreter, on the CPU; run by ``test_triton.py`` as a process.
 
 The interpreter takes about a second for a kernel: sizes are small, and chunks are made smaller still.
 """
