@@ -27,7 +27,10 @@ from medrestore_monai.transforms.mri_kspace import (
     KSpaceConsistencyd,
     KSpaceTruncationd,
     RandKSpaceTruncationd,
+    RandMRAcquisitiond,
+    acquire_kspace,
     keep_measured_kspace,
+    smooth_phase,
     truncate_kspace,
 )
 from medrestore_monai.transforms.of_modality import OfModalityd
@@ -42,6 +45,7 @@ from medrestore_monai.transforms.sensor_noise import RandSensorNoised, SensorNoi
 from medrestore_monai.transforms.slabs import ContextChannelsd, HaloCropd, RandSlabCropd
 
 __all__ = [
+    "acquire_kspace",
     "CTLowDose",
     "CTNoise",
     "CTNoiseMapd",
@@ -73,6 +77,7 @@ __all__ = [
     "RandGaussianBlurd",
     "RandJPEGd",
     "RandKSpaceTruncationd",
+    "RandMRAcquisitiond",
     "RandLinearMotionBlurd",
     "RandMotionBlurd",
     "RandPETLowCountd",
@@ -92,6 +97,7 @@ __all__ = [
     "insert_ct_noise",
     "insert_pet_noise",
     "keep_measured_kspace",
+    "smooth_phase",
     "keep_total_activity",
     "linear_motion_blur",
     "motion_blur",
