@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-__all__ = ["HALO", "SLICE_STEPS", "neighbor_numbers", "slice_steps", "steps_of_affine"]
+__all__ = ["HALO", "SLICE_STEPS", "inner_slices", "neighbor_numbers", "slice_steps", "steps_of_affine"]
 
 #: Key of the meta data: distance in mm from each slice to the next, 0 where the next is no neighbor.
 SLICE_STEPS = "slice_steps"
@@ -49,6 +50,17 @@ def steps_of_affine(affine: np.ndarray, slices: int) -> np.ndarray:
         return np.zeros(max(slices - 1, 0))
     pixel = min(np.linalg.norm(axes[:, 0]), np.linalg.norm(axes[:, 1]))
     return slice_steps(np.arange(slices)[:, None] * axes[:, 2], normal / length, float(pixel))
+
+
+def inner_slices(meta: Mapping[str, Any], count: int) -> slice:
+    """Which slices of a slab are restored, those that are not its ``halo``.
+
+    Args:
+        meta: meta data of the slab.
+        count: of its slices, with the halo.
+    """
+    before, after = (int(slices) for slices in meta.get(HALO, (0, 0)))
+    return slice(before, count - after)
 
 
 def neighbor_numbers(

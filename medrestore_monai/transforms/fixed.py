@@ -14,6 +14,7 @@ from monai.transforms import MapTransform, Randomizable, Transform
 from torch import Tensor
 
 from medrestore_monai.intensity import INTENSITY_RANGES
+from medrestore_monai.neighbors import inner_slices
 from medrestore_monai.transforms.ct.low_dose import CTLowDose, insert_ct_noise
 from medrestore_monai.transforms.ct.noise import CTNoise, NoFlatTissueError
 from medrestore_monai.transforms.ct.noise_measure import CTNoiseMapd, typical_noise
@@ -145,7 +146,10 @@ def slice_numbers(data: Mapping[Hashable, Any], image: Tensor) -> Sequence[int]:
     if image.ndim == 4 and SLAB in data:
         return [int(number) for number in data[SLAB]]
     first = int(data.get("slice") or data.get("start") or 0)
-    return range(first, first + (image.shape[3] if image.ndim == 4 else 1))
+    if image.ndim == 3:
+        return [first]
+    first -= inner_slices(getattr(image, "meta", {}), image.shape[3]).start  # what was read with a slab begins before
+    return range(first, first + image.shape[3])
 
 
 def slice_generator(seed: int, number: int) -> np.random.RandomState:

@@ -11,6 +11,7 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import convert_to_dst_type, convert_to_tensor
 
 from medrestore_monai.intensity import INTENSITY_RANGES
+from medrestore_monai.neighbors import inner_slices
 
 __all__ = ["KeepOutsided", "NoteOutsided"]
 
@@ -25,7 +26,8 @@ class NoteOutsided(Transform):
 
     Args:
         key: the image in HU; its meta data hold the modality.
-        name: where the note goes: ``mask``, a bool tensor of the image's shape, and ``values``, those under the mask.
+        name: where the note goes: ``mask``, a bool tensor of the image's shape without the halo of a slab, and
+            ``values``, those under the mask.
     """
 
     def __init__(self, key: str = "image", name: str = "outside") -> None:
@@ -36,6 +38,8 @@ class NoteOutsided(Transform):
         out = dict(data)
         if getattr(out[self.key], "meta", {}).get("modality") == _CT.modality:
             image = convert_to_tensor(out[self.key], track_meta=False)
+            if image.ndim == 4:
+                image = image[..., inner_slices(out[self.key].meta, image.shape[-1])]
             mask = (image < _CT.lower) | (image > _CT.upper)
             if bool(mask.any()):
                 out[self.name] = {"mask": mask, "values": image[mask]}

@@ -9,6 +9,7 @@ import torch
 from monai.data import MetaTensor
 from scipy import ndimage
 
+from medrestore_monai.neighbors import HALO
 from medrestore_monai.transforms import PETLowCount, PETLowCountd, RandPETLowCountd, axial_noise, insert_pet_noise
 from medrestore_monai.transforms.axial_noise import axial_weights, axial_width, correlation_of, white_slices
 
@@ -94,12 +95,14 @@ def test_low_count_pet_agrees_for_slice_slab_and_volume(volume):
     affine = torch.diag(torch.tensor([4.0, 4.0, 3.3, 1.0], dtype=torch.float64))
     degrade = PETLowCountd("image", drf=6, axial_width=6)
 
-    def run(values, **more):
-        return degrade({"image": MetaTensor(values, affine=affine), "name": "a", **more})["image"].as_tensor()
+    def run(values, halo=(0, 0), **more):
+        image = MetaTensor(values, affine=affine, meta={HALO: halo})
+        return degrade({"image": image, "name": "a", **more})["image"].as_tensor()
 
     whole = run(volume)
     assert whole.shape == volume.shape
     assert torch.equal(run(volume[..., 2:6], start=2, stop=6), whole[..., 2:6])
+    assert torch.equal(run(volume[..., 1:6], start=2, stop=4, halo=(1, 2)), whole[..., 1:6])  # read with neighbors
     assert torch.equal(run(volume[..., 5], slice=5), whole[..., 5])
     relative = (whole / volume).log()
     neighbors = torch.corrcoef(torch.stack([relative[..., 3].flatten(), relative[..., 4].flatten()]))[0, 1]

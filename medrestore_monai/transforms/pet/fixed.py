@@ -77,7 +77,7 @@ class PETLowCountd(MapTransform):
         for key in self.key_iterator(out):
             spacing = pixel_spacing(out[key]) if self.spacing is None else self.spacing
             suv = convert_to_tensor(out[key], dtype=torch.float32, track_meta=False)
-            numbers = slice_numbers(out, suv)
+            numbers = slice_numbers(out, out[key])
             if self.exact:
                 low_count = self._exact(suv, spacing, scan, numbers)
             else:
