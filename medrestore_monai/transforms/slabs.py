@@ -13,7 +13,7 @@ from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import ensure_tuple
 from torch import Tensor
 
-from medrestore_monai.neighbors import HALO, SLICE_STEPS
+from medrestore_monai.neighbors import HALO, SLICE_STEPS, inner_slices
 from medrestore_monai.transforms.degradation import SLAB
 
 __all__ = ["ContextChannelsd", "HaloCropd", "RandSlabCropd"]
@@ -30,14 +30,14 @@ class RandSlabCropd(RandomizableTransform, MapTransform):
 
     Args:
         keys: volumes ``(C, X, Y, Z)`` of one size, cut alike; an image ``(C, X, Y)`` is a volume of one slice.
-        roi_size: patch size ``(X, Y)``, at most that of the volumes.
+        roi_size: patch size ``(X, Y)``; 0, or more than the volumes have, for the whole side.
         context: neighbors on each side, ``K``.
         drop_prob: probability that neighbors are left out: all of them, or those of one side, with equal chance.
         flip_prob: probability that the order of the slices is reversed.
         allow_missing_keys: as in MONAI.
 
     Raises:
-        ValueError: for values out of range; on a call, if the volumes are smaller than the patch or differ in size.
+        ValueError: for values out of range; on a call, if the volumes differ in size.
     """
 
     def __init__(
@@ -51,20 +51,21 @@ class RandSlabCropd(RandomizableTransform, MapTransform):
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, 1.0)
-        if len(roi_size) != 2 or min(roi_size) < 1 or context < 0:
+        if len(roi_size) != 2 or min(roi_size) < 0 or context < 0:
             raise ValueError(f"roi_size must be two sizes and context not negative, got {roi_size} and {context}.")
         if not (0 <= drop_prob <= 1 and 0 <= flip_prob <= 1):
             raise ValueError(f"drop_prob and flip_prob must be in 0..1, got {drop_prob} and {flip_prob}.")
         self.roi_size, self.context = (int(roi_size[0]), int(roi_size[1])), context
         self.drop_prob, self.flip_prob = drop_prob, flip_prob
-        self._corner, self._numbers = (0, 0), [0]
+        self._patch, self._corner, self._numbers = self.roi_size, (0, 0), [0]
 
     def randomize(self, data: Any = None) -> None:
         """Draw a patch of a volume of size ``data``, ``(X, Y, Z)``."""
         super().randomize(None)
         x, y, slices = data
         middle = int(self.R.randint(slices))
-        self._corner = (int(self.R.randint(x - self.roi_size[0] + 1)), int(self.R.randint(y - self.roi_size[1] + 1)))
+        self._patch = (min(self.roi_size[0] or x, x), min(self.roi_size[1] or y, y))
+        self._corner = (int(self.R.randint(x - self._patch[0] + 1)), int(self.R.randint(y - self._patch[1] + 1)))
         drop, flip = self.R.random_sample(2) < (self.drop_prob, self.flip_prob)
         dropped = _DROPPED[int(self.R.randint(len(_DROPPED)))] if drop else ""
         numbers = []
@@ -82,10 +83,8 @@ class RandSlabCropd(RandomizableTransform, MapTransform):
         if len(sizes) != 1:
             raise ValueError(f"the volumes must be of one size, got {sorted(sizes)}.")
         size = sizes.pop()
-        if size[0] < self.roi_size[0] or size[1] < self.roi_size[1]:
-            raise ValueError(f"the volume {size} is smaller than the patch {self.roi_size}: pad it first.")
         self.randomize(size)
-        x, y = (slice(first, first + side) for first, side in zip(self._corner, self.roi_size, strict=True))
+        x, y = (slice(first, first + side) for first, side in zip(self._corner, self._patch, strict=True))
         for key, volume in volumes.items():
             patch = volume[:, x, y]
             out[key] = torch.stack([patch[..., number] for number in self._numbers], dim=-1)
@@ -139,13 +138,12 @@ class HaloCropd(MapTransform):
         out = dict(data)
         for key in self.key_iterator(out):
             image = out[key]
-            halo = [int(count) for count in getattr(image, "meta", {}).get(HALO, (0, 0))]
-            if image.ndim == 4 and any(halo):
-                last = image.shape[-1] - halo[1]
-                inner = MetaTensor(image.as_tensor()[..., halo[0] : last], meta=dict(image.meta))
+            kept = inner_slices(getattr(image, "meta", {}), image.shape[-1])
+            if image.ndim == 4 and kept.stop - kept.start < image.shape[-1]:
+                inner = MetaTensor(image.as_tensor()[..., kept], meta=dict(image.meta))
                 inner.meta[HALO] = np.zeros(2, dtype=int)
                 if SLICE_STEPS in inner.meta:
-                    inner.meta[SLICE_STEPS] = inner.meta[SLICE_STEPS][halo[0] : last - 1]
+                    inner.meta[SLICE_STEPS] = inner.meta[SLICE_STEPS][kept.start : kept.stop - 1]
                 out[key] = inner
         return out
 

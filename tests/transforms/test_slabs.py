@@ -43,6 +43,14 @@ def test_every_slice_is_the_middle_of_some_slab_and_nothing_is_dropped_if_not_wi
     assert RandSlabCropd("label", (2, 2), 0)({"label": torch.zeros(1, 5, 5)})["label"].shape == (1, 2, 2, 1)
 
 
+@pytest.mark.parametrize("size", [(0, 0), (0, 7), (X + 1, 7)])
+def test_a_side_of_0_or_beyond_the_volume_is_whole(size):
+    out = RandSlabCropd("label", size, 1, drop_prob=0, flip_prob=0)({"label": coded()["label"]})
+    assert out["label"].shape == (1, X, size[1] or Y, 3)
+    if size == (0, 0):
+        assert torch.equal(out["label"], coded()["label"][..., out["slab"]])
+
+
 def test_copies_get_the_noise_of_what_they_copy():
     image = torch.full((1, 20, 18, 1), 3.0)
     out = RandSlabCropd(["image"], (20, 18), 2)({"image": image})
@@ -65,8 +73,6 @@ def test_what_does_not_fit_is_refused():
         RandSlabCropd("label", (3, 3), -1)
     with pytest.raises(ValueError, match=r"must be in 0\.\.1"):
         RandSlabCropd("label", (3, 3), 1, drop_prob=2)
-    with pytest.raises(ValueError, match="smaller than the patch"):
-        RandSlabCropd("label", (30, 3), 1)({"label": coded()["label"]})
     with pytest.raises(ValueError, match="must be of one size"):
         RandSlabCropd(["label", "map"], (3, 3), 1)({"label": torch.zeros(1, 5, 5, 2), "map": torch.zeros(1, 5, 6, 2)})
     with pytest.raises(ValueError, match="one channel"):
