@@ -13,7 +13,7 @@ Configurations name what stands here, such as ``medrestore_monai.data.LoadImageO
 """
 
 from medrestore_monai.data.checks import check_items
-from medrestore_monai.data.clean import ixi, medmnist, training_slices, training_volumes
+from medrestore_monai.data.clean import ixi, medmnist, spread_slices, training_slices, training_volumes
 from medrestore_monai.data.find import (
     IMAGE_SUFFIXES,
     Item,
@@ -51,6 +51,7 @@ __all__ = [
     "read_split",
     "realblur",
     "split_by_patient",
+    "spread_slices",
     "training_slices",
     "training_volumes",
     "walk_folders",

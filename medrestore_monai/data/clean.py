@@ -86,6 +86,32 @@ def training_volumes(folder: str | os.PathLike[str], part: str, key: str = "labe
     return list(volumes.values())
 
 
+def spread_slices(
+    folder: str | os.PathLike[str], part: str, count: int, key: str = "label", **options: Any
+) -> list[Item]:
+    """List about ``count`` slices of clean images, spread evenly, as slabs of one slice: each is read with neighbors.
+
+    Args:
+        folder: see :func:`training_slices`.
+        part: see there.
+        count: at least so many slices where there are such, and fewer than twice as many.
+        key: see there.
+        options: the other arguments of :func:`training_slices`.
+
+    Returns:
+        ``{key: path, "start": number, "stop": number + 1, ...}`` for every slice, without its ``slice``.
+
+    Raises:
+        ValueError: as :func:`training_slices`, or ``count`` is below 1.
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}.")
+    slices = training_slices(folder, part, key=key, **{**options, "channels": 1})
+    chosen = slices[:: max(1, len(slices) // count)]
+    slabs = [{**item, "start": item["slice"], "stop": item["slice"] + 1} for item in chosen]
+    return [{name: value for name, value in slab.items() if name != "slice"} for slab in slabs]
+
+
 def _entry(item: Item, key: str) -> Item:
     return {key: item["path"], **{name: value for name, value in item.items() if name != "path"}}
 

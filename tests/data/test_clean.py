@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medrestore_monai.data import LoadImageOrSeriesd, PatientSplit, ixi, medmnist, training_slices, training_volumes
+from medrestore_monai.data import (
+    LoadImageOrSeriesd,
+    PatientSplit,
+    ixi,
+    medmnist,
+    spread_slices,
+    training_slices,
+    training_volumes,
+)
 from medrestore_monai.intensity import ToUnitRanged
 
 LOAD = LoadImageOrSeriesd("label")
@@ -120,6 +128,24 @@ def test_real_jpeg_pictures(shared_data):
     assert len(items) == 10
     path = items[0]["label"]
     np.testing.assert_array_equal(LOAD(items[0])["label"].numpy(), np.asarray(Image.open(path)).T)
+
+
+def test_slices_are_spread_evenly_as_slabs_of_one(tmp_path):
+    for patient, shape in (("a", (5, 4, 6)), ("b", (5, 4, 3)), ("c", (5, 4))):
+        (tmp_path / patient).mkdir()
+        array = np.arange(np.prod(shape), dtype=np.int16).reshape(shape)
+        nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / patient / "x.nii.gz")
+    items = spread_slices(tmp_path, "all", 3)
+    assert [(item["patient"], item["start"], item["stop"]) for item in items] == [
+        *(("a", 0, 1), ("a", 3, 4), ("b", 0, 1)),
+        ("c", 0, 1),
+    ]
+    assert all("slice" not in item for item in items)
+    assert len(spread_slices(tmp_path, "all", 30)) == 10
+    load = LoadImageOrSeriesd("label", context=2)
+    assert [load(item)["label"].shape for item in items] == [(1, 5, 4, 3), (1, 5, 4, 5), (1, 5, 4, 3), (1, 5, 4)]
+    with pytest.raises(ValueError, match="count must be at least 1, got 0"):
+        spread_slices(tmp_path, "all", 0)
 
 
 def test_volumes_are_listed_once_with_their_slices(tmp_path):
