@@ -19,6 +19,7 @@ from phantoms import OBLIQUE, ct_series, ct_volume
 from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from tiny_bundle import make_tiny_bundle
 
 from medrestore_monai.dicom import Derivation, read_series, write_derived_series
 from medrestore_monai.label_app import slicer_load
@@ -66,6 +67,15 @@ def test_a_bundle_offers_what_its_configuration_has(tmp_path):
     (tmp_path / "inference.json").write_text("[]")
     with pytest.raises(ValueError, match="no JSON object"):
         offered_options(tmp_path / "inference.json", ["cpu"], write_back=True)
+
+
+def test_neighbors_can_be_left_out_by_a_request(tmp_path):
+    config = make_tiny_bundle(tmp_path, context=2) / "configs" / "inference.json"
+    offered = offered_options(config, ["cpu"], write_back=False)
+    assert (offered["context"], "context_distance" in offered) == (2, False)
+    assert read_request({"context": "0"}, offered).overrides == {"context": 0}
+    with pytest.raises(ValueError, match="context"):
+        read_request({"context": "$2"}, offered)
 
 
 def test_what_is_not_given_stays_as_the_bundle_has_it():

@@ -36,12 +36,12 @@ def make_tiny_bundle(folder: Path, name: str = NAME, **settings: Any) -> Path:
     for config in ("train", "inference", "evaluate"):
         edit_json(root / "configs" / f"{config}.json", lambda content: _make_tiny(content, settings))
     weights = root / "models" / "model.pt"
-    if name == NAME:
+    if name == NAME and not settings.get("context"):
         write_tiny_weights(weights)
     else:
         _write_weights_of(root / "configs" / "inference.json", weights)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    edit_json(root / "configs" / "metadata.json", lambda metadata: metadata.update(weights_sha256=digest))
+    edit_json(root / "configs" / "metadata.json", lambda metadata: _describe(metadata, digest, settings.get("context")))
     card = root / "docs" / "README.md"
     card.write_text("# Tiny bundle\nFor research, not a medical device.\n")
     return root
@@ -52,6 +52,14 @@ def _make_tiny(content, settings):
     content.update({name: value for name, value in settings.items() if name in content})
     if "mean_hu" in content:  # such a network moves every mean
         content["mean_hu"] = "off"
+
+
+def _describe(metadata, digest, context):
+    metadata["weights_sha256"] = digest
+    if context:
+        channels = {str(channel): f"slice {channel - context:+d}" for channel in range(2 * context + 1)}
+        image = metadata["network_data_format"]["inputs"]["image"]
+        image.update(num_channels=len(channels), channel_def={**channels, str(context): "image"})
 
 
 def _write_weights_of(config: Path, path: Path) -> None:
