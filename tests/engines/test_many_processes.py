@@ -16,9 +16,9 @@ OPTIONS = {"max_epochs": 3, "val_interval": 1, "held_back": 0.2}
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Four patients to train on and one for validation, whose three slices two processes cannot share evenly."""
+    """Twelve patients to train on and three for validation, whose volumes two processes cannot share evenly."""
     root = tmp_path_factory.mktemp("processes")
-    return make_tiny_bundle(root), write_patients(root / "data", 5, slices=3)
+    return make_tiny_bundle(root), write_patients(root / "data", 15, slices=1)
 
 
 @pytest.fixture(scope="module")
