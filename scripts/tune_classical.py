@@ -1,19 +1,23 @@
-"""Choose the parameters of the classical baselines on training data: the ``docs/tuned.json`` of a bundle.
+r"""Choose the parameters of the classical baselines on training data: the ``docs/tuned.json`` of a bundle.
 
     python scripts/tune_classical.py --bundle pet_synthesis_restore_rwkv --data TRAIN -o tuned.json
     python scripts/tune_classical.py --bundle all_in_one_restore_rwkv --modality CT --data TRAIN -o tuned.json
     python scripts/tune_classical.py --bundle NAME --data TRAIN --levels dose=0.1,0.5 -o tuned.json
+    python scripts/tune_classical.py --bundle rgb_deblur_mlff_unet --data TRAIN --levels noise=1,4 \
+        --vary length=12 --vary length=1,sigma=1.5 -o tuned.json
 
 TRAIN is what the bundle was trained on, with whole volumes, so that methods in 3D see neighbors: of it, the patients of
 the training part are used (``--part all``: all there are), degraded as the bundle's ``evaluate.json`` says. A modality
 with noise is degraded at several strengths (``--levels``; by default doses of 0.5, 0.25, 0.1 and DRF 4, 8, 12, 20). All
 degraded volumes are put in the order of their measured noise level and divided into as many groups as there are
-strengths; the geometric mean of a group is its level in the table.
+strengths; the geometric mean of a group is its level in the table. ``--vary`` degrades at each strength in several
+ways, such as motion and Gaussian blur, for one table that fits all of them.
 
 Each method takes the values with the best mean PSNR in the modality's window: first of a coarse grid, then halfway (in
-the logarithm) to its neighbors. Of all tables whose values do not fall as the noise rises, the best one is taken. A
-value at the end of the grid is reported. What is known from how the images were taken, such as the measured part of
-k-space, comes from ``evaluate.json`` and is not tuned. Other modalities in the output file stay there.
+the logarithm) to its neighbors. Of all tables whose values do not fall as the noise rises, the best one is taken; what
+undoes blur does not rise. A value at the end of the grid is reported. What is known from how the images were taken,
+such as the measured part of k-space, comes from ``evaluate.json`` and is not tuned. Other modalities in the output file
+stay there.
 """
 
 import argparse
@@ -121,6 +125,11 @@ def parse_levels(text: str | None) -> list[dict[str, Any]]:
     return [parse_settings([f"{name}={value}"]) for value in values.split(",")]
 
 
+def parse_ways(texts: Sequence[str]) -> list[dict[str, Any]]:
+    """Turn each ``NAME=VALUE,NAME=VALUE`` into settings; no text into no settings."""
+    return [parse_settings(text.split(",")) for text in texts] or [{}]
+
+
 def kept_modalities(path: Path, modality: str) -> dict[str, Any]:
     """Return what an earlier file holds for other modalities."""
     if not path.exists():
@@ -152,6 +161,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="as for medrestore evaluate")
     parser.add_argument("--levels", metavar="NAME=V1,V2,...", help="a setting that makes the noise; empty for none")
+    parser.add_argument("--vary", action="append", default=[], metavar="NAME=VALUE,...", help="one way to degrade")
     parser.add_argument("--note", help="what DATA is, for readers of the file")
     parser.add_argument("--methods", help="names separated by commas; by default those of the bundle's task")
     options = parser.parse_args()
@@ -160,13 +170,14 @@ def main() -> None:
     task = task_of(bundle, modality)
     paired = options.layout not in ("clean", "ixi", "medmnist")
     usual = LEVELS.get(modality) if task in ("denoising", "synthesis") and not paired else None
-    settings = parse_levels(usual if options.levels is None else options.levels)
+    levels = parse_levels(usual if options.levels is None else options.levels)
+    settings = [{**level, **way} for level in levels for way in parse_ways(options.vary)]
     kept = kept_modalities(options.output, modality)
     volumes: list[Volume] = []
     for setting in settings:
         found, modality, known = read_volumes(options, bundle, modality, setting)
         volumes += found
-    groups = group_by_level(volumes, len(settings))
+    groups = group_by_level(volumes, len(levels))
     inputs = [mean_psnr(by_nothing, group.volumes, modality) for group in groups]
     for group, psnr in zip(groups, inputs, strict=True):
         console.print(f"noise level {group.level:g}: input {psnr:.2f} dB, {len(group.volumes)} volumes")

@@ -105,6 +105,9 @@ GRIDS: dict[str, tuple[float, ...]] = {
     "taper": (0.0625, 0.125, 0.25, 0.5, 1.0),
 }
 
+# Parameters that undo blur: the noisier an image, the less of it. All others smooth, and rise with the noise.
+FALLING = ("amount", "iterations")
+
 # Parameters that are known from how an image was taken, and the setting of ``evaluate.json`` that holds them.
 KNOWN: dict[str, str] = {"fraction": "kspace_fraction"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from medrestore_monai.classical.methods import GRIDS
+from medrestore_monai.classical.methods import FALLING, GRIDS
 
 Values = dict[str, float]
 _Key = tuple[tuple[str, float], ...]
@@ -50,6 +50,8 @@ def between(values: Values) -> Iterator[Values]:
 def best_monotone(tried: Sequence[Mapping[_Key, float]]) -> list[Values]:
     """Choose values for each of several noise levels so that no parameter falls as the level rises.
 
+    Those in :data:`~medrestore_monai.classical.methods.FALLING` do not rise.
+
     Args:
         tried: the scores of :class:`Search` at each level, in ascending order; with settings that all have in common.
 
@@ -61,7 +63,7 @@ def best_monotone(tried: Sequence[Mapping[_Key, float]]) -> list[Values]:
     for scores in tried:
         reached: dict[_Key, tuple[float, list[_Key]]] = {}
         for key, score in scores.items():
-            before = [one for end, one in best.items() if _is_at_most(end, key)]
+            before = [one for end, one in best.items() if _in_order(end, key)]
             if before:
                 total, way = max(before, key=lambda one: one[0])
                 reached[key] = (total + score, [*way, key])
@@ -69,5 +71,6 @@ def best_monotone(tried: Sequence[Mapping[_Key, float]]) -> list[Values]:
     return [dict(key) for key in max(best.values(), key=lambda one: one[0])[1]]
 
 
-def _is_at_most(lower: _Key, upper: _Key) -> bool:
-    return all(a <= b for (_, a), (_, b) in zip(lower, upper, strict=False))
+def _in_order(lower: _Key, upper: _Key) -> bool:
+    pairs = zip(lower, upper, strict=False)
+    return all(a >= b if name in FALLING else a <= b for (name, a), (_, b) in pairs)

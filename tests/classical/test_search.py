@@ -52,3 +52,13 @@ def test_of_two_parameters_none_falls():
     low, high = best_monotone([level((3, 0)), level((1, 2))])
     assert low["a"] <= high["a"]
     assert low["b"] <= high["b"]
+
+
+def test_what_undoes_blur_does_not_rise_with_the_noise():
+    def level(best):
+        return {(("amount", value),): -abs(value - best) for value in (0.25, 0.5, 1.0, 2.0)}
+
+    falling = best_monotone([level(2.0), level(0.5)])
+    assert falling == [{"amount": 2.0}, {"amount": 0.5}]
+    low, high = best_monotone([level(0.5), level(2.0)])
+    assert low["amount"] >= high["amount"]
