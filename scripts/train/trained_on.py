@@ -105,7 +105,7 @@ def counts(modality: str, items: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def slices_of(items: Sequence[Mapping[str, Any]]) -> int:
-    return int(sum(item.get("slices", 1) for item in items))
+    return sum(1 if "slice" in item else int(item["slices"]) for item in items)
 
 
 def grids(modality: str, items: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:

@@ -100,6 +100,7 @@ def test_each_modality_of_a_bundle_has_its_own_entry(tmp_path, monkeypatch):
         "MR": "arbitrary units",
         "PT": "SUV",
     }
+    assert [one["slices"] for one in found["modalities"].values()] == [2, 2, 2]
     assert [one["pixel_mm"] for one in found["modalities"].values()] == [[0.7, 0.7], [1.1, 1.1], [4.0, 4.0]]
     assert found["modalities"]["MR"]["degradations"]["kspace_fraction"] == [0.25, 0.25]
     assert found["modalities"]["CT"]["degradations"]["dose"] == [0.1, 0.5]
