@@ -176,7 +176,7 @@ def check_settings(config: str | os.PathLike[str], settings: Mapping[str, Any]) 
 
     Raises:
         ValueError: one is unknown, belongs to another option, is of another kind than what is there, or has a value
-            that the network or a transform of the postprocessing refuses.
+            that the network or a transform of the unscaling refuses.
     """
     parser = read_config(config)
     for name in settings:
@@ -188,11 +188,10 @@ def check_settings(config: str | os.PathLike[str], settings: Mapping[str, Any]) 
         if _top(name) not in (name, "network_def"):
             raise ValueError(f"--set changes values at the top and in network_def, not in {_top(name)}.")
     parser.update(dict(settings))
-    transforms = parser.config.get("postprocessing", {}).get("transforms", ())
+    transforms = parser.config.get("unscaling", {}).get("transforms", ())
     with unwrapped():
-        for index, transform in enumerate(transforms):
-            if "@derivation" not in json.dumps(transform):  # which would read the weights
-                parser.get_parsed_content(f"postprocessing::transforms::{index}")
+        for index in range(len(transforms)):
+            parser.get_parsed_content(f"unscaling::transforms::{index}")
     if any(_top(name) == "network_def" for name in settings):
         _check_network(parser)
 

@@ -145,7 +145,7 @@ def restore(
 def _modality_option(bundle: "Bundle", modality: str | None, config: dict[str, Any]) -> dict[str, Any]:
     """What a bundle of several modalities is told of images that have no DICOM header."""
     known = bundle.modalities
-    steps = config.get("preprocessing", {}).get("transforms", [])
+    steps = config.get("scaling", {}).get("transforms", [])
     if known == ("RGB",) and "modality" in config and not any(step.get("only") for step in steps):
         known = ("RGB", "CT", "MR", "PT")  # pictures, and whatever else can be scaled
     if modality is not None and modality not in known:

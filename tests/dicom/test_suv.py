@@ -294,15 +294,15 @@ def pet_bundle(tmp_path_factory):
     root = make_tiny_bundle(tmp_path_factory.mktemp("bundles"))
 
     def for_pet(config):
-        for part in ("preprocessing", "postprocessing"):  # PET has no values that are outside
+        for part in ("scaling", "unscaling"):  # PET has no values that are outside
             steps = config[part]["transforms"]
             config[part]["transforms"] = [step for step in steps if not step["_target_"].endswith("Outsided")]
-        load, scale = config["preprocessing"]["transforms"]
+        (scale,) = config["scaling"]["transforms"]
         config["suv"] = {}
-        load.update(modality="PT", suv="@suv")
+        config["load"].update(modality="PT", suv="@suv")
         scale["modality"] = "PT"
-        keep = {"_target_": "medrestore_monai.transforms.pet.activity.KeepTotalActivityd", "keys": "pred"}
-        config["postprocessing"]["transforms"].insert(0, keep)
+        keep = {"_target_": "medrestore_monai.transforms.pet_activity.KeepTotalActivityd", "keys": "pred"}
+        config["unscaling"]["transforms"].insert(0, keep)
 
     edit_json(root / "configs" / "inference.json", for_pet)
     return root

@@ -31,7 +31,7 @@ _NUMPY = (
     "sum tan tile transpose uint16 uint32 uint64 uint8 unique var where zeros zeros_like"
 )
 _TORCH = (
-    "Size Tensor abs amax amin arange argmax argmin argsort as_tensor bfloat16 bool cat channels_last "
+    "Generator Size Tensor abs amax amin arange argmax argmin argsort as_tensor bfloat16 bool cat channels_last "
     "channels_last_3d clamp cos device double empty exp eye float float16 float32 float64 flip full half inf int int16 "
     "int32 int64 int8 is_tensor isfinite linspace log long max maximum mean median min minimum nan no_grad ones "
     "ones_like permute pi randn rand round sigmoid sin softmax sqrt squeeze stack std sum tanh tensor uint8 unique "
