@@ -2,6 +2,7 @@
 
 A picture flows one way: read, degrade (training), network, infer, write, report.
 
+- ``restorer``: an opened bundle, :class:`Restorer`; ``degrader``: the same for the degradations.
 - ``intensity``: what a voxel value means; to the range [0, 1] and back without loss.
 - ``dicom``, ``images``: read a series or an image file and check it; write the same kind on the same grid.
 - ``data``: which images there are, how one is read, and where a result is written; ``files``: whole or not at all.
@@ -9,12 +10,44 @@ A picture flows one way: read, degrade (training), network, infer, write, report
 - ``ops``, ``networks``: tensor operators PyTorch lacks, and the networks built from them.
 - ``inferers``, ``losses``, ``metrics``, ``engines``: what MONAI and Ignite lack.
 - ``bundles``: find, check and package bundles, and load their weights.
-- ``restorer``, ``degrader``: run a bundle, or a degradation, on images; ``studies``: on many studies.
-- ``evaluate``, ``report``: score, and show the scores.
+- ``studies``: restore many studies; ``evaluate``, ``report``: score, and show the scores.
 - ``cli``: the ``medrestore`` command; ``label_app``: MONAI Label.
 
 Importing this package imports nothing heavy, compiles nothing and prints nothing.
 For research only: not a medical device.
+
+Examples:
+    >>> from medrestore_monai import list_bundles
+    >>> "ct_denoise_restore_rwkv" in [bundle.name for bundle in list_bundles()]
+    True
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medrestore_monai.bundles import list_bundles
+    from medrestore_monai.degrader import degrade
+    from medrestore_monai.restorer import Restored, Restorer, restore
+
+__all__ = ["Restored", "Restorer", "__version__", "degrade", "list_bundles", "restore"]
 __version__ = "0.1.0"
+
+_PLACES = {
+    "Restored": "restorer",
+    "Restorer": "restorer",
+    "restore": "restorer",
+    "degrade": "degrader",
+    "list_bundles": "bundles",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for: PyTorch and MONAI load only when they are used."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

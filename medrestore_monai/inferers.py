@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any, NamedTuple, cast
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 
 from medrestore_monai.memory import available_bytes, measure_bytes_per_pixel
 from medrestore_monai.neighbors import HALO, SLICE_STEPS, neighbor_numbers
+from medrestore_monai.notes import note
 from medrestore_monai.ops.precision import multiplies_bfloat16
 
 __all__ = ["AutocastInferer", "SliceWiseInferer", "tile_spans", "tiling_error"]
@@ -254,7 +254,7 @@ class SliceWiseInferer(Inferer):
                 f"its slices are {float(steps[steps > 0].median()):.3g} mm apart, where the network knows "
                 f"{low:g} to {high:g} mm"
             )
-        warnings.warn(f"Each slice was restored without its neighbors: {reason}.", stacklevel=3)
+        note(f"Each slice was restored without its neighbors: {reason}.", stacklevel=3)
 
     def _middle(self, batch: Tensor) -> Tensor:
         """The slices themselves of a batch ``(N, C, X, Y)`` that may hold neighbors as channels."""
@@ -268,7 +268,7 @@ class SliceWiseInferer(Inferer):
         quiet = copy.copy(self)
         quiet.progress = False
         largest, mean = (error / self._span() for error in tiling_error(quiet, image, network, *args, **kwargs))
-        warnings.warn(
+        note(
             f"Tiles change the result of this network: in a middle slice by {mean:.3%} of the range on average, "
             f"{largest:.2%} at most.",
             stacklevel=2,
@@ -350,7 +350,7 @@ class SliceWiseInferer(Inferer):
                 f"Restoring a {size[0]}x{size[1]} slice needs about {whole / 1e9:.2f} GB on {device}, "
                 f"{free / 1e9:.2f} GB are free, which is too little even for tiles with a halo of {self.halo} pixels."
             )
-        warnings.warn(
+        note(
             f"A {size[0]}x{size[1]} slice needs about {whole / 1e9:.2f} GB on {device}, {free / 1e9:.2f} GB are free: "
             f"working in tiles of {side} pixels with a halo of {self.halo}. The result differs from that of the whole "
             "slice if the network sees further than the halo.",

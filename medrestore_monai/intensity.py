@@ -6,7 +6,6 @@ carries them past the network.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -17,6 +16,8 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import convert_to_tensor, ensure_tuple
+
+from medrestore_monai.notes import note
 
 __all__ = [
     "INTENSITY_RANGES",
@@ -269,7 +270,7 @@ class ToUnitRanged(MapTransform):
             raise ValueError(str(meta["suv_missing"]))
         if modality == "CT" and meta.get("unit") is None and float(image.min()) >= 0:
             name = meta.get("filename_or_obj", "an image")
-            warnings.warn(f"{name} has no value below 0, though air has -1000 HU: is this CT in HU?", stacklevel=2)
+            note(f"{name} has no value below 0, though air has -1000 HU: is this CT in HU?", stacklevel=2)
         return choose_range(
             image.as_tensor(), modality, meta.get("original_dtype"), meta.get("unit"), meta.get("suv_factor")
         )

@@ -1,258 +1,416 @@
-"""Run a bundle's ``inference.json`` on one image or a thousand, and tell what came of it."""
+"""An opened bundle: restores arrays and tensors in memory, files, DICOM series, and folders of them."""
 
-import json
-import math
+from __future__ import annotations
+
+import copy
 import os
 import re
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser
+from monai.bundle.config_item import ComponentLocator
+from monai.bundle.reference_resolver import ReferenceResolver
 
-from medrestore_monai.bundles import read_config
-from medrestore_monai.data import abandon_slabs
+from medrestore_monai.bundles import DEFAULT_BUNDLE, Bundle, find_bundle, read_config
+from medrestore_monai.bundles.setting_checks import (
+    OWN_OPTIONS,
+    check_device,
+    check_kinds,
+    check_plain,
+    path_text,
+    top_of,
+)
+from medrestore_monai.data import without_offset
 from medrestore_monai.engines.errors import root_cause, unwrapped
+from medrestore_monai.images.in_memory import open_in_memory
+from medrestore_monai.notes import Notes, note
 
-# what has an option of its own on the command line, or is not for users
-_OWN_OPTIONS = {
-    "imports": "the bundle's author",
-    "bundle_root": "--bundle",
-    "dataset_dir": "INPUT",
-    "output_dir": "--output",
-    "weights": "--weights",
-    "device": "--device",
-    "precision": "--precision",
-    "backend": "--backend",
-    "strength": "--strength",
-    "tile": "--tile",
-    "modality": "--modality",
-    "suv": "--suv-factor and what goes with it",
-    "hu_offset": "--hu-offset",
-    "series_uid": "--series",
-    "allow_gaps": "--allow-gaps",
-    "overwrite": "--overwrite",
-    "progress": "the command itself",
+#: Parts of an ``inference.json`` that a restoration runs.
+PARTS = ("network", "load", "scaling", "inferer", "unscaling", "save", "datalist", "evaluator", "run")
+_OF_SUV = {
+    "suv_factor": "factor",
+    "patient_weight": "weight",
+    "injected_dose": "dose",
+    "half_life": "half_life",
+    "injection_time": "injection_time",
 }
+_SYNONYMS = {"PET": "PT", "MRI": "MR", "GRAY": "RGB"}
+# arguments of a run, which are no settings
+_OF_RUN = ("imports", "bundle_root", "dataset_dir", "output_dir", "overwrite", "progress", "_meta_")
+_opening = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Restored:
-    """One image that was restored.
+    """What came of one call of :meth:`Restorer.restore_file`.
 
-    Args:
-        source: the image file, or the folder, file or archive of a DICOM series.
-        output: the restored file, or the folder of the derived series.
+    Attributes:
+        outputs: the restored files, and the folders of derived series.
+        sources: of each of them.
+        notes: what a user should know of the results.
+        seconds: that it took.
+        weights_sha256: of the weights.
+        settings: of the restoration, as a derived series records them.
     """
 
-    source: Path
-    output: Path
+    outputs: tuple[Path, ...]
+    sources: tuple[Path, ...]
+    notes: tuple[str, ...]
+    seconds: float
+    weights_sha256: str
+    settings: Mapping[str, Any]
+
+
+class Restorer:
+    """A bundle that is open: its ``inference.json`` is read and its network is loaded, once.
+
+    Settings of opening are those that the network depends on: ``device``, ``precision``, ``backend``, ``weights``, and
+    values in ``network_def``. All others, such as ``strength``, ``self_ensemble`` and ``tile``, are settings of a call;
+    given here, they hold for all calls. Several threads may use one restorer.
+
+    Args:
+        bundle: the name of a bundle, its folder, or a :class:`~medrestore_monai.bundles.Bundle`; by default the one for
+            CT.
+        device: ``cpu``, ``cuda`` or ``cuda:1``; ``auto`` or ``None`` for what the configuration chooses.
+        precision: ``float32`` or ``bfloat16``; ``None`` for the configuration's.
+        backend: ``torch`` or ``onnx``; ``None`` for the configuration's.
+        weights: a file of weights in place of the bundle's.
+        trust_bundle: run a bundle from elsewhere without a check of its configuration, which is code.
+        settings: values of the configuration by their names; those deeper in it as ``network_def::dim``.
+
+    Raises:
+        ValueError: there is no such bundle or setting, a setting has no such value, or the weights do not fit.
+        RuntimeError: the device is not available.
+
+    Examples:
+        >>> import numpy as np
+        >>> from medrestore_monai import Restorer
+        >>> restorer = Restorer("ct_denoise_restore_rwkv", device="cpu", mean_hu="off")
+        >>> noise = np.random.default_rng(0).normal(0, 40, (64, 48, 2)).astype(np.float32)
+        >>> image = np.where(np.hypot(*np.ogrid[-32:32, -24:24])[..., None] < 20, 40, -1000) + noise
+        >>> restored = restorer(image.astype(np.float32), spacing=(0.7, 0.7, 5))
+        >>> restored.shape, restored.dtype
+        ((64, 48, 2), dtype('float32'))
+        >>> bool(restored[25:40, 20:30].std() < image[25:40, 20:30].std() / 2)
+        True
+    """
+
+    def __init__(
+        self,
+        bundle: str | os.PathLike[str] | Bundle | None = None,
+        *,
+        device: str | None = None,
+        precision: str | None = None,
+        backend: str | None = None,
+        weights: str | os.PathLike[str] | None = None,
+        trust_bundle: bool = False,
+        **settings: Any,
+    ) -> None:
+        self.bundle = bundle if isinstance(bundle, Bundle) else find_bundle(bundle or DEFAULT_BUNDLE)
+        file = self.bundle.config("inference")
+        self._config: dict[str, Any] = {**read_config(file).config, "_meta_": self.bundle.metadata}
+        missing = [part for part in PARTS if part not in self._config]
+        if missing:
+            raise ValueError(
+                f"{file} has no {', '.join(missing)}: bring it to the form of the bundles of this version."
+            )
+        self._locator, self._of_opening = ComponentLocator(), _reached(self._config, "network")
+        if backend == "onnx" and device in (None, "auto"):
+            device = "cpu"
+        given = {"device": device, "precision": precision, "backend": backend, "weights": weights, **settings}
+        self._values = self._checked(given)
+        #: Settings that it was opened with, but for the device and the weights.
+        self.settings = {name: value for name, value in self._values.items() if name not in ("device", "weights")}
+        self._open()
+
+    def _open(self) -> None:
+        values = {"bundle_root": path_text(self.bundle.root), **self._values}
+        parser = self._parser(values)
+        with _opening, unwrapped(), torch.random.fork_rng(devices=[]):  # building a network draws its first weights
+            for part in ("load", "scaling", "inferer", "unscaling"):
+                parser.get_parsed_content(part)
+            if any(top_of(name) == "network_def" for name in self._values):
+                _build_network(parser)
+            network = parser.get_parsed_content("network")
+            self.weights_sha256: str = parser.get_parsed_content("weights_sha256")
+            self.device: torch.device = parser.get_parsed_content("device")
+        changed = {re.sub("#|::", ".", name): value for name, value in self._values.items() if top_of(name) != name}
+        told = {f"derivation::parameters::{name}": value for name, value in changed.items()}
+        opened = {"network": network, "weights_sha256": self.weights_sha256}
+        self._values = {**values, **(told if "derivation" in self._config else {}), **opened}
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities of the images that it restores; ``RGB`` for pictures."""
+        known = self.bundle.modalities
+        steps = self._config["scaling"].get("transforms", [])
+        if known == ("RGB",) and "modality" in self._config and not any(step.get("only") for step in steps):
+            return ("RGB", "CT", "MR", "PT")  # pictures, and whatever else can be scaled
+        return known
+
+    def check(self, **settings: Any) -> None:
+        """Refuse settings of a call before an image is read.
+
+        Raises:
+            ValueError: there is no such setting, it is one of opening, or it has no such value.
+        """
+        parser = self._parser(self._of_call(settings))
+        with unwrapped():
+            for part in ("load", "scaling", "inferer", "unscaling"):
+                parser.get_parsed_content(part)
+
+    def __call__(
+        self,
+        image: Any,
+        *,
+        modality: str | None = None,
+        spacing: Sequence[float] | None = None,
+        slice_axis: int | None = None,
+        suv_factor: float | None = None,
+        progress: bool = False,
+        **settings: Any,
+    ) -> Any:
+        """Restore an image in memory, as a file with the same values would be.
+
+        Integers are rounded and clipped to the range of their type. That and other notes on the result go to the
+        :class:`~medrestore_monai.notes.Notes` of the caller, else they become warnings.
+
+        Args:
+            image: a NumPy array or tensor ``(X, Y[, Z])``, for pictures ``(rows, columns)`` or ``(rows, columns, 3)``;
+                a ``MetaTensor`` ``(C, X, Y[, Z])``; an image of nibabel (NIfTI) or SimpleITK.
+            modality: ``CT``, ``MR`` or ``PT`` of an image for a bundle of several modalities; ``RGB`` for pictures.
+            spacing: mm along each axis of an array; a network that sees neighboring slices needs it.
+            slice_axis: the axis along which the slices of a volume are stacked; the last one by default.
+            suv_factor: SUV per unit of a PET image, which is in SUV already by default.
+            progress: show a progress bar over slices on the standard error stream.
+            settings: of this call.
+
+        Returns:
+            The restored image: the same type, shape, data type, grid, device and meta data.
+
+        Raises:
+            TypeError: ``image`` is something else, or holds no numbers.
+            ValueError: the image or a setting cannot be used.
+            RuntimeError: memory does not suffice.
+        """
+        given = {**settings, "modality": modality, "suv_factor": suv_factor}
+        with Notes() as notes:
+            restored = self._restore(image, self._of_call(given), modality, spacing, slice_axis, progress)
+        for message in notes.messages:
+            note(message)
+        return restored
+
+    def restore_file(
+        self,
+        source: str | os.PathLike[str],
+        output: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        progress: bool = False,
+        **settings: Any,
+    ) -> Restored:
+        """Restore an image file, a DICOM series or a folder of them, as ``medrestore restore`` does.
+
+        Of many images, those before a bad one are finished and stay.
+
+        Args:
+            source: a file, a DICOM series (file, folder, zip) or a folder of any of them; it is never changed.
+            output: a file or folder; see :func:`medrestore_monai.data.plan_outputs`.
+            overwrite: replace outputs that exist.
+            progress: show a progress bar over slices on the standard error stream.
+            settings: of this call, such as ``strength``, ``modality``, ``series_uid`` and ``allow_gaps``.
+
+        Raises:
+            ValueError: the input or a setting cannot be used; nothing was written for that image.
+            FileExistsError: an output exists.
+            OSError: an output cannot be written.
+            RuntimeError: memory does not suffice.
+        """
+        began = time.monotonic()
+        # paths, not texts: MONAI would run a text that starts with "$" as code, and put "::" for "#"
+        places = {"dataset_dir": Path(source), "output_dir": Path(output)}
+        parser = self._parser({**self._of_call(settings), **places, "overwrite": overwrite, "progress": progress})
+        with Notes() as notes, unwrapped():
+            try:
+                for part in ("load", "scaling", "inferer", "unscaling", "evaluator"):
+                    parser.get_parsed_content(part)
+                planned = parser.get_parsed_content("datalist")
+                parser.get_parsed_content("run")
+                derivation = parser.get_parsed_content("derivation") if "derivation" in self._config else None
+            finally:
+                for part in ("load", "save"):
+                    close = getattr(parser.ref_resolver.resolved_content.get(part), "close", None)
+                    if close is not None:
+                        close()
+        sources = {Path(item["output"]): Path(item["image"]) for item in planned}  # slabs of one image have one output
+        return Restored(
+            outputs=tuple(sources),
+            sources=tuple(sources.values()),
+            notes=tuple(notes.messages),
+            seconds=time.monotonic() - began,
+            weights_sha256=self.weights_sha256,
+            settings=dict(getattr(derivation, "parameters", {})),
+        )
+
+    def _restore(
+        self,
+        image: Any,
+        values: Mapping[str, Any],
+        modality: str | None,
+        spacing: Sequence[float] | None,
+        slice_axis: int | None,
+        progress: bool,
+    ) -> Any:
+        pictures = "RGB" in self.modalities and _canonical(modality) in (None, "RGB")
+        only = pictures and (modality is not None or self.modalities == ("RGB",))
+        opened = open_in_memory(image, only, pictures, spacing, slice_axis)
+        meta = opened.meta
+        if only or meta["original_channel_dim"] == 0:
+            meta["modality"] = "RGB" if meta["original_channel_dim"] == 0 else "GRAY"
+        parser = self._parser({**values, "progress": progress})
+        with unwrapped(), torch.no_grad():
+            load, scaling, inferer, unscaling = (
+                parser.get_parsed_content(part) for part in ("load", "scaling", "inferer", "unscaling")
+            )
+            said = getattr(load, "modality", None)
+            if None not in (said, meta.get("modality")) and said != meta["modality"]:
+                raise ValueError(f"the image is of modality {meta['modality']}, where {said} is expected.")
+            item = scaling({"image": load.take(opened.array, meta)})
+            amp = bool(parser.get_parsed_content("amp")) if "amp" in self._config else False
+            with torch.autocast("cuda", enabled=amp and self.device.type == "cuda"):
+                pred = inferer(item["image"][None], self._values["network"])[0]
+            restored = unscaling({**item, "pred": pred})["pred"]
+            array = without_offset(restored.detach().cpu().numpy(), item["image"].meta)
+        return opened.like(array if meta["original_channel_dim"] == 0 else array[0])
+
+    def _parser(self, values: Mapping[str, Any]) -> ConfigParser:
+        """Return the configuration with other values; what was loaded at opening is among them."""
+        parser = ConfigParser(copy.deepcopy(self._config))
+        parser.locator = self._locator  # it has looked through MONAI's modules already
+        parser.update({**self._values, **values})
+        return parser
+
+    def _of_call(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        values = self._checked(settings)
+        for name in values:
+            if top_of(name) in self._of_opening:
+                raise ValueError(f"{name} is set when the bundle is opened: Restorer(..., {top_of(name)}=...).")
+        return values
+
+    def _checked(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Turn settings into values of the configuration.
+
+        Raises:
+            ValueError: there is no such setting, or it has no such value.
+            RuntimeError: a device is not there.
+        """
+        given = {name: value for name, value in settings.items() if value is not None}
+        values: dict[str, Any] = {}
+        device = given.pop("device", "auto")
+        if device != "auto":
+            check_device(device)
+            values["device"] = f"$torch.device({device!r})"
+        if "weights" in given:
+            values["weights"] = Path(given.pop("weights"))
+        values |= self._modality(given.pop("modality", None), given) | self._suv(given)
+        name = self.bundle.config("inference").name
+        unknown = sorted(one for one in given if top_of(one) not in self._config or top_of(one) in _OF_RUN)
+        if unknown:
+            raise ValueError(f"{name} has no option {', '.join(unknown)}.")
+        if not re.fullmatch(r"[0-9.]*", str(given.get("series_uid", ""))):  # it may come from a file
+            raise ValueError(f"a SeriesInstanceUID has digits and dots only, got {given['series_uid']!r}.")
+        plain = {one: value for one, value in given.items() if one not in OWN_OPTIONS and not _is_sequence(value)}
+        check_kinds(name, self._parser_of_config(), plain, fractions=False)
+        for one, value in given.items():
+            if top_of(one) not in (one, "network_def"):
+                raise ValueError(f"settings are values at the top and in network_def, not in {top_of(one)}.")
+            for part in value if _is_sequence(value) else (value,):
+                check_plain(one, part)
+        return {**values, **given}
+
+    def _parser_of_config(self) -> ConfigParser:
+        return ConfigParser(copy.deepcopy(self._config))
+
+    def _modality(self, modality: str | None, given: dict[str, Any]) -> dict[str, Any]:
+        """Take the modality that files without a header, and arrays, are said to have."""
+        known, said = self.modalities, _canonical(modality)
+        if said is not None and said not in known:
+            raise ValueError(f"{self.bundle.name} restores {', '.join(known)}, not {modality}.")
+        if "hu_offset" in given and ("hu_offset" not in self._config or said not in (None, "CT")):
+            raise ValueError(f"hu_offset is for CT, not for {said or ', '.join(known)}.")
+        return {"modality": said} if said not in (None, "RGB") and len(known) > 1 else {}
+
+    def _suv(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Take the settings that SUV are worked out with out of those given."""
+        suv = {field: given.pop(name) for name, field in _OF_SUV.items() if name in given}
+        suv = {**given.pop("suv", {}), **suv}
+        if suv and "suv" not in self._config:
+            raise ValueError(f"suv_factor and what goes with it are for PET; {self.bundle.name} does not restore PET.")
+        return {"suv": suv} if suv else {}
 
 
 def restore(
     source: str | os.PathLike[str],
     output: str | os.PathLike[str],
-    config: str | os.PathLike[str],
+    bundle: str | os.PathLike[str] | Bundle | None = None,
     *,
-    device: str = "auto",
     overwrite: bool = False,
-    **overrides: Any,
-) -> list[Restored]:
-    """Restore an image, a DICOM series or a folder of them with a bundle.
-
-    Of many images, those before a bad one are finished and stay.
-
-    Args:
-        source: a file, a DICOM series (file, folder, zip) or a folder of any of them; it is never changed.
-        output: a file or folder; see :func:`medrestore_monai.data.plan_outputs`.
-        config: the bundle's ``inference.json``; it is run as it is, with the weights of the bundle it lies in.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
-        overwrite: replace outputs that exist.
-        overrides: values of the configuration, such as ``strength=0.5`` or, deeper in it, ``network_def::dim``;
-            ``weights`` and ``bundle_root`` are paths, whatever letters they have.
-
-    Returns:
-        What was restored, in order.
-
-    Raises:
-        ValueError: the input, an option or the weights cannot be used; nothing was written for that image.
-        FileExistsError: an output exists.
-        OSError: an output cannot be written.
-        RuntimeError: the device is not available, or memory does not suffice.
-    """
-    if "weights" in overrides:
-        overrides["weights"] = Path(overrides["weights"])
-    check_options(config, device, **overrides)
-    overrides["bundle_root"] = path_text(overrides.get("bundle_root", Path(config).resolve().parents[1]))
-    if device != "auto":
-        overrides["device"] = f"$torch.device({device!r})"
-    overrides |= _told_of_deeper_values(config, overrides)
-    with unwrapped():
-        workflow = ConfigWorkflow(
-            config_file=str(config),
-            meta_file=str(Path(config).parent / "metadata.json"),
-            logging_file=False,
-            workflow_type="inference",
-            # paths, not texts: MONAI would run a text that starts with "$" as code, and put "::" for "#"
-            dataset_dir=Path(source),
-            output_dir=Path(output),
-            overwrite=overwrite,
-            **overrides,
-        )
-        try:
-            workflow.initialize()
-            planned = workflow.parser.get_parsed_content("datalist")
-            workflow.run()
-        finally:
-            abandon_slabs()
-    sources = {item["output"]: item["image"] for item in planned}  # slabs of one image have one output
-    return [Restored(Path(image), Path(result)) for result, image in sources.items()]
-
-
-def path_text(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return what becomes the text of a path in a configuration, letter by letter: of texts, MONAI changes some."""
-    return {"_target_": "os.fspath", "path": Path(path)}
-
-
-def check_options(config: str | os.PathLike[str], device: str = "auto", **overrides: Any) -> None:
-    """Refuse options that cannot be used whatever the images are, before one of them is read.
+    progress: bool = False,
+    **settings: Any,
+) -> Restored:
+    """Open a bundle and restore a file, a DICOM series or a folder of them; for more than one, keep a Restorer.
 
     Args:
-        config: as for :func:`restore`.
-        device: as for :func:`restore`.
-        overrides: as for :func:`restore`.
+        source: see :meth:`Restorer.restore_file`.
+        output: see :meth:`Restorer.restore_file`.
+        bundle: see :class:`Restorer`.
+        overwrite: see :meth:`Restorer.restore_file`.
+        progress: see :meth:`Restorer.restore_file`.
+        settings: of opening and of the call.
 
     Raises:
-        ValueError: the configuration has no such option, or a value is out of its range.
-        RuntimeError: the device is not available.
+        ValueError: see :class:`Restorer` and :meth:`Restorer.restore_file`.
+        OSError: see :meth:`Restorer.restore_file`.
+        RuntimeError: see :class:`Restorer` and :meth:`Restorer.restore_file`.
     """
-    if device != "auto":
-        _check_device(device)
-    # MONAI would run a text that starts with "$" as code, and a UID may come from a file
-    if not re.fullmatch(r"[0-9.]*", overrides.get("series_uid", "")):
-        raise ValueError(f"a SeriesInstanceUID has digits and dots only, got {overrides['series_uid']!r}.")
-    with unwrapped():
-        parser = read_config(config)
-        unknown = sorted(name for name in overrides if re.split("#|::", name)[0] not in parser.config)
-        if unknown:
-            raise ValueError(f"{Path(config).name} has no option {', '.join(unknown)}.")
-        parser.update(overrides)
-        parser.get_parsed_content("inferer")
+    return Restorer(bundle, **settings).restore_file(source, output, overwrite=overwrite, progress=progress)
 
 
-def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
-    """Turn ``dose=0.1`` into a value by name; what is no JSON value stays a text.
-
-    Raises:
-        ValueError: there is no ``=`` in it, or the value is no number, ``true``, ``false`` or plain text.
-    """
-    settings: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not (name and equals):
-            raise ValueError(f"a setting is NAME=VALUE, got {text!r}.")
-        try:
-            settings[name] = json.loads(value)
-        except ValueError:
-            settings[name] = value
-        _check_plain(name, settings[name])
-    return settings
+def _canonical(modality: str | None) -> str | None:
+    return None if modality is None else _SYNONYMS.get(modality.upper(), modality.upper())
 
 
-def _check_plain(name: str, value: Any) -> None:
-    if not isinstance(value, bool | int | float) and (not isinstance(value, str) or re.search(r"[$@%]", value)):
-        # MONAI would run such a text as code
-        raise ValueError(f"the setting {name} must be a number or a plain text, got {value!r}.")
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, list | tuple)
 
 
-def check_settings(config: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
-    """Refuse settings that a configuration does not have, or that are of another kind there.
-
-    Args:
-        config: a bundle's ``inference.json``.
-        settings: of :func:`parse_settings`.
-
-    Raises:
-        ValueError: one is unknown, belongs to another option, is of another kind than what is there, or has a value
-            that the network or a transform of the unscaling refuses.
-    """
-    parser = read_config(config)
-    for name in settings:
-        top = _top(name)
-        if top in _OWN_OPTIONS:
-            raise ValueError(f"{top} is not set by --set but by {_OWN_OPTIONS[top]}.")
-    check_kinds(Path(config).name, parser, settings, fractions=False)
-    for name in settings:
-        if _top(name) not in (name, "network_def"):
-            raise ValueError(f"--set changes values at the top and in network_def, not in {_top(name)}.")
-    parser.update(dict(settings))
-    transforms = parser.config.get("unscaling", {}).get("transforms", ())
-    with unwrapped():
-        for index in range(len(transforms)):
-            parser.get_parsed_content(f"unscaling::transforms::{index}")
-    if any(_top(name) == "network_def" for name in settings):
-        _check_network(parser)
+def _reached(config: Mapping[str, Any], name: str) -> set[str]:
+    """Return the keys at the top of a configuration that one of them refers to, directly or not."""
+    found: set[str] = set()
+    todo = [name]
+    while todo:
+        key = todo.pop()
+        if key not in found:
+            found.add(key)
+            for text in _texts(config.get(key)):
+                todo += [top_of(reference) for reference in ReferenceResolver.match_refs_pattern(text)]
+    return found
 
 
-def check_kinds(file: str, parser: ConfigParser, settings: Mapping[str, Any], fractions: bool = True) -> None:
-    """Refuse settings that are no plain value of a configuration, or of another kind than it: switch, number, text.
-
-    Args:
-        file: its name, for messages.
-        parser: has read it.
-        settings: of :func:`parse_settings`.
-        fractions: allow 1.5 where the configuration has a whole number.
-
-    Raises:
-        ValueError: so it is; the message names the values that can be set.
-    """
-    plain = {name: value for name, value in parser.config.items() if _is_plain(value) and name not in _OWN_OPTIONS}
-    for name, value in settings.items():
-        _check_plain(name, value)
-        nested = _top(name) != name
-        known = parser.get(name) if nested else plain.get(name)
-        # a network has parameters that its configuration does not name
-        free = nested and known is None and _top(name) == "network_def" and "network_def" in parser.config
-        if not free and (not _is_plain(known) or "_" in [part[:1] for part in re.split("#|::", name)]):
-            raise ValueError(f"{file} has no value {name} to set; it has {', '.join(plain)}.")
-        kind = _kind_of(known, fractions)
-        if not free and not _fits(value, kind):
-            raise ValueError(f"the setting {name} is {kind}, got {value!r}.")
-
-
-def _told_of_deeper_values(config: str | os.PathLike[str], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes derived images tell the values deeper in the configuration that are not those of the bundle."""
-    told = {re.sub("#|::", ".", name): value for name, value in overrides.items() if _top(name) != name}
-    parameters = json.loads(Path(config).read_text(encoding="utf-8")).get("derivation", {}).get("parameters", {})
-    return {"derivation::parameters": {**parameters, **told}} if told and parameters else {}
-
-
-def _top(name: str) -> str:
-    return re.split("#|::", name)[0]
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, bool | int | float | str) and not str(value).startswith(("$", "@"))
-
-
-def _kind_of(value: Any, fractions: bool) -> str:
-    if isinstance(value, bool):
-        return "true or false"
+def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
-        return "a text"
-    return "a number" if fractions or isinstance(value, float) else "a whole number"
+        yield value
+    for child in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        yield from _texts(child)
 
 
-def _fits(value: Any, kind: str) -> bool:
-    if isinstance(value, bool | str):
-        return kind == ("true or false" if isinstance(value, bool) else "a text")
-    whole = isinstance(value, int)
-    return kind in ("a number", "a whole number") if whole else kind == "a number" and math.isfinite(value)
-
-
-def _check_network(parser: ConfigParser) -> None:
+def _build_network(parser: ConfigParser) -> None:
     """Build the network of a configuration, to see whether its parameters can be.
 
     Raises:
@@ -264,10 +422,3 @@ def _check_network(parser: ConfigParser) -> None:
     except Exception as error:  # whatever a network raises for what it does not know
         reason = " ".join(str(root_cause(error)).split())[:200]
         raise ValueError(f"there is no network with these settings: {reason}") from error
-
-
-def _check_device(device: str) -> None:
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {device!r}.")
-    if device != "cpu" and (torch.device(device).index or 0) >= torch.cuda.device_count():
-        raise RuntimeError(f"there is no device {device} here: PyTorch finds {torch.cuda.device_count()} CUDA devices.")

@@ -75,7 +75,9 @@ def child(case: str, context: int, volume: Path, threads: int) -> Run:
         weights = Path(folder, "model.pt")
         write_weights(weights, config, context)
         begin = time.process_time()
-        restore(volume, Path(folder, "out.nii"), config, device="cpu", weights=weights, context=context, **settings)
+        restore(
+            volume, Path(folder, "out.nii"), CASES[case][0], device="cpu", weights=weights, context=context, **settings
+        )
         seconds = time.process_time() - begin
     return Run(context, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 

@@ -21,10 +21,9 @@ from rich.console import Console
 from rich.table import Table
 from scipy.ndimage import binary_erosion, gaussian_filter, gaussian_gradient_magnitude
 
-from medrestore_monai.bundles import find_bundle
+from medrestore_monai import Restorer
 from medrestore_monai.dicom import read_series
 from medrestore_monai.metrics import slice_scores
-from medrestore_monai.restorer import restore
 
 WINDOW = (-160.0, 240.0)
 
@@ -64,24 +63,14 @@ def main() -> None:
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--self-ensemble", type=int, default=1)
     options = parser.parse_args()
-    extra = {"weights": str(options.weights.absolute())} if options.weights else {}
-    config = find_bundle(options.bundle).config("inference")
+    restorer = Restorer(options.bundle, precision=options.precision, weights=options.weights)
     rows: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
     gains: dict[str, list[float]] = defaultdict(list)
     for quarter in sorted(options.pairs.glob("*/quarter_*")):
         kernel = quarter.name.removeprefix("quarter_")
         target = options.output / quarter.parent.name / kernel
-        restore(
-            quarter,
-            target,
-            config,
-            overwrite=True,
-            allow_gaps=True,
-            progress=True,
-            precision=options.precision,
-            self_ensemble=options.self_ensemble,
-            **extra,
-        )
+        options_of_call = {"allow_gaps": True, "self_ensemble": options.self_ensemble}
+        restorer.restore_file(quarter, target, overwrite=True, progress=True, **options_of_call)
         places = quarter, target, quarter.with_name(f"full_{kernel}")
         given, restored, truth = (read_series(place, allow_gaps=True).array for place in places)
         for name in (kernel, "all"):

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medrestore_monai.bundles import find_bundle
 from medrestore_monai.data import is_image_file
 from medrestore_monai.dicom import read_series
 from medrestore_monai.images import read_image
@@ -41,7 +40,7 @@ def measure(volume: np.ndarray, bundle: str) -> np.ndarray:
     with tempfile.TemporaryDirectory() as folder:
         before, after = (Path(folder) / f"{name}.npy" for name in ("before", "after"))
         np.save(before, volume)
-        restore(before, after, find_bundle(bundle).config("inference"), device="cpu", mean_hu="off")
+        restore(before, after, bundle, device="cpu", mean_hu="off")
         restored = np.load(after)
     return body_mean_shift(torch.from_numpy(volume)[None], torch.from_numpy(restored)[None]).numpy()
 

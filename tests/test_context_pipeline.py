@@ -30,8 +30,8 @@ def in_order(folder):
 
 
 def run(place, output, source="pet", **settings):
-    config = place / "pet_synthesis_restore_rwkv" / "configs" / "inference.json"
-    restore(place / source, output, config, overwrite=True, **settings)
+    bundle = place / "pet_synthesis_restore_rwkv"
+    restore(place / source, output, bundle, overwrite=True, **settings)
     return np.stack([pydicom.dcmread(path).pixel_array for path in sorted(output.iterdir())])
 
 
@@ -65,8 +65,8 @@ def test_neighbors_change_the_result_and_context_0_is_without(place, whole, tmp_
     single.mkdir()
     file = in_order(place / "pet")[4]
     (single / file.name).write_bytes(file.read_bytes())
-    config = place / "pet_synthesis_restore_rwkv" / "configs" / "inference.json"
-    restore(single, tmp_path / "one", config)
+    bundle = place / "pet_synthesis_restore_rwkv"
+    restore(single, tmp_path / "one", bundle)
     (one,) = (pydicom.dcmread(path).pixel_array for path in (tmp_path / "one").iterdir())
     assert np.abs(one.astype(int) - alone[4]).max() <= 1  # a slice alone is one whose neighbors are copies
 
@@ -83,14 +83,12 @@ def test_the_header_names_the_slices_that_took_part(place, whole, tmp_path):
 
 
 def test_slices_too_far_apart_are_restored_alone_with_a_note(place, tmp_path):
-    config = place / "pet_synthesis_restore_rwkv" / "configs" / "inference.json"
+    bundle = place / "pet_synthesis_restore_rwkv"
     volume = np.random.default_rng(1).random((24, 24, 5)).astype(np.float32)
     nib.save(nib.Nifti1Image(volume, np.diag([3.0, 3.0, 9.0, 1.0])), tmp_path / "far.nii")
-    with pytest.warns(
-        UserWarning, match="without its neighbors: its slices are 9 mm apart, where the network knows 2 to 5"
-    ):
-        restore(tmp_path / "far.nii", tmp_path / "out.nii", config)
-    restore(tmp_path / "far.nii", tmp_path / "alone.nii", config, context=0)
+    (note,) = restore(tmp_path / "far.nii", tmp_path / "out.nii", bundle).notes
+    assert "without its neighbors: its slices are 9 mm apart, where the network knows 2 to 5" in note
+    restore(tmp_path / "far.nii", tmp_path / "alone.nii", bundle, context=0)
     far, alone = (nib.load(tmp_path / name).get_fdata() for name in ("out.nii", "alone.nii"))
     np.testing.assert_allclose(far, alone, atol=1e-5)
 
@@ -102,8 +100,8 @@ def test_a_volume_cut_in_two_with_halo_agrees(place, whole, tmp_path):
         (tmp_path / name).mkdir()
         for file in files[part]:
             (tmp_path / name / file.name).write_bytes(file.read_bytes())
-        config = place / "pet_synthesis_restore_rwkv" / "configs" / "inference.json"
-        restore(tmp_path / name, tmp_path / f"{name}_out", config)
+        bundle = place / "pet_synthesis_restore_rwkv"
+        restore(tmp_path / name, tmp_path / f"{name}_out", bundle)
         stored = [pydicom.dcmread(path).pixel_array for path in sorted((tmp_path / f"{name}_out").iterdir())]
         first = part.start
         kept = stored[inner.start - first : None if inner.stop is None else inner.stop - first]

@@ -48,10 +48,10 @@ def test_configurations_and_metadata_agree_on_the_neighbors(name):
     for file in ("train", "inference", "evaluate"):
         parts = [configs[file][part] for part in ("network_def", "inferer")]
         assert [part["context"] for part in parts] == ["@context"] * 2
-    assert "'context': '@context'" in str(configs["inference"]["preprocessing"])  # slabs are read with neighbors
-    for part in ("preprocessing", "postprocessing"):
+    assert configs["inference"]["load"]["context"] == "@context"  # slabs are read with neighbors
+    for part in ("scaling", "unscaling"):
         names = [transform["_target_"] for transform in configs["inference"][part]["transforms"]]
-        assert ("medrestore_monai.transforms.HaloCropd" in names[:1]) == (part == "postprocessing")
+        assert ("medrestore_monai.transforms.HaloCropd" in names[:1]) == (part == "unscaling")
     assert configs["inference"]["derivation"]["neighbors"] == "@context"
     assert configs["inference"]["derivation"]["parameters"]["context"] == "@context"
 

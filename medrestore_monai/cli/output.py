@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from medrestore_monai.files import UsageError
+from medrestore_monai.notes import Notes
 
 USAGE, BAD_DATA = 2, 3
 RESEARCH = "For research, not a medical device."
@@ -31,17 +32,19 @@ def fail(message: str, code: int = BAD_DATA) -> typer.Exit:
 @contextmanager
 def reported(code: int = BAD_DATA) -> Iterator[None]:
     """Turn what a user can mend into one sentence and an exit code; let our own mistakes through."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), Notes(_print_note):
         warnings.filterwarnings("ignore", module=r"(monai|ignite|torch|pydicom)\b")
-        warnings.showwarning = lambda message, *_: errors.print(
-            f"[yellow]Note:[/yellow] {escape(str(message))}", soft_wrap=True
-        )
+        warnings.showwarning = lambda message, *_: _print_note(str(message))
         try:
             yield
         except (FileExistsError, UsageError) as error:
             raise fail(_sentence(error), USAGE) from error
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
             raise fail(_sentence(error), code) from error
+
+
+def _print_note(message: str) -> None:
+    errors.print(f"[yellow]Note:[/yellow] {escape(message)}", soft_wrap=True)
 
 
 def _sentence(error: BaseException) -> str:

@@ -1,6 +1,5 @@
 """``medrestore restore``: one image or series, or all studies of a folder."""
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +17,7 @@ from medrestore_monai.cli.options import (
 from medrestore_monai.cli.output import RESEARCH, USAGE, console, printable, reported
 
 if TYPE_CHECKING:
-    from medrestore_monai.bundles import Bundle
+    from medrestore_monai.restorer import Restorer
 
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace an output that exists; of many studies, those restored otherwise.")
@@ -91,124 +90,68 @@ def restore(
     check_source(source)
     # PyTorch then asks Linux for large pages: a seventh less time for volumes, a tenth more memory
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    suv = {
-        "factor": suv_factor,
-        "weight": patient_weight,
-        "dose": injected_dose,
-        "half_life": half_life,
-        "injection_time": injection_time,
-    }
     with reported(USAGE):
-        from medrestore_monai.bundles import PRECISIONS, check_backend, find_bundle
+        from medrestore_monai.bundles.setting_checks import parse_settings, refuse_own_options
         from medrestore_monai.data import check_folder
-        from medrestore_monai.restorer import check_options, check_settings, parse_settings
+        from medrestore_monai.restorer import Restorer
+        from medrestore_monai.studies import device_of_process
 
         if dry_run and series:
             raise ValueError("--dry-run lists studies and --series names one series: give one of the two.")
         if source.is_dir():
             check_folder(source, output)
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
-        options: dict[str, Any] = {"strength": strength, "series_uid": series or "", "allow_gaps": allow_gaps}
-        options |= {"progress": True, "precision": precision, **_suv_options(suv)}
-        if backend != "torch":
-            device = "cpu" if device == "auto" else device
-            check_backend(backend, device, precision)
-            options["backend"] = backend
-        if tile is not None:
-            options["tile"] = tile
-        if weights is not None:
-            if not weights.is_file():
-                raise ValueError(f"the weight file {weights} is missing.")
-            options["weights"] = weights
-        found = find_bundle(bundle)
-        config = json.loads(found.config("inference").read_text(encoding="utf-8"))
-        if "suv" in options and "suv" not in config:
-            raise ValueError(f"--suv-factor and what goes with it are for PET; {found.name} does not restore PET.")
-        if hu_offset is not None:
-            if "hu_offset" not in config or modality not in (None, "CT"):
-                raise ValueError(f"--hu-offset is for CT, not for {modality or ', '.join(found.modalities)}.")
-            options["hu_offset"] = hu_offset
-        options |= _modality_option(found, modality, config)
         changes = parse_settings(settings or [])
-        check_settings(found.config("inference"), changes)
-        options |= changes
-        check_options(found.config("inference"), device=device, **options)
+        refuse_own_options(changes)
+        options: dict[str, Any] = {
+            "strength": strength,
+            "tile": tile,
+            "modality": modality,
+            "suv_factor": suv_factor,
+            "patient_weight": patient_weight,
+            "injected_dose": injected_dose,
+            "injection_time": injection_time,
+            "half_life": half_life,
+            "hu_offset": hu_offset,
+            "series_uid": series or "",
+            "allow_gaps": allow_gaps,
+            **changes,
+        }
+        restorer = Restorer(
+            bundle, device=device_of_process(device), precision=precision, backend=backend, weights=weights, **options
+        )
     with reported():
-        code = _restore_many(source, output, found, device, overwrite, dry_run, options)
+        code = None if series else _restore_many(source, output, restorer, overwrite, dry_run)
         if code is None:
-            code = _restore_one(source, output, found, device, overwrite, options)
+            code = _restore_one(source, output, restorer, overwrite)
     if code:  # not within: it is an error of its own kind
         raise typer.Exit(code)
 
 
-def _modality_option(bundle: "Bundle", modality: str | None, config: dict[str, Any]) -> dict[str, Any]:
-    """What a bundle of several modalities is told of images that have no DICOM header."""
-    known = bundle.modalities
-    steps = config.get("scaling", {}).get("transforms", [])
-    if known == ("RGB",) and "modality" in config and not any(step.get("only") for step in steps):
-        known = ("RGB", "CT", "MR", "PT")  # pictures, and whatever else can be scaled
-    if modality is not None and modality not in known:
-        raise ValueError(f"{bundle.name} restores {', '.join(known)}, not {modality}.")
-    return {"modality": modality} if modality not in (None, "RGB") and len(known) > 1 else {}
+def _restore_one(source: Path, output: Path, restorer: "Restorer", overwrite: bool) -> int:
+    from medrestore_monai.studies import shard
 
-
-def _suv_options(suv: dict[str, Any]) -> dict[str, Any]:
-    """The options that were given; bad values are refused before a bundle is read."""
-    given = {name: value for name, value in suv.items() if value is not None}
-    if not given:
-        return {}
-    from medrestore_monai.dicom import SUVOptions
-
-    SUVOptions.of(given)
-    return {"suv": given}
-
-
-def _restore_one(
-    source: Path, output: Path, bundle: "Bundle", device: str, overwrite: bool, options: dict[str, Any]
-) -> int:
-    from medrestore_monai.restorer import restore as run
-
-    results = run(source, output, bundle.config("inference"), device=device, overwrite=overwrite, **options)
-    for result in results:
-        console.print(printable(f"{result.source} -> {result.output}"), soft_wrap=True, markup=False)
-    summary = f"Restored {len(results)} image(s) with {bundle.name}. {RESEARCH}"
+    if shard()[0]:  # of a torchrun, the first process restores it
+        return 0
+    result = restorer.restore_file(source, output, overwrite=overwrite, progress=True)
+    for image, restored in zip(result.sources, result.outputs, strict=True):
+        console.print(printable(f"{image} -> {restored}"), soft_wrap=True, markup=False)
+    summary = f"Restored {len(result.outputs)} image(s) with {restorer.bundle.name}. {RESEARCH}"
     console.print(summary, soft_wrap=True, markup=False)
     return 0
 
 
-def _restore_many(
-    source: Path,
-    output: Path,
-    bundle: "Bundle",
-    device: str,
-    overwrite: bool,
-    dry_run: bool,
-    options: dict[str, Any],
-) -> int | None:
+def _restore_many(source: Path, output: Path, restorer: "Restorer", overwrite: bool, dry_run: bool) -> int | None:
     """Restore all studies of a source and return the exit code; ``None`` where there is one image to restore."""
     from medrestore_monai import studies as many
     from medrestore_monai.cli.studies import show_plan, show_results, told
 
-    if options["series_uid"]:
-        return 0 if many.shard()[0] else None  # of a torchrun, the first process restores it
-    modalities = many.modalities_of(bundle)
-    listed = many.list_studies(source, modalities)
+    job = many.make_job(source, output, restorer, overwrite)
+    listed = many.list_studies(source, job.modalities)
     if not many.are_many(listed, output) and not dry_run:
-        return 0 if many.shard()[0] else None  # of a torchrun, the first process restores it
-    job = many.Job(
-        source,
-        output,
-        bundle.config("inference"),
-        many.settings_of(bundle, options),
-        options,
-        device,
-        overwrite,
-        modalities,
-    )
+        return None
     if dry_run:
         show_plan(job, listed)
         return 0
     with told(len(listed)) as report:
         records = many.restore_studies(job, listed, report)
-    return show_results(records, job, bundle.name)
+    return show_results(records, job, restorer.bundle.name)

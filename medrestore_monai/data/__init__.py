@@ -23,8 +23,8 @@ from medrestore_monai.data.find import (
     is_picture,
     walk_folders,
 )
-from medrestore_monai.data.loading import LoadImageOrSeriesd, forget
-from medrestore_monai.data.outputs import SaveLikeSourced, abandon_slabs, check_folder, plan_outputs
+from medrestore_monai.data.loading import LoadImageOrSeriesd, without_offset
+from medrestore_monai.data.outputs import SaveLikeSourced, check_folder, plan_outputs
 from medrestore_monai.data.pairs import gopro, low_dose_ct, paired_folders, realblur
 from medrestore_monai.data.parts import PatientSplit, read_split, split_by_patient
 
@@ -34,11 +34,9 @@ __all__ = [
     "LoadImageOrSeriesd",
     "PatientSplit",
     "SaveLikeSourced",
-    "abandon_slabs",
     "check_folder",
     "check_items",
     "find_images",
-    "forget",
     "gopro",
     "is_archive",
     "is_image_file",
@@ -55,4 +53,5 @@ __all__ = [
     "training_slices",
     "training_volumes",
     "walk_folders",
+    "without_offset",
 ]

@@ -5,7 +5,6 @@ patient, and ``DIR/<patient>/...`` keeps all images of a patient on one side of 
 """
 
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from medrestore_monai.dicom import DicomError, find_series
 from medrestore_monai.dicom.files import NoImageError, begins_as_dicom
 from medrestore_monai.files import walk
 from medrestore_monai.images import KINDS
+from medrestore_monai.notes import note
 
 IMAGE_SUFFIXES = tuple(KINDS)
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -130,7 +130,7 @@ def find_images(folder: str | os.PathLike[str], problems: list[str] | None = Non
         items += [_item(path, root) for path in found]
     if pictures:
         more = f" and {len(pictures) - 1} more" * (len(pictures) > 1)
-        warnings.warn(f"{pictures[0]}{more} passed over: pictures beside DICOM files count as previews.", stacklevel=2)
+        note(f"{pictures[0]}{more} passed over: pictures beside DICOM files count as previews.", stacklevel=2)
     if not items and not problems:
         raise ValueError(f"{root} holds no image: no DICOM series, NIfTI, PNG, JPEG, TIFF or NumPy file.")
     return sorted(items, key=lambda item: (item["name"], item["series_uid"]))

@@ -1,7 +1,9 @@
 """How one image of a list becomes a tensor: an image file, a DICOM series, or a slice of one."""
 
-import functools
-from collections.abc import Mapping
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from medrestore_monai.images import read_image, read_picture_set
 from medrestore_monai.intensity import choose_range
 from medrestore_monai.neighbors import HALO, SLICE_STEPS, steps_of_affine
 
-__all__ = ["LoadImageOrSeriesd", "forget"]
+__all__ = ["LoadImageOrSeriesd", "without_offset"]
 
 
 def _is_color(meta: Mapping[str, Any]) -> bool:
@@ -26,29 +28,33 @@ def _is_color(meta: Mapping[str, Any]) -> bool:
     return bool(meta["original_channel_dim"] == 0)
 
 
-# slices of one volume, or of a pair of volumes, are asked for one after the other
-_open_series = functools.lru_cache(maxsize=2)(
-    lambda path, uid, modality, allow_gaps: read_series(path, uid or None, modality, allow_gaps)
-)
-_open_image = functools.lru_cache(maxsize=2)(read_image)
-_open_pictures = functools.lru_cache(maxsize=2)(read_picture_set)
+class _Kept:
+    """The newest results of reading: slices of one volume, or of a pair of volumes, come one after the other.
 
+    Args:
+        count: how many to keep.
+    """
 
-@functools.lru_cache(maxsize=8)
-def _series_range(path: Path, uid: str, modality: str | None, allow_gaps: bool) -> list[float]:
-    series = _open_series(path, uid, modality, allow_gaps)
-    return _mr_range(series.slab(0, series.shape[2]))
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self.clear()
 
+    def get(self, key: Hashable, read: Callable[[], Any]) -> Any:
+        """Return what is kept under ``key``, else what ``read`` returns."""
+        with self._lock:
+            value = self._results.pop(key) if key in self._results else read()
+            self._results[key] = value  # the newest is the last
+            while len(self._results) > self._count:
+                del self._results[next(iter(self._results))]
+            return value
 
-@functools.lru_cache(maxsize=8)
-def _file_range(path: Path) -> list[float]:
-    return _mr_range(_open_image(path)[0])
+    def clear(self) -> None:
+        """Let go of everything."""
+        self._results: dict[Hashable, Any] = {}
+        self._lock = threading.RLock()
 
-
-@functools.lru_cache(maxsize=8)
-def _check_file(path: Path, offset: float | None) -> None:
-    array, meta = _open_image(path)
-    check_hounsfield(array, str(path), str(meta["original_dtype"]), offset)
+    def __reduce__(self) -> tuple[type[_Kept], tuple[int]]:
+        return _Kept, (self._count,)  # a worker process reads for itself
 
 
 def _mr_range(volume: np.ndarray) -> list[float]:
@@ -113,6 +119,12 @@ class LoadImageOrSeriesd(MapTransform):
         self.hu_offset = hu_offset
         self.allow_gaps = allow_gaps
         self.suv = SUVOptions.of(suv)
+        self._files, self._of_files = _Kept(2), _Kept(8)
+
+    def close(self) -> None:
+        """Let go of the series and images that are kept for their next slices; files may change then."""
+        self._files.clear()
+        self._of_files.clear()
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
         """Return a copy of ``data`` with paths replaced by images."""
@@ -130,7 +142,7 @@ class LoadImageOrSeriesd(MapTransform):
         return out
 
     def _load_picture(self, path: Path, array: str, number: int) -> MetaTensor:
-        picture = _open_pictures(path, array)[number]  # (rows, columns[, 3])
+        picture = self._files.get((path, array), lambda: read_picture_set(path, array))[number]  # (rows, columns[, 3])
         color = picture.ndim == 3
         if color and self.modality is not None:
             raise ValueError(f"{path} holds color pictures, where {self.modality} is expected.")
@@ -143,37 +155,79 @@ class LoadImageOrSeriesd(MapTransform):
         return _tensor(picture.T if color else picture.T[None], np.eye(4), {**meta, **self._said()})
 
     def _load_file(self, path: Path, part: slice | None) -> MetaTensor:
-        array, meta = read_image(path) if part is None else _open_image(path)
-        if _is_color(meta) and self.modality is not None:
-            raise ValueError(f"{path} is a color picture, where {self.modality} is expected.")
-        if self.modality == "CT" and part is None:
-            check_hounsfield(array, str(path), str(meta["original_dtype"]), self.hu_offset)
-        elif self.modality == "CT":
-            _check_file(path, self.hu_offset)  # the whole: a single slice may show no air
+        array, meta = read_image(path) if part is None else self._open_image(path)
+        meta = {**meta, "source": str(path)}
+        if "nifti_header" in meta and array.ndim == 3:
+            meta[SLICE_STEPS] = steps_of_affine(meta["affine"], array.shape[2])
+        if part is None:
+            return self.take(array, meta, str(path))
+        self._refuse_color(meta, str(path))
+        if self.modality == "CT":
+            # the whole: a single slice may show no air
+            self._of_files.get(("HU", path), lambda: self._check_whole(path))
         if not _is_color(meta):
-            if "nifti_header" in meta and array.ndim == 3:
-                meta = {**meta, SLICE_STEPS: steps_of_affine(meta["affine"], array.shape[2])}
-            if part is not None and array.ndim == 3:
+            if array.ndim == 3:
                 part, around = self._with_halo(part, array.shape[2])
                 array, meta = array[..., part], {**meta, **around, **_steps_within(meta, part)}
             array = array[None]
-        if self.modality == "MR" and part is not None:
-            meta = {**meta, "intensity_range": _file_range(path)}
-        if self.modality == "CT":
+        if self.modality == "MR":
+            whole = self._of_files.get(path, lambda: _mr_range(self._open_image(path)[0]))
+            meta = {**meta, "intensity_range": whole}
+        return self._noted(array, meta, str(path))
+
+    def take(self, array: np.ndarray, meta: Mapping[str, Any], name: str = "the image") -> MetaTensor:
+        """Check a whole image that was read already, and note of it what is noted of a file.
+
+        Args:
+            array: float32, shape ``(X, Y[, Z])`` or ``(3, X, Y)``.
+            meta: of :func:`~medrestore_monai.images.read_image`; with ``unit``, if that is known.
+            name: of the image, in messages.
+
+        Returns:
+            The image, shape ``(C, X, Y[, Z])``.
+
+        Raises:
+            ValueError: as on a call.
+        """
+        self._refuse_color(meta, name)
+        if self.modality == "CT" and meta.get("unit") != "HU":
+            check_hounsfield(array, name, str(meta["original_dtype"]), self.hu_offset)
+        return self._noted(array if _is_color(meta) else array[None], meta, name)
+
+    def _refuse_color(self, meta: Mapping[str, Any], name: str) -> None:
+        if _is_color(meta) and self.modality is not None:
+            raise ValueError(f"{name} is a color picture, where {self.modality} is expected.")
+
+    def _noted(self, array: np.ndarray, meta: Mapping[str, Any], name: str) -> MetaTensor:
+        """Add the offset to HU, and the notes on unit and modality."""
+        if self.modality == "CT" and meta.get("unit") != "HU":
             meta = {**meta, "unit": "HU", "hu_offset": self.hu_offset or 0.0}
             array = array + np.float32(self.hu_offset or 0.0)
-        noted = {**self._unit_of_file(path), **self._said(), "source": str(path)}
-        return _tensor(array, meta["affine"], {**meta, **noted})
+        return _tensor(array, meta["affine"], {**meta, **self._unit_of_file(name), **self._said()})
+
+    def _open_image(self, path: Path) -> tuple[np.ndarray, dict[str, Any]]:
+        found: tuple[np.ndarray, dict[str, Any]] = self._files.get(path, lambda: read_image(path))
+        return found
+
+    def _open_series(self, path: Path, uid: str) -> Series:
+        found: Series = self._files.get(
+            (path, uid), lambda: read_series(path, uid or None, self.modality, self.allow_gaps)
+        )
+        return found
+
+    def _check_whole(self, path: Path) -> None:
+        array, meta = self._open_image(path)
+        check_hounsfield(array, str(path), str(meta["original_dtype"]), self.hu_offset)
 
     def _said(self) -> dict[str, str]:
         """The modality of a file that is not DICOM is what the user says."""
         return {} if self.modality is None else {"modality": self.modality}
 
-    def _unit_of_file(self, path: Path) -> dict[str, Any]:
+    def _unit_of_file(self, name: str) -> dict[str, Any]:
         if self.suv.factor is not None:
             return {"unit": "Bq/ml", "suv_factor": self.suv.factor}
         if self.suv != SUVOptions():
-            raise ValueError(f"{path} has no DICOM header to work out the SUV with: give --suv-factor alone.")
+            raise ValueError(f"{name} has no DICOM header to work out the SUV with: give --suv-factor alone.")
         return {}
 
     def _load_series(self, path: Path, series_uid: str, part: slice | None) -> MetaTensor:
@@ -182,7 +236,7 @@ class LoadImageOrSeriesd(MapTransform):
             series = read_series(path, series_uid or None, self.modality, self.allow_gaps)
             part, around = slice(0, series.shape[2]), dict[str, Any]()
         else:
-            series = _open_series(path, series_uid, self.modality, self.allow_gaps)
+            series = self._open_series(path, series_uid)
             part, around = self._with_halo(part, series.shape[2])
         array = series.slab(part.start, part.stop)[None]
         meta: dict[str, Any] = {
@@ -196,7 +250,9 @@ class LoadImageOrSeriesd(MapTransform):
             "regular": series.regular,
         }
         if series.modality == "MR" and not whole:
-            meta["intensity_range"] = _series_range(path, series_uid, self.modality, self.allow_gaps)
+            meta["intensity_range"] = self._of_files.get(
+                (path, series_uid), lambda: _mr_range(series.slab(0, series.shape[2]))
+            )
         if series.modality == "CT" and not stores_air(series.datasets[0]):
             if self.hu_offset is None:
                 raise ValueError(
@@ -235,14 +291,10 @@ def _part(item: Mapping[Any, Any]) -> slice | None:
     return slice(int(item["start"]), stop) if stop > 0 else None
 
 
-def forget() -> None:
-    """Forget the series and image kept open between slices: files may have changed since."""
-    _open_series.cache_clear()
-    _open_image.cache_clear()
-    _open_pictures.cache_clear()
-    _series_range.cache_clear()
-    _file_range.cache_clear()
-    _check_file.cache_clear()
+def without_offset(values: np.ndarray, meta: Mapping[str, Any]) -> np.ndarray:
+    """Take back what the loader added to make the numbers of a CT HU."""
+    offset = float(meta.get("hu_offset", 0))
+    return values - np.float32(offset) if offset else values
 
 
 def _tensor(array: np.ndarray, affine: np.ndarray, meta: dict[str, Any]) -> MetaTensor:

@@ -3,7 +3,6 @@
 import math
 import os
 import tempfile
-import weakref
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from monai.transforms import Transform
 
 from medrestore_monai.data.find import IMAGE_SUFFIXES, Item, find_images, is_archive, is_image_file
-from medrestore_monai.data.loading import forget
+from medrestore_monai.data.loading import without_offset
 from medrestore_monai.dicom import Derivation, find_series, read_series, write_derived_series
 from medrestore_monai.files import UsageError, refuse_links, require_writable, scratch_prefix
 from medrestore_monai.images import write_image
@@ -73,7 +72,6 @@ def plan_outputs(
     found = find_images(source)
     if series_uid:
         found = _with_series(found, series_uid, source)
-    forget()
     items: list[Item] = []
     targets = []
     for item in found:
@@ -167,7 +165,8 @@ def _check_targets(targets: Sequence[Path], source: Path, overwrite: bool) -> No
 class SaveLikeSourced(Transform):
     """Write a restored image as the kind its source is, on the same grid: a derived DICOM series, or an image file.
 
-    Slabs of one image come one after the other; they are kept in a file beside the output until the last one is there.
+    Slabs of one image come one after the other; they are kept in a file beside the output until the last one is there,
+    or until :meth:`close`.
 
     Args:
         derivation: what a DICOM header tells of the processing.
@@ -197,7 +196,7 @@ class SaveLikeSourced(Transform):
             OSError: the disk is full or read-only, with the output's name; nothing is left behind.
         """
         image, meta, target = data[self.key], data[self.like].meta, Path(data[self.output_key])
-        values = _without_offset(image.detach().cpu().numpy(), meta)
+        values = without_offset(image.detach().cpu().numpy(), meta)
         if int(data.get("stop", 0)) and not self._collect(values, target, data):
             return data
         if self._collected is not None:
@@ -208,25 +207,25 @@ class SaveLikeSourced(Transform):
                 write_derived_series(series, values[0], target, self.derivation, self.overwrite)
             else:
                 write_image(target, values, like=meta, overwrite=self.overwrite)
-        abandon_slabs()
-        self._collected = None
+        self.close()
         return data
+
+    def close(self) -> None:
+        """Give up the slabs of a volume that is not finished."""
+        if self._collected is not None:
+            self._collected.close()
+            self._collected = None
 
     def _collect(self, values: np.ndarray, target: Path, item: Mapping[Hashable, Any]) -> bool:
         """Keep one slab; tells whether it was the last one."""
         start, stop, slices = (int(item[name]) for name in ("start", "stop", "slices"))
         if start == 0:
+            self.close()
             self._collected = _Volume(target, (*values.shape[:-1], slices))
         if self._collected is None:
             raise RuntimeError(f"the slabs of {target} do not come in order.")
         self._collected.voxels[..., start:stop] = values
         return stop == slices
-
-
-def _without_offset(values: np.ndarray, meta: Mapping[str, Any]) -> np.ndarray:
-    """Take back what the loader added to make the numbers of a CT HU."""
-    offset = float(meta.get("hu_offset", 0))
-    return values - np.float32(offset) if offset else values
 
 
 class _Volume:
@@ -250,20 +249,10 @@ class _Volume:
         self.voxels = np.moveaxis(stored, 0, -1)
         if os.name == "posix":
             self._folder.cleanup()  # mapped, it lives on without a name: nothing is left of a process that is killed
-        _volumes.add(self)
 
     def close(self) -> None:
         """Take the file away."""
         self._folder.cleanup()
-
-
-_volumes: weakref.WeakSet[_Volume] = weakref.WeakSet()
-
-
-def abandon_slabs() -> None:
-    """Take away the files of volumes that were not finished, or that were written."""
-    for volume in list(_volumes):
-        volume.close()
 
 
 @contextmanager

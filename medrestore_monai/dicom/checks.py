@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import struct
-import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +13,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import UID
 
 from medrestore_monai.intensity import LEAST_CT_SPAN
+from medrestore_monai.quiet import quiet
 
 #: The images that can be restored: their SOP class and the modality each one belongs to.
 IMAGE_CLASSES = {
@@ -93,23 +92,6 @@ def reading(label: str) -> Iterator[None]:
         raise DicomError(f"{label} cannot be read: {error.strerror or type(error).__name__}.") from None
     except DAMAGE as error:
         raise DicomError(f"{label} is damaged or cut short: {type(error).__name__} in its DICOM header.") from None
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence pydicom's warnings and log records, which quote header values."""
-    logger = logging.getLogger("pydicom")
-
-    def nothing(record: logging.LogRecord) -> bool:
-        return False
-
-    logger.addFilter(nothing)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="pydicom")
-            yield
-    finally:
-        logger.removeFilter(nothing)
 
 
 def check_slice(ds: Dataset, label: str) -> None:

@@ -10,7 +10,6 @@ import copy
 import hashlib
 import os
 import uuid
-import warnings
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
@@ -20,11 +19,13 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import ExplicitVRLittleEndian
 
-from medrestore_monai.dicom.checks import DicomError, quiet, reading, rescale, storable
+from medrestore_monai.dicom.checks import DicomError, reading, rescale, storable
 from medrestore_monai.dicom.derivation import Derivation, derive, drop_outdated, identify
 from medrestore_monai.dicom.read import Series, read_series
 from medrestore_monai.files import atomic_folder, refuse_links
 from medrestore_monai.neighbors import neighbor_numbers
+from medrestore_monai.notes import note
+from medrestore_monai.quiet import quiet
 
 _IMPLEMENTATION_UID = "2.25.54331898515762389943907171665167166527"  # of this writer, drawn once
 
@@ -74,9 +75,7 @@ def write_derived_series(
         )
     series_uid, clipped = _series_uid(series, image, derivation)
     if clipped:
-        warnings.warn(
-            f"{clipped} voxel(s) were clipped to the range that {series.modality} slices can store.", stacklevel=2
-        )
+        note(f"{clipped} voxel(s) were clipped to the range that {series.modality} slices can store.", stacklevel=2)
     uids = [_uid(series_uid, str(ds.SOPInstanceUID), str(index)) for index, ds in enumerate(series.datasets)]
     now = datetime.now(timezone.utc)
     taken = neighbor_numbers(series.slice_steps, derivation.neighbors, derivation.neighbor_distance)

@@ -1,9 +1,9 @@
-"""The error that was meant, where MONAI has wrapped it, and its engines kept quiet."""
+"""The error that was meant, where MONAI has wrapped it."""
 
-import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from medrestore_monai.quiet import quiet
 
 
 def root_cause(error: BaseException) -> BaseException:
@@ -15,19 +15,10 @@ def root_cause(error: BaseException) -> BaseException:
 
 @contextmanager
 def unwrapped() -> Iterator[None]:
-    """Raise what MONAI has wrapped, and keep the logs and notes of the engines to themselves."""
-    loggers = [logging.getLogger(name) for name in ("ignite", "monai", "monai.bundle.workflows")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"monai|ignite|torch")
-            warnings.filterwarnings("ignore", message=".*_target_.*")
+    """Raise what MONAI has wrapped, and keep the logs and warnings of the engines to themselves."""
+    with quiet():
+        try:
             yield
-    except Exception as error:
-        cause = root_cause(error)
-        raise cause from cause.__cause__
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        except Exception as error:
+            cause = root_cause(error)
+            raise cause from cause.__cause__

@@ -8,13 +8,13 @@ before ``ToUnitRanged`` degrades clean images, in physical units; the rest scale
 bundles of a modality the first one degrades, so that all get the same images; a bundle of several joins them.
 """
 
+from medrestore_monai.bundles.setting_checks import parse_settings
 from medrestore_monai.evaluate.baselines import choose_baselines, tuned_parameters
 from medrestore_monai.evaluate.cases import LAYOUTS, Source, known_psf, open_source
 from medrestore_monai.evaluate.models import Contestant, Model, open_model, parse_contestant, task_of
 from medrestore_monai.evaluate.request import Request
 from medrestore_monai.evaluate.run import evaluate
 from medrestore_monai.evaluate.volumes import Volume, load_volume
-from medrestore_monai.restorer import parse_settings
 
 __all__ = [
     "LAYOUTS",

@@ -13,7 +13,6 @@ from scipy.signal import convolve2d
 from medrestore_monai.data import (
     Item,
     LoadImageOrSeriesd,
-    forget,
     gopro,
     ixi,
     low_dose_ct,
@@ -123,7 +122,6 @@ def open_source(
     Raises:
         ValueError: the data set cannot be used.
     """
-    forget()  # files may have changed since
     modality = model.modality
     load = model.degrading
     if layout == "clean":

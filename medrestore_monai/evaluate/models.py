@@ -11,10 +11,10 @@ from monai.bundle import ConfigParser
 from monai.transforms import Compose
 
 from medrestore_monai.bundles import Bundle, find_bundle, is_path, read_config, verify_weights
+from medrestore_monai.bundles.setting_checks import check_kinds, path_text
 from medrestore_monai.data import Item
 from medrestore_monai.engines.errors import unwrapped
 from medrestore_monai.intensity import ToUnitRanged
-from medrestore_monai.restorer import check_kinds, path_text
 
 _TASKS = {
     "denois": "denoising",

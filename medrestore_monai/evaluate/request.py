@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medrestore_monai.bundles import find_bundle
+from medrestore_monai.bundles.setting_checks import check_options
 from medrestore_monai.data.parts import PARTS
 from medrestore_monai.evaluate.baselines import choose_baselines, tuned_parameters
 from medrestore_monai.evaluate.cases import LAYOUTS, WITH_GAPS
@@ -14,7 +15,6 @@ from medrestore_monai.evaluate.models import Contestant, check_settings, parse_c
 from medrestore_monai.files import refuse_links
 from medrestore_monai.report import check_folder, oracle_name
 from medrestore_monai.report.protocols import PROTOCOLS
-from medrestore_monai.restorer import check_options
 
 
 @dataclass(frozen=True)

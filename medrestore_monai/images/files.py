@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from medrestore_monai.images.arrays import read_npy, read_npz, write_npy, write_
 from medrestore_monai.images.jpeg import read_jpeg, write_jpeg
 from medrestore_monai.images.nifti import read_nifti, write_nifti
 from medrestore_monai.images.pictures import read_png, read_tiff, write_png, write_tiff
+from medrestore_monai.notes import note
 
 __all__ = ["KINDS", "ImageFileReader", "kind_of", "read_image", "write_image"]
 
@@ -87,7 +87,7 @@ def read_image(path: Path | str) -> tuple[np.ndarray, dict[str, Any]]:
     if stored.ndim not in ((3,) if color else (2, 3)) or stored.size == 0:
         raise ValueError(f"{path}: expected one 2D image or 3D volume, got the shape {stored.shape}.")
     slope, inter = meta.get("scl_slope", 1.0), meta.get("scl_inter", 0.0)
-    image = stored.astype(np.float32) if (slope, inter) == (1.0, 0.0) else _scaled(stored, slope, inter)
+    image = scaled(stored, slope, inter)
     bad = int(np.count_nonzero(~np.isfinite(image)))
     if bad:
         raise ValueError(f"{path} has {bad} NaN or infinite values: expected finite ones.")
@@ -101,13 +101,20 @@ def read_image(path: Path | str) -> tuple[np.ndarray, dict[str, Any]]:
         space="RAS",
         filename_or_obj=str(path),
     )
-    # float32 tells 2**24 integers apart; with a quarter of that in steps of the slope, rounding finds the stored one
-    if stored.dtype.kind in "iu" and float(np.abs(image).max()) > 2**22 * abs(slope):
+    if stored.dtype.kind in "iu" and are_too_large(image, slope):
         if kind != "nifti":
             raise ValueError(f"{path}: its integers are too large to be restored exactly, expected at most {2**22}.")
-        warnings.warn(f"{path}: float32 cannot tell its numbers apart, it will be written as float32.", stacklevel=2)
+        note(f"{path}: float32 cannot tell its numbers apart, it will be written as float32.", stacklevel=2)
         meta["original_dtype"] = "float32"
     return image, meta
+
+
+def are_too_large(image: np.ndarray, slope: float = 1.0) -> bool:
+    """Say whether an image of integers times ``slope`` holds larger ones than rounding a float32 result finds again.
+
+    float32 tells 2**24 integers apart; a quarter of that in steps of the slope is taken.
+    """
+    return float(np.abs(image).max()) > 2**22 * abs(slope)
 
 
 def write_image(path: Path | str, array: Any, like: Mapping[str, Any] | None = None, overwrite: bool = False) -> Path:
@@ -136,7 +143,7 @@ def write_image(path: Path | str, array: Any, like: Mapping[str, Any] | None = N
         raise ValueError(f"{path} is the source image, which is never overwritten.")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists already.")
-    stored = _stored(path, kind, np.asarray(array), like)
+    stored = stored_values(path, kind, np.asarray(array), like)
     with atomic_file(path) as file:
         if _ending(path) == ".nii.gz":
             with gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:  # no name, no time: same image, same bytes
@@ -192,7 +199,10 @@ def kind_of(path: Path) -> str:
     return KINDS[_ending(path)]
 
 
-def _scaled(stored: np.ndarray, slope: float, inter: float) -> np.ndarray:
+def scaled(stored: np.ndarray, slope: float, inter: float) -> np.ndarray:
+    """Apply slope and intercept to stored numbers; the result is float32."""
+    if (slope, inter) == (1.0, 0.0):
+        return stored.astype(np.float32)
     image = np.empty(stored.shape, dtype=np.float32)
     for index in range(stored.shape[-1]):  # in double precision, a slice at a time
         image[..., index] = stored[..., index] * np.float64(slope) + inter
@@ -204,8 +214,18 @@ def _is_color(like: Mapping[str, Any]) -> bool:
     return float(channel) == 0
 
 
-def _stored(path: Path, kind: str, array: np.ndarray, like: Mapping[str, Any]) -> np.ndarray:
-    """Bring ``array`` to the shape and type that go into the file."""
+def stored_values(path: Path | str, kind: str, array: np.ndarray, like: Mapping[str, Any]) -> np.ndarray:
+    """Bring an image to the shape and type that go into a file, as :func:`write_image` does.
+
+    Args:
+        path: of the file, or what messages call it.
+        kind: one of the values of :data:`KINDS`.
+        array: see :func:`write_image`.
+        like: see :func:`write_image`.
+
+    Raises:
+        ValueError: see :func:`write_image`.
+    """
     color = _is_color(like)
     shape = tuple(int(side) for side in like["spatial_shape"]) if "spatial_shape" in like else array.shape
     wanted = (3, *shape) if color else shape
@@ -228,7 +248,7 @@ def _stored(path: Path, kind: str, array: np.ndarray, like: Mapping[str, Any]) -
         raise ValueError(f"{path}: the image to write has NaN or infinite values.")
     if dtype.kind == "f":
         if dtype == np.float64 and array.dtype == np.float32:
-            warnings.warn(
+            note(
                 f"{path} is written as float64 like its source, but was computed in float32: about 7 digits are exact.",
                 stacklevel=3,
             )
@@ -254,7 +274,7 @@ def _with_own_digits(array: np.ndarray, like: Mapping[str, Any]) -> np.ndarray:
     return own
 
 
-def _rounded(path: Path, array: np.ndarray, dtype: np.dtype, slope: float, inter: float) -> np.ndarray:
+def _rounded(path: Path | str, array: np.ndarray, dtype: np.dtype, slope: float, inter: float) -> np.ndarray:
     """Undo slope and intercept, round, and clip to the type's range, a slice at a time."""
     limits = np.iinfo(dtype)
     stored, clipped = np.empty(array.shape, dtype=dtype), 0
@@ -264,7 +284,7 @@ def _rounded(path: Path, array: np.ndarray, dtype: np.dtype, slope: float, inter
         clipped += int(np.count_nonzero(inside != values))
         stored[..., index] = inside
     if clipped:
-        warnings.warn(
+        note(
             f"{path}: {clipped} of {array.size} values lie outside the range of {dtype} and were clipped.", stacklevel=4
         )
     return stored

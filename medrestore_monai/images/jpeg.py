@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,6 +13,7 @@ from PIL import Image, ImageOps
 
 from medrestore_monai.images.damage import explained
 from medrestore_monai.images.pictures import ORIENTATION, orientation_exif
+from medrestore_monai.notes import note
 
 __all__ = ["open_jpeg", "read_jpeg", "write_jpeg"]
 
@@ -69,7 +69,7 @@ def write_jpeg(file: BinaryIO, stored: np.ndarray, like: Mapping[str, Any]) -> N
     EXIF entries of a JPEG are not kept: they may tell who was pictured, when and where, and the picture is upright.
     Pixels of a PNG or TIFF may not be, and keep their orientation.
     """
-    warnings.warn(
+    note(
         f"JPEG loses detail: written with quality {_QUALITY} and full color resolution; name the output .png to keep "
         "every gray level.",
         stacklevel=3,

@@ -14,7 +14,7 @@ import numpy as np
 
 from medrestore_monai.images.damage import explained
 
-__all__ = ["open_nifti", "read_nifti", "write_nifti"]
+__all__ = ["nifti_meta", "open_nifti", "read_nifti", "write_nifti"]
 
 _SWAP = sys.byteorder != "little"  # headers and extensions are kept in little-endian bytes
 
@@ -30,18 +30,25 @@ def read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         stored = image.dataobj.get_unscaled()
         if path.name.lower().endswith(".gz"):
             _check_whole(path)
-        header = image.header.as_byteswapped("<")
-        meta = {
-            "affine": np.array(image.affine, dtype=np.float64),
-            "nifti_header": np.frombuffer(header.binaryblock, dtype=np.uint8).copy(),
-            "scl_slope": float(image.dataobj.slope),
-            "scl_inter": float(image.dataobj.inter),
-        }
-        if len(image.header.extensions):
-            extensions = io.BytesIO()
-            image.header.extensions.write_to(extensions, byteswap=_SWAP)
-            meta["nifti_extensions"] = np.frombuffer(extensions.getvalue(), dtype=np.uint8).copy()
+        meta = nifti_meta(image)
     return stored.reshape(shape), meta
+
+
+def nifti_meta(image: Any) -> dict[str, Any]:
+    """Return what :func:`write_nifti` needs of an image of nibabel: affine, header, extensions, slope and intercept."""
+    header = image.header.as_byteswapped("<")
+    meta = {
+        "affine": np.array(image.affine, dtype=np.float64),
+        "nifti_header": np.frombuffer(header.binaryblock, dtype=np.uint8).copy(),
+        # an array in memory has none
+        "scl_slope": float(getattr(image.dataobj, "slope", 1.0)),
+        "scl_inter": float(getattr(image.dataobj, "inter", 0.0)),
+    }
+    if len(image.header.extensions):
+        extensions = io.BytesIO()
+        image.header.extensions.write_to(extensions, byteswap=_SWAP)
+        meta["nifti_extensions"] = np.frombuffer(extensions.getvalue(), dtype=np.uint8).copy()
+    return meta
 
 
 def _check_whole(path: Path) -> None:

@@ -10,7 +10,6 @@ import base64
 import io
 import json
 import struct
-import warnings
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ import tifffile
 from PIL import Image
 
 from medrestore_monai.images.damage import UnfitImageError, explained
+from medrestore_monai.notes import note
 
 __all__ = ["open_png", "orientation_exif", "read_png", "read_tiff", "tiff_layout", "write_png", "write_tiff"]
 
@@ -162,7 +162,7 @@ def read_tiff(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         page = series.keyframe
         if series.is_pyramidal:
             sizes = len(series.levels)
-            warnings.warn(f"{path}: only the largest of the {sizes} sizes of the picture is kept.", stacklevel=3)
+            note(f"{path}: only the largest of the {sizes} sizes of the picture is kept.", stacklevel=3)
         rows = series.asarray().reshape(shape)
         meta: dict[str, Any] = {
             "tiff_photometric": tifffile.PHOTOMETRIC(page.photometric).name,

@@ -6,7 +6,6 @@ import shutil
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,15 @@ from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from medrestore_monai.bundles import Bundle
-from medrestore_monai.data import forget
 from medrestore_monai.dicom.derivation import RESEARCH
 from medrestore_monai.images import KINDS
 from medrestore_monai.label_app.dicomweb import store_series
 from medrestore_monai.label_app.options import MODALITIES, Wanted, offered_options, read_request
 from medrestore_monai.label_app.results import write_result
-from medrestore_monai.restorer import restore
+from medrestore_monai.restorer import Restored, Restorer
 
 logger = logging.getLogger(__name__)
-# restoring opens files and seeds random numbers for the whole process, and MONAI Label has threads
+# MONAI Label has threads, and memory is for one image
 _one_at_a_time = threading.Lock()
 
 
@@ -40,6 +38,7 @@ class RestoreTask(InferTask):
 
     def __init__(self, bundle: Bundle, client: Any = None) -> None:
         self.bundle, self.client = bundle, client
+        self._opened: tuple[Any, Restorer] | None = None
         devices = [*(f"cuda:{index}" for index in range(torch.cuda.device_count())), "cpu"]
         options = offered_options(bundle.config("inference"), devices, client is not None)
         description = f"{bundle.metadata.get('name', bundle.name)}. {bundle.metadata.get('description', '')}"
@@ -76,11 +75,12 @@ class RestoreTask(InferTask):
         with (
             tempfile.TemporaryDirectory(prefix="medrestore-label-") as place,
             _one_at_a_time,
-            warnings.catch_warnings(record=True) as notes,
         ):
-            output = self._restore(source, Path(place), wanted)
-            made = write_result(output, Path(place), wanted.dtype, wanted.extension)  # before anything is stored
-            stored = store_series(self.client, output) if wanted.write_back else {}
+            restored = self._restore(source, Path(place), wanted)
+            made = write_result(
+                restored.outputs[0], Path(place), wanted.dtype, wanted.extension
+            )  # before anything is stored
+            stored = store_series(self.client, restored.outputs[0]) if wanted.write_back else {}
             result = _keep(made)
         done = {
             "bundle": self.bundle.name,
@@ -88,23 +88,30 @@ class RestoreTask(InferTask):
             "device": wanted.device,
             "options": dict(wanted.overrides),
             "seconds": round(time.monotonic() - began, 2),
-            "notes": [RESEARCH, *(str(note.message) for note in notes if issubclass(note.category, UserWarning))],
+            "notes": [RESEARCH, *restored.notes],
             "label_names": {},
             **stored,
         }
         logger.info("%s: %s s on %s", self.bundle.name, done["seconds"], wanted.device)
         return result, done
 
-    def _restore(self, source: Path, folder: Path, wanted: Wanted) -> Path:
+    def _restore(self, source: Path, folder: Path, wanted: Wanted) -> Restored:
         target = folder / ("series" if _ending(source) in ("", ".zip") else f"image{_ending(source)}")
-        config = self.bundle.config("inference")
-        try:
-            results = restore(source, target, config, device=wanted.device, **wanted.overrides)
-        finally:
-            forget()  # the source may be gone soon
-        if len(results) != 1:
-            raise ValueError(f"the image holds {len(results)} images or series; send one at a time.")
-        return results[0].output
+        settings = dict(wanted.overrides)
+        restorer = self._open(wanted.device, settings.pop("precision", None))
+        result = restorer.restore_file(source, target, **settings)
+        if len(result.outputs) != 1:
+            raise ValueError(f"the image holds {len(result.outputs)} images or series; send one at a time.")
+        return result
+
+    def _open(self, device: str, precision: str | None) -> Restorer:
+        """Return the bundle opened with these settings; it stays open while they and its files do not change."""
+        files = [path.stat() for path in (self.bundle.weights, self.bundle.config("inference"))]
+        key = (device, precision, *((file.st_mtime_ns, file.st_size) for file in files))
+        if self._opened is None or self._opened[0] != key:
+            self._opened = None  # its memory goes before the next one needs some
+            self._opened = (key, Restorer(self.bundle, device=device, precision=precision))
+        return self._opened[1]
 
 
 class BatchRestore(BatchInferTask):

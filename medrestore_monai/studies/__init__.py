@@ -6,7 +6,16 @@ Processes share nothing but the output folder: those of one ``torchrun`` as well
 """
 
 from medrestore_monai.studies.claims import Claims
-from medrestore_monai.studies.job import Job, are_many, check_places, modalities_of, settings_of, shard, state_of
+from medrestore_monai.studies.job import (
+    Job,
+    are_many,
+    check_places,
+    device_of_process,
+    make_job,
+    settings_of,
+    shard,
+    state_of,
+)
 from medrestore_monai.studies.ledger import Ledger
 from medrestore_monai.studies.listing import Study, list_studies
 from medrestore_monai.studies.run import Progress, restore_studies
@@ -19,8 +28,9 @@ __all__ = [
     "Study",
     "are_many",
     "check_places",
+    "device_of_process",
     "list_studies",
-    "modalities_of",
+    "make_job",
     "restore_studies",
     "settings_of",
     "shard",

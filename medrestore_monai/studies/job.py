@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from medrestore_monai.bundles import Bundle, sha256, verify_weights
+from medrestore_monai.bundles import sha256
 from medrestore_monai.data import check_folder
 from medrestore_monai.files import UsageError, require_writable
+from medrestore_monai.restorer import Restorer
 from medrestore_monai.studies.ledger import HIDDEN, MANIFEST, Record, differences
 from medrestore_monai.studies.listing import Study
 
-# options that do not change the result
-_WITHOUT_EFFECT = ("progress", "overwrite", "series_uid", "weights")
 _SECOND = 10**9  # ns
 
 
@@ -29,44 +28,36 @@ class Job:
     Args:
         source: a folder or an archive.
         output: a folder, where each result gets the place that its study has below the source.
-        config: the bundle's ``inference.json``.
+        restorer: restores each of them.
         settings: all that the results depend on, as :func:`settings_of` has it.
-        options: values of the configuration, as for :func:`medrestore_monai.restorer.restore`.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``; ``auto`` gives the processes of a ``torchrun`` one GPU each.
         overwrite: restore studies again that were restored with other settings, and replace results of other runs.
         modalities: of DICOM series that can be restored; all, where it is empty.
     """
 
     source: Path
     output: Path
-    config: Path
+    restorer: Restorer
     settings: Mapping[str, Any]
-    options: Mapping[str, Any] = field(default_factory=dict)
-    device: str = "auto"
     overwrite: bool = False
     modalities: Sequence[str] = ()
 
 
-def settings_of(bundle: Bundle, options: Mapping[str, Any], config: Path | None = None) -> dict[str, Any]:
-    """Name all that a result depends on: bundle, its configuration, weights, and options that change pixels.
+def make_job(source: Path, output: Path, restorer: Restorer, overwrite: bool = False) -> Job:
+    """Return the job of restoring all studies of a source with an opened bundle."""
+    modalities = tuple(one for one in restorer.bundle.modalities if one in ("CT", "MR", "PT"))
+    return Job(source, output, restorer, settings_of(restorer), overwrite, modalities)
 
-    Raises:
-        ValueError: the weights are missing, or not those of the bundle's card.
-    """
-    weights = options.get("weights") or bundle.weights
-    used = {name: value for name, value in options.items() if name not in _WITHOUT_EFFECT}
+
+def settings_of(restorer: Restorer) -> dict[str, Any]:
+    """Name all that a result depends on: the bundle, its configuration and weights, and the settings of opening."""
+    bundle = restorer.bundle
     return {
         "bundle": bundle.name,
         "bundle_version": str(bundle.metadata["version"]),
-        "config_sha256": sha256(config or bundle.config("inference")),
-        "weights_sha256": verify_weights(weights, str(bundle.root)),
-        **used,
+        "config_sha256": sha256(bundle.config("inference")),
+        "weights_sha256": restorer.weights_sha256,
+        **{name: value for name, value in restorer.settings.items() if name != "series_uid"},
     }
-
-
-def modalities_of(bundle: Bundle) -> tuple[str, ...]:
-    """DICOM modalities that a bundle's card names; none, where it names none."""
-    return tuple(re.findall(r"\b(CT|MR|PT)\b", bundle.modality))
 
 
 def are_many(studies: Sequence[Study], output: Path) -> bool:
@@ -157,3 +148,10 @@ def shard() -> tuple[int, int]:
     if not (rank.isdecimal() and size.isdecimal() and int(rank) < int(size)):
         raise ValueError(f"RANK and WORLD_SIZE must be a number below another, got {rank!r} and {size!r}.")
     return int(rank), int(size)
+
+
+def device_of_process(device: str) -> str:
+    """Return the device for this process: ``auto`` gives those of a ``torchrun`` one GPU each."""
+    if device != "auto" or shard()[1] == 1 or not torch.cuda.is_available():
+        return device
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"

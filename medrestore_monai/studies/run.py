@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import errno
 import gc
-import json
 import os
 import socket
 import time
 import uuid
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,10 +17,9 @@ from pathlib import Path
 import torch
 
 from medrestore_monai import __version__
-from medrestore_monai.bundles import WeightsError
 from medrestore_monai.engines.errors import root_cause
 from medrestore_monai.files import remove_leftovers
-from medrestore_monai.restorer import restore
+from medrestore_monai.notes import Notes
 from medrestore_monai.studies.claims import Claims, started_at
 from medrestore_monai.studies.job import Job, check_places, refuse_other_results, shard, state_of
 from medrestore_monai.studies.ledger import HIDDEN, Ledger, Record
@@ -70,7 +67,6 @@ def restore_studies(
     Raises:
         ValueError: output and source lie in one another, or a record is damaged.
         FileExistsError: results of other settings are there, or come in from another run, and ``overwrite`` is off.
-        WeightsError: the network cannot use the weights.
         OSError: the output cannot be written, or the disk is full.
         RuntimeError: the device failed: nothing more can be done with it.
     """
@@ -90,12 +86,6 @@ def restore_studies(
             ledger.publish()
     records = ledger.read_all()
     return [records[study.name] for study in studies]
-
-
-def _device(job: Job) -> str:
-    if job.device != "auto" or shard()[1] == 1 or not torch.cuda.is_available():
-        return job.device
-    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
 
 
 def _name_of_run() -> str:
@@ -118,14 +108,9 @@ class _Run:
         self.job, self.ledger, self.before = job, ledger, before
         self.report = report or (lambda progress: None)
         self.claims = Claims(job.output / HIDDEN / "claims")
-        self.name, self.device = _name_of_run(), _device(job)
+        self.name = _name_of_run()
         self.begun, self.stamps = time.monotonic(), ledger.stamps()
         self.loaded = False
-        # a training may write better weights meanwhile: all results are of one file, the one that the records name
-        self.options = {**job.options, "progress": False}
-        digest = job.settings.get("weights_sha256")
-        if digest and "weights_sha256" in json.loads(job.config.read_text(encoding="utf-8")):
-            self.options["weights_sha256"] = digest
 
     def note(self, studies: Sequence[Study]) -> None:
         """Record what cannot be restored, which shows without work."""
@@ -203,19 +188,16 @@ class _Run:
 
     def _attempt(self, study: Study, target: Path, overwrite: bool) -> tuple[str, str, list[str]]:
         """Restore one study; its outcome, the reason of a failure, and what is to be noted."""
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            warnings.filterwarnings("ignore", module="pydicom")
-            warnings.simplefilter("ignore", ResourceWarning)  # of an archive's temporary folder
-            outcome, reason = "restored", ""
+        outcome, reason = "restored", ""
+        with Notes() as notes:
             try:
                 with alone(study) as path:
-                    restore(path, target, self.job.config, device=self.device, overwrite=overwrite, **self.options)
+                    self.job.restorer.restore_file(path, target, overwrite=overwrite)
             except Exception as error:
                 _raise_what_stops_all(error, target)
                 outcome, reason = "failed", _sentence(root_cause(error))
-            self._let_go()
-        return outcome, reason, list(dict.fromkeys(_one_line(str(note.message)) for note in caught))
+        self._let_go()
+        return outcome, reason, [_one_line(note) for note in notes.messages]
 
     def _let_go(self) -> None:
         """Free the volumes that engines hold in cycles; what the first study has loaded is not looked at again."""
@@ -258,13 +240,11 @@ class _Run:
 
 
 def _raise_what_stops_all(error: Exception, target: Path) -> None:
-    """Let through what would fail every other study too: a full disk, wrong weights, a device that is gone."""
+    """Let through what would fail every other study too: a full disk, a device that is gone."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in _FULL:
             raise OSError(cause.errno, cause.strerror, str(target)) from error
-        if isinstance(cause, WeightsError):
-            raise cause
         if isinstance(cause, getattr(torch, "AcceleratorError", ())):
             raise RuntimeError(f"the device failed, its work stops: {_one_line(str(cause))[:200]}") from error
         cause = cause.__cause__

@@ -125,7 +125,7 @@ def test_networks_to_compare_with_take_the_place_of_ours(name, overlay, tmp_path
 
 
 def run(bundle, source, output, **options):
-    return restore(source, output, bundle / "configs" / "inference.json", device="cpu", **options)
+    return restore(source, output, bundle, device="cpu", **options)
 
 
 def write_pictures(folder):

@@ -82,8 +82,7 @@ def test_a_series_is_restored_to_the_same_hu_and_the_header_names_the_backend(tm
     monkeypatch.setenv("MEDRESTORE_CACHE", str(cache.parent))
     volume = ct_volume(2, (40, 36))
     ct_series(tmp_path / "ct", volume=volume, signed=True, bits_stored=16)
-    config = bundle / "configs" / "inference.json"
-    restore(tmp_path / "ct", tmp_path / "torch", config, device="cpu")
+    restore(tmp_path / "ct", tmp_path / "torch", bundle, device="cpu")
     arguments = ["restore", str(tmp_path / "ct"), "-o", str(tmp_path / "onnx"), "--backend", "onnx"]
     result = CliRunner().invoke(app, [*arguments, "--bundle", str(bundle)])
     assert result.exit_code == 0, result.output

@@ -114,7 +114,7 @@ def test_it_runs_from_its_folder_without_our_package(bundle, packaged, elsewhere
     assert told.count("metadata is verified") == bool(schema)
 
     expected = tmp_path / "expected.nii.gz"
-    restore(phantom, expected, bundle.config("inference"), device="cpu")
+    restore(phantom, expected, bundle, device="cpu")
     got, want = (nib.load(path).get_fdata() for path in (tmp_path / "out" / "phantom.nii.gz", expected))
     np.testing.assert_allclose(got, want, atol=0.01)  # HU; the compiled kernel sums in another order
     assert not np.array_equal(got, nib.load(phantom).get_fdata())

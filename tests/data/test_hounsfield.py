@@ -13,7 +13,7 @@ from tiny_bundle import NAME, make_tiny_bundle
 from typer.testing import CliRunner
 
 from medrestore_monai.cli import app
-from medrestore_monai.data import LoadImageOrSeriesd, forget
+from medrestore_monai.data import LoadImageOrSeriesd
 from medrestore_monai.data.hounsfield import check_hounsfield
 from medrestore_monai.dicom import DicomError, read_series
 
@@ -52,7 +52,6 @@ def bundles(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _found(bundles, monkeypatch):
     monkeypatch.setenv("MEDRESTORE_BUNDLES", str(bundles))
-    forget()
 
 
 def invoke(code, *args):

@@ -301,7 +301,7 @@ def pet_bundle(tmp_path_factory):
         config["suv"] = {}
         config["load"].update(modality="PT", suv="@suv")
         scale["modality"] = "PT"
-        keep = {"_target_": "medrestore_monai.transforms.pet_activity.KeepTotalActivityd", "keys": "pred"}
+        keep = {"_target_": "medrestore_monai.transforms.pet.activity.KeepTotalActivityd", "keys": "pred"}
         config["unscaling"]["transforms"].insert(0, keep)
 
     edit_json(root / "configs" / "inference.json", for_pet)

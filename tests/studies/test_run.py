@@ -15,31 +15,33 @@ from phantoms import ct_series, ct_volume, pet_series
 from tiny_bundle import NAME, make_tiny_bundle, write_tiny_weights
 from typer.testing import CliRunner
 
-from medrestore_monai.bundles import find_bundle, sha256
 from medrestore_monai.cli import app
 from medrestore_monai.dicom import read_series
-from medrestore_monai.restorer import restore
-from medrestore_monai.studies import Job, list_studies, restore_studies, run, settings_of, shard
+from medrestore_monai.restorer import Restorer, restore
+from medrestore_monai.studies import list_studies, make_job, restore_studies, run, shard
 
 SIZE = (16, 12)
-OPTIONS = {"strength": 1.0, "progress": True}
 fork = multiprocessing.get_context("fork")
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    return find_bundle(make_tiny_bundle(tmp_path_factory.mktemp("bundles")))
+    return make_tiny_bundle(tmp_path_factory.mktemp("bundles"))
+
+
+@pytest.fixture(scope="module")
+def restorer(bundle):
+    return Restorer(bundle, device="cpu", strength=1.0)
 
 
 @pytest.fixture
-def job(tmp_path, bundle):
+def job(tmp_path, restorer):
     """Four images: two series, a volume, a picture's worth of CT."""
     for patient in "ab":
         ct_series(tmp_path / "in" / patient / "series", slices=2, size=SIZE, series=patient)
     np.save(tmp_path / "in" / "c.npy", ct_volume(2, SIZE))
     np.save(tmp_path / "in" / "d.npy", ct_volume(1, SIZE)[..., 0])
-    config = bundle.config("inference")
-    return Job(tmp_path / "in", tmp_path / "out", config, settings_of(bundle, OPTIONS), OPTIONS, "cpu", False, ("CT",))
+    return make_job(tmp_path / "in", tmp_path / "out", restorer)
 
 
 @pytest.fixture
@@ -47,17 +49,21 @@ def calls(monkeypatch):
     """The real work, noted and much faster: the file or series is written as it is."""
     noted = []
 
-    def note(path, target, config, **options):
+    def note(self, path, target, **options):
         noted.append(target.name)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text("restored")
 
-    monkeypatch.setattr(run, "restore", note)
+    monkeypatch.setattr(Restorer, "restore_file", note)
     return noted
 
 
 def outcomes(records):
     return {record["name"]: record["outcome"] for record in records}
+
+
+def opened_with(job, **settings):
+    return make_job(job.source, job.output, Restorer(job.restorer.bundle, device="cpu", **settings))
 
 
 def leftovers(output):
@@ -67,11 +73,11 @@ def leftovers(output):
     )
 
 
-def test_every_study_equals_one_restored_alone(job, tmp_path):
+def test_every_study_equals_one_restored_alone(job, bundle, tmp_path):
     records = restore_studies(job)
     assert set(outcomes(records).values()) == {"restored"}
     for record in records:
-        restore(record["source"], tmp_path / "alone" / record["name"], job.config, device="cpu")
+        restore(record["source"], tmp_path / "alone" / record["name"], bundle, device="cpu")
     for name in ("c.npy", "d.npy"):
         np.testing.assert_array_equal(np.load(tmp_path / "out" / name), np.load(tmp_path / "alone" / name))
     for name in ("a/series", "b/series"):
@@ -140,14 +146,14 @@ def test_how_a_result_that_stays_was_made_stays_on_record(job, tmp_path):
     made = {record["name"]: record for record in restore_studies(job)}["c.npy"]
     good = (tmp_path / "in" / "c.npy").read_bytes()
     (tmp_path / "in" / "c.npy").write_bytes(good[:-40])
-    other = replace(job, settings={**job.settings, "strength": 0.5}, options={**job.options, "strength": 0.5})
+    other = opened_with(job, strength=0.5)
     for _ in range(2):  # the second failure may not take the first one's settings for those of the result
         failed = {record["name"]: record for record in restore_studies(replace(other, overwrite=True))}["c.npy"]
         assert (failed["outcome"], failed["settings"]["strength"]) == ("failed", 0.5)
         assert failed["earlier"] == {name: made[name] for name in failed["earlier"]}
         assert failed["earlier"]["settings"]["strength"] == 1.0
     (tmp_path / "in" / "c.npy").write_bytes(good)
-    third = replace(job, settings={**job.settings, "strength": 0.7}, options={**job.options, "strength": 0.7})
+    third = opened_with(job, strength=0.7)
     with pytest.raises(FileExistsError, match=r"restored otherwise .*strength 0\.5 there and 0\.7 now"):
         restore_studies(third)
     again = {record["name"]: record for record in restore_studies(other)}["c.npy"]
@@ -170,23 +176,22 @@ def test_another_series_of_the_same_size_and_time_is_not_done(job):
         restore_studies(job)
 
 
-def test_weights_that_are_written_anew_meanwhile_stop_the_work(job, tmp_path, monkeypatch):
-    own, done = tmp_path / "own.pt", []
-    write_tiny_weights(own)
-    job = replace(job, options={**job.options, "weights": str(own)})
-    job.settings["weights_sha256"] = sha256(own)
+def test_weights_that_are_written_anew_meanwhile_change_nothing(job, tmp_path, monkeypatch):
+    """A training may write better ones: all results are of those that the records name."""
+    own, restored = write_tiny_weights(tmp_path / "own.pt"), Restorer.restore_file
+    job = opened_with(job, weights=own)
 
-    def write_then_restore(path, target, config, **options):
-        if done:
-            write_tiny_weights(own, seed=1)
-        done.append(target)
-        return restore(path, target, config, **options)
+    def restore_then_write(self, path, target, **options):
+        restored(self, path, target, **options)
+        write_tiny_weights(own, seed=1)
 
-    monkeypatch.setattr(run, "restore", write_then_restore)
-    with pytest.raises(ValueError, match=r"own\.pt is another file than when its SHA-256 was taken"):
-        restore_studies(job)
-    assert len(done) == 2
-    assert len(json.loads((job.output / "manifest.json").read_text())["studies"]) == 1
+    monkeypatch.setattr(Restorer, "restore_file", restore_then_write)
+    records = restore_studies(job)
+    assert {record["weights_sha256"] for record in records} == {job.restorer.weights_sha256}
+    alone = np.load(job.source / "d.npy")
+    wanted = job.restorer(alone)
+    np.testing.assert_array_equal(np.load(job.output / "d.npy"), wanted)
+    assert (Restorer(job.restorer.bundle, weights=own)(alone) != wanted).any()
 
 
 def test_a_series_in_a_folder_named_like_a_picture_with_a_preview_beside_it(job):
@@ -228,7 +233,7 @@ def test_who_was_taken_for_dead_leaves_the_record_to_the_other(job, monkeypatch)
     """Another machine takes a study over while it is restored here, and finishes it later."""
     ledger = run.Ledger(job.output)
 
-    def overtaken(path, target, config, **options):
+    def overtaken(self, path, target, **options):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text("restored")
         if target.name == "c.npy":
@@ -241,7 +246,7 @@ def test_who_was_taken_for_dead_leaves_the_record_to_the_other(job, monkeypatch)
         same = next(study for study in list_studies(job.source) if study.name == "c.npy")
         ledger.write({**record, "name": "c.npy", "size": same.size, "modified": same.modified, "run": "elsewhere"})
 
-    monkeypatch.setattr(run, "restore", overtaken)
+    monkeypatch.setattr(Restorer, "restore_file", overtaken)
     records = {record["name"]: record for record in restore_studies(job)}
     assert records["c.npy"]["run"] == "elsewhere"
 
@@ -266,31 +271,31 @@ def test_bad_studies_are_told_and_the_rest_goes_on(job, tmp_path):
 
 
 def test_a_mistake_of_ours_is_a_failure_that_tells_nothing_of_a_patient(job, monkeypatch):
-    def mistaken(path, target, config, **options):
+    def mistaken(self, path, target, **options):
         raise KeyError("Canary^Name")
 
-    monkeypatch.setattr(run, "restore", mistaken)
+    monkeypatch.setattr(Restorer, "restore_file", mistaken)
     assert {record["reason"] for record in restore_studies(job)} == {
         "an unexpected KeyError: a mistake in medrestore, please report it."
     }
 
 
 def test_a_full_disk_stops_the_work(job, monkeypatch):
-    def full(path, target, config, **options):
+    def full(self, path, target, **options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(run, "restore", full)
+    monkeypatch.setattr(Restorer, "restore_file", full)
     with pytest.raises(OSError, match=r"No space left.*series"):
         restore_studies(job)
     assert leftovers(job.output) == []
 
 
 def test_what_comes_to_be_there_after_a_full_disk_is_not_replaced(job, monkeypatch):
-    def full(path, target, config, **options):
+    def full(self, path, target, **options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as context:
-        context.setattr(run, "restore", full)
+        context.setattr(Restorer, "restore_file", full)
         with pytest.raises(OSError, match="No space left"):
             restore_studies(job)
     there = job.output / list_studies(job.source)[0].name / "notes.txt"
@@ -303,12 +308,10 @@ def test_what_comes_to_be_there_after_a_full_disk_is_not_replaced(job, monkeypat
 
 def test_weights_that_do_not_fit_stop_the_work(job, tmp_path):
     torch.save({"nothing": torch.zeros(1)}, tmp_path / "own.pt")
-    options = {**job.options, "weights": str(tmp_path / "own.pt")}
-    settings = {**job.settings, "weights_sha256": sha256(tmp_path / "own.pt")}
-    with pytest.raises(ValueError, match=r"own\.pt does not hold the weights of RestoreRWKV"):
-        restore_studies(replace(job, settings=settings, options=options))
-    assert leftovers(job.output) == []
-    assert json.loads((job.output / "manifest.json").read_text())["studies"] == []
+    result = command(job, "--weights", tmp_path / "own.pt")
+    assert result.exit_code == 2
+    assert "own.pt does not hold the weights of RestoreRWKV" in result.stderr
+    assert not job.output.exists()
 
 
 def test_a_dead_claim_is_no_leave_to_replace_what_was_there(job):
@@ -328,22 +331,22 @@ def test_who_is_interrupted_before_the_record_goes_on(job, calls, monkeypatch, t
     if there:
         job.output.mkdir()
         (job.output / "c.npy").write_text("of somebody else")
-    restored = run.restore
+    restored = Restorer.restore_file
 
-    def careful(path, target, config, overwrite=False, **options):
+    def careful(self, path, target, overwrite=False, **options):
         if target.exists() and not overwrite:
             raise FileExistsError(f"{target.name} exists")
-        restored(path, target, config, **options)
+        restored(self, path, target, **options)
 
     def interrupted(*args):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "restore", careful)
+        patch.setattr(Restorer, "restore_file", careful)
         patch.setattr(run._Run, "_record", interrupted)
         with pytest.raises(KeyboardInterrupt):
             restore_studies(job, [study for study in list_studies(job.source) if study.name == "c.npy"])
-    monkeypatch.setattr(run, "restore", careful)
+    monkeypatch.setattr(Restorer, "restore_file", careful)
     (record,) = [one for one in restore_studies(job) if one["name"] == "c.npy"]
     assert record["outcome"] == ("failed" if there else "restored")
     assert (job.output / "c.npy").read_text() == ("of somebody else" if there else "restored")
@@ -353,24 +356,24 @@ def test_who_is_interrupted_before_the_record_goes_on(job, calls, monkeypatch, t
 def slow_to_die(job, log):
     """Write half of a result, then hang, as a process that is about to be killed."""
 
-    def half(path, target, config, **options):
+    def half(self, path, target, **options):
         with log.open("a") as file:
             file.write(f"{target.relative_to(job.output)}\n")
         target.parent.mkdir(parents=True, exist_ok=True)
         (target.parent / f".{target.name}.0123456789ab").mkdir()
         time.sleep(60)
 
-    run.restore = half
+    Restorer.restore_file = half
     restore_studies(job)
 
 
-def noted_restore(job, log, restored=restore):
-    def note(path, target, config, **options):
+def noted_restore(job, log, restored=Restorer.restore_file):
+    def note(self, path, target, **options):
         with log.open("a") as file:
             file.write(f"{target.relative_to(job.output)}\n")
-        restored(path, target, config, **options)
+        restored(self, path, target, **options)
 
-    run.restore = note
+    Restorer.restore_file = note
     torch.set_num_threads(1)
     restore_studies(job)
 
@@ -442,7 +445,7 @@ def test_a_damaged_record_is_named(job, calls):
 
 
 def command(job, *more):
-    line = ["restore", job.source, "-o", job.output, "--bundle", job.config.parents[1], "--device", "cpu", *more]
+    line = ["restore", job.source, "-o", job.output, "--bundle", job.restorer.bundle.root, "--device", "cpu", *more]
     return CliRunner().invoke(app, [str(word) for word in line])
 
 

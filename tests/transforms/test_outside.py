@@ -70,7 +70,7 @@ def bundles(tmp_path_factory):
         edit_json(
             root / "configs" / "inference.json", lambda config: config.update(mean_hu="correct", mean_hu_tolerance=0.0)
         )
-    return {name: root / "configs" / "inference.json" for name, root in roots.items()}
+    return roots
 
 
 WRITERS = {
@@ -127,8 +127,8 @@ def test_a_series_keeps_the_stored_value(tmp_path, bundles, bundle, settings):
 def test_the_deblurring_network_for_ct_keeps_it_too(tmp_path):
     volume, outside = metal_and_padding(1)
     np.save(tmp_path / "a.npy", volume[..., 0].astype(np.int16))
-    config = BUNDLES / "multimodal_deblur_meddeblur" / "configs" / "inference.json"
-    restore(tmp_path / "a.npy", tmp_path / "out.npy", config, modality="CT")
+    bundle = BUNDLES / "multimodal_deblur_meddeblur"
+    restore(tmp_path / "a.npy", tmp_path / "out.npy", bundle, modality="CT")
     after = np.load(tmp_path / "out.npy")
     np.testing.assert_array_equal(after[outside[..., 0]], volume[..., 0][outside[..., 0]])
     assert (after != volume[..., 0]).mean() > 0.3

@@ -12,7 +12,6 @@
 """
 
 import os
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -20,6 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from medrestore_monai.notes import note
 from medrestore_monai.ops.biwkv import cpu, torch_form, triton_form
 from medrestore_monai.ops.biwkv.check import disagreement
 
@@ -197,7 +197,7 @@ def flaw(backend: str, device: torch.device) -> str:
     if key not in _verdicts:
         _verdicts[key] = disagreement(_FORMS[backend].re_wkv, device)
         if _verdicts[key]:
-            warnings.warn(
+            note(
                 f"the Bi-WKV kernel {backend!r} does not agree with PyTorch on {device}, {_verdicts[key]}: PyTorch "
                 "computes instead, with the same result and more slowly.",
                 stacklevel=2,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from monai.utils import convert_to_dst_type, convert_to_tensor
 from torch import Tensor
 
 from medrestore_monai.intensity import INTENSITY_RANGES
+from medrestore_monai.notes import note
 
 __all__ = ["MeanHUd", "body_mean_shift"]
 
@@ -111,7 +111,7 @@ class MeanHUd(MapTransform):
         source = Path(str(getattr(image, "meta", {}).get("source", "the image"))).name
         worst = float(shift.flatten()[shift.abs().argmax()])
         done = "corrected" if self.mode == "correct" else "check the result, or --set mean_hu=correct"
-        warnings.warn(
+        note(
             f"{source}: the mean of the body moved by more than {self.tolerance:g} HU in {int(beyond.sum())} of "
             f"{beyond.numel()} slice(s), at most by {worst:+.1f} HU: {done}.",
             stacklevel=2,
