@@ -196,7 +196,7 @@ def _axes(shape: tuple[int, ...], picture: bool, color: bool, slice_axis: int | 
         return _Axes(False, (2, 1, 0), True)
     channel = len(shape) == 4 and shape[0] == 1
     sides = shape[1:] if channel else shape
-    if len(sides) not in (2, 3) or 0 in sides:
+    if len(sides) not in (2, 3) or 0 in sides or (color and channel and sides[-1] == 3):  # a batch of pictures?
         hint = ", or a color picture (rows, columns, 3)" * color
         raise ValueError(f"expected one 2D image or 3D volume{hint}, got the shape {tuple(shape)}.")
     order = list(range(len(sides)))
