@@ -56,7 +56,7 @@ class Run:
 
 def child(report: Path, begin: float, command: list[str]) -> None:
     """Run the command line in this process and write how long its stages took."""
-    for module in ("torch", "monai.bundle", "monai.engines", *(f"medrestore_monai.{m}" for m in ("cli", "restore"))):
+    for module in ("torch", "monai.bundle", "monai.engines", *(f"medrestore_monai.{m}" for m in ("cli", "restorer"))):
         importlib.import_module(module)
     took = {name: [0.0, 0.0] for name in NAMES}
     took["import"] = [time.process_time(), time.time() - begin]

@@ -18,8 +18,8 @@ from PIL import Image
 from tiny_bundle import BUNDLES, NAME, edit_json, make_tiny_bundle
 
 from medrestore_monai import Restorer
+from medrestore_monai.data import LoadImageOrSeriesd
 from medrestore_monai.dicom import read_series
-from medrestore_monai.loading import LoadImageOrSeriesd
 from medrestore_monai.notes import Notes
 
 SIZE = (40, 36)

@@ -53,8 +53,8 @@ def test_no_shipped_configuration_has_an_old_name(path):
 def test_a_bundle_of_an_earlier_version_is_refused_in_one_sentence(tmp_path):
     bundle = make_tiny_bundle(tmp_path / "mine")
     config, old = bundle / "configs" / "inference.json", "medrestore_monai.loading.LoadImageOrSeriesd"
-    edit_json(config, lambda content: content["preprocessing"]["transforms"][0].update(_target_=old))
+    edit_json(config, lambda content: content["load"].update(_target_=old))
     said = f"{old} is now medrestore_monai.data.LoadImageOrSeriesd"
     with pytest.raises(ValueError, match=rf"inference\.json was written for an earlier version: {said}"):
-        restore(tmp_path / "a.nii.gz", tmp_path / "out", config, device="cpu")
+        restore(tmp_path / "a.nii.gz", tmp_path / "out", bundle, device="cpu")
     assert said in " ".join(map(str, check_bundle(bundle)))

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 
-from medrestore_monai.unwrap import quiet
+from medrestore_monai.quiet import quiet
 
 
 def test_threads_that_overlap_leave_levels_and_filters_as_they_were():
