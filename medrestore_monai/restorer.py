@@ -320,9 +320,9 @@ class Restorer:
             values["weights"] = Path(given.pop("weights"))
         values |= self._modality(given.pop("modality", None), given) | self._suv(given)
         name = self.bundle.config("inference").name
-        unknown = sorted(one for one in given if top_of(one) not in self._config or top_of(one) in _OF_RUN)
+        unknown = sorted(one for one in given if one in _OF_RUN or (one in OWN_OPTIONS and one not in self._config))
         if unknown:
-            raise ValueError(f"{name} has no option {', '.join(unknown)}.")
+            raise ValueError(f"{name} has no value {', '.join(unknown)} to set.")
         if not re.fullmatch(r"[0-9.]*", str(given.get("series_uid", ""))):  # it may come from a file
             raise ValueError(f"a SeriesInstanceUID has digits and dots only, got {given['series_uid']!r}.")
         plain = {one: value for one, value in given.items() if one not in OWN_OPTIONS and not _is_sequence(value)}

@@ -224,7 +224,7 @@ def test_a_name_that_looks_like_an_expression_is_a_name(tmp_path, bundle, monkey
         ({"strength": 1.5}, "strength must be in 0..1"),
         ({"tile": 100}, "tile must be"),
         ({"slice_batch_size": 0}, "slice_batch_size must be"),
-        ({"strenght": 1.0}, "inference.json has no option strenght"),
+        ({"strenght": 1.0}, "inference.json has no value strenght to set; it has .*mean_hu"),
         ({"series_uid": "1.2.a"}, "digits and dots only"),
     ],
 )

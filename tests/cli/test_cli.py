@@ -167,7 +167,7 @@ def test_settings_reach_the_pipeline_and_the_header(tmp_path):
         ("evaluator=1", "has no value evaluator to set"),
         ("inferer#_target_=builtins.print", "has no value inferer#_target_ to set"),
         ("network_def#dim=abc", "network_def#dim is a whole number"),
-        ("load#modality=MR", "--set changes values at the top and in network_def, not in load"),
+        ("load#modality=MR", "settings are values at the top and in network_def, not in load"),
         ("network_def#nothing=1", "there is no network with these settings"),
     ],
 )
