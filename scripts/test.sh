@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install what is needed and run the tests. Arguments go to pytest: bash scripts/test.sh tests/ops -x
 set -eu
-. "$(dirname "$0")/install.sh" test
+. "$(dirname "$0")/setup/install.sh" test
 export OMP_NUM_THREADS=1
 exec python -m pytest -n "$(python -c 'import os; print(min(4, os.cpu_count() or 1))')" "$@"

@@ -1,6 +1,6 @@
 """The parts of the MONAI Label app that need no server: options, results, DICOMweb, and the script for 3D Slicer.
 
-The app itself runs in an environment of its own; ``scripts/label_tests.sh`` tests it there against real servers.
+The app itself runs in an environment of its own; ``scripts/setup/label_tests.sh`` tests it there against real servers.
 """
 
 import json

@@ -2,7 +2,7 @@
 
 Each is a function of one picture ``(C, X, Y)``, or in 3D of one volume ``(C, X, Y, Z)``, scaled to [0, 1] as the
 networks see it; :class:`Classical` runs it on batches, so that it stands where a network stands. No parameter here is
-learned: ``scripts/tune_classical.py`` chooses them on training data, as a function of the noise level
+learned: ``scripts/calibrate/tune_classical.py`` chooses them on training data, as a function of the noise level
 (:func:`noise_level`), measured in the image itself, and bundles ship what it found (:func:`read_tuned`).
 
 ``filters`` and ``deconvolution`` are 2D, ``filters_3d`` sees the neighbors of a slice; ``methods`` lists them all;

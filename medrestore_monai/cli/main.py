@@ -173,7 +173,8 @@ def evaluate(
     tuned: Annotated[
         Path | None,
         typer.Option(
-            help="Their parameters, from scripts/tune_classical.py, instead of the bundle's own.", show_default=False
+            help="Their parameters, from scripts/calibrate/tune_classical.py, instead of the bundle's own.",
+            show_default=False,
         ),
     ] = None,
     oracle: Annotated[

@@ -173,7 +173,7 @@ def medmnist(
 ) -> list[Item]:
     """List the pictures of one MedMNIST archive, such as ``pathmnist.npz`` or ``pathmnist_64.npz``.
 
-    Every process that reads it keeps one part in memory; ``scripts/prepare_medmnist.py`` makes files of large ones.
+    Every process that reads it keeps one part in memory; ``prepare_medmnist.py`` writes large ones as files.
 
     Args:
         path: the ``.npz`` file with ``train_images``, ``val_images`` and ``test_images``: 8 bit, gray

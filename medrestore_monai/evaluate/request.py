@@ -31,7 +31,7 @@ class Request:
         part: ``all`` or one of :data:`~medrestore_monai.data.parts.PARTS`.
         protocol: a key of :data:`~medrestore_monai.report.protocols.PROTOCOLS`.
         baselines: ``auto`` for those of the task, ``none``, or names of classical methods separated by commas.
-        tuned: a file of ``scripts/tune_classical.py``; ``None`` for the bundle's own, ``docs/tuned.json``.
+        tuned: a file of ``scripts/calibrate/tune_classical.py``; ``None`` for the bundle's own, ``docs/tuned.json``.
         oracle: score each classical method also with the parameters that are best for each image by its reference:
             the upper mark of what tuning can reach. It takes some 10 to 50 times as long as the method itself.
         against: the method that p-values compare with.

@@ -3,5 +3,5 @@
 ``main.py`` is what MONAI Label loads, from this folder; ``tasks`` runs one bundle on one image, ``options`` checks what
 a client may set, ``results`` writes what goes back, ``dicomweb`` fetches a series and stores the derived one.
 ``slicer_load.py`` is a script for 3D Slicer and imports nothing of this package. Only ``main`` and ``tasks`` import
-MONAI Label, which lives in an environment of its own (``scripts/label_env.sh``).
+MONAI Label, which lives in an environment of its own (``scripts/setup/label_env.sh``).
 """

@@ -38,7 +38,7 @@ TINY = {
     MED_NAME: (MedDeblur, {"channels": [16, 16, 16]}),
 }
 PARAMETERS = {AFF_NAME: (0.56e6, 2.22e6), MLFF_NAME: (0.70e6, 6.05e6), MED_NAME: (2.12e6, 8.03e6)}  # shipped, paper
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "experiments"
 
 
 @pytest.fixture(scope="module", params=TINY)

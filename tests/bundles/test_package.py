@@ -247,7 +247,7 @@ def test_the_card_has_the_sections_of_the_zoo(packaged):
 @pytest.mark.parametrize("each", list_bundles(), ids=lambda each: each.name)
 def test_each_bundle_requires_versions_that_the_python_of_the_zoo_can_have(each):
     pins = {}
-    for line in (Path(__file__).resolve().parents[2] / "scripts" / "constraints.txt").read_text().splitlines():
+    for line in (Path(__file__).resolve().parents[2] / "scripts" / "setup" / "constraints.txt").read_text().splitlines():
         pin, _, marker = line.partition(";")
         if "==" in pin and ">=" not in marker:  # Python 3.10
             name, _, version = pin.partition("==")

@@ -481,7 +481,7 @@ def test_an_overlay_in_the_working_folder_does_not_stand_in_for_the_bundles_own(
 def test_tuning_finds_the_best_of_a_grid(tmp_path, monkeypatch):
     """The volumes have white noise; the best Gaussian is that of an exhaustive search with SciPy."""
     pairs = write_pairs(tmp_path / "data", patients=3)
-    script = Path(__file__).parents[2] / "scripts" / "tune_classical.py"
+    script = Path(__file__).parents[2] / "scripts" / "calibrate" / "tune_classical.py"
     output = tmp_path / "tuned.json"
     options = [
         "--bundle",

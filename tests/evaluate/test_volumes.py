@@ -350,7 +350,7 @@ def test_methods_without_a_need_read_single_slices(tmp_path, monkeypatch):
 
 
 def tune(monkeypatch, *options):
-    script = Path(__file__).parents[2] / "scripts" / "tune_classical.py"
+    script = Path(__file__).parents[2] / "scripts" / "calibrate" / "tune_classical.py"
     monkeypatch.setattr(sys, "argv", [str(part) for part in (script, *options)])
     runpy.run_path(str(script), run_name="__main__")
 

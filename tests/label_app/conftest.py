@@ -1,4 +1,4 @@
-"""Only ``scripts/label_tests.sh`` runs what is here: MONAI Label lives in an environment of its own."""
+"""Only ``scripts/setup/label_tests.sh`` runs what is here: MONAI Label lives in an environment of its own."""
 
 import importlib.util
 import sys

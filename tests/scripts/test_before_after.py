@@ -1,4 +1,4 @@
-"""The pictures of ``scripts/before_after.py``: which images, which part of them, which gray levels."""
+"""The pictures of ``scripts/experiments/before_after.py``: which images, which part of them, which gray levels."""
 
 import importlib.util
 import sys
@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from tiny_bundle import make_tiny_bundle
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "before_after.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "experiments" / "before_after.py"
 
 
 @pytest.fixture(scope="module")

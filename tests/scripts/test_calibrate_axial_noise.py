@@ -1,4 +1,4 @@
-"""The estimator of ``scripts/calibrate_axial_noise.py``, on noise of known correlation and on real stacks."""
+"""The estimator of ``scripts/calibrate/axial_noise.py``, on noise of known correlation and on real stacks."""
 
 import importlib.util
 import json
@@ -9,12 +9,12 @@ import pytest
 
 from medrestore_monai.transforms.axial_noise import axial_weights, axial_width, correlation_of
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "calibrate_axial_noise.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "calibrate" / "axial_noise.py"
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("calibrate_axial_noise", SCRIPT)
+    spec = importlib.util.spec_from_file_location("axial_noise", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluate_ct_pairs.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "experiments" / "evaluate_ct_pairs.py"
 attainable_gain = runpy.run_path(str(SCRIPT))["attainable_gain"]
 
 

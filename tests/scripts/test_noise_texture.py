@@ -1,4 +1,4 @@
-"""The spectra of ``scripts/noise_texture.py``: white and smoothed noise, whose spectra are known."""
+"""The spectra of ``scripts/experiments/noise_texture.py``: white and smoothed noise, whose spectra are known."""
 
 import importlib.util
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "noise_texture.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "experiments" / "noise_texture.py"
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from medrestore_monai.data import training_slices
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "train"
 NAME = "prepare_multimodal_training_data"
 MR = (
     "mri_brain_t1_studyforrest",
