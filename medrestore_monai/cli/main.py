@@ -210,7 +210,7 @@ def evaluate(
 
       medrestore evaluate --bundle ct_denoise_restore_rwkv --bundle all_in_one_restore_rwkv --data scans/ -o report
 
-      medrestore evaluate --model unet=ct_denoise_restore_rwkv,unet.json,runs/unet/model.pt --data scans/ -o report
+      medrestore evaluate --model base=ct_denoise_restore_rwkv,base.json,runs/base/model.pt --data scans/ -o report
 
       medrestore evaluate --bundle ./mine --data GOPRO_Large --layout gopro --part test --protocol mlff -o report
     """

@@ -36,6 +36,7 @@ from medrestore_monai.engines import SeededLoader
 from medrestore_monai.intensity import INTENSITY_RANGES
 from medrestore_monai.transforms.ct.noise_measure import typical_noise
 
+EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 EDGES = (0.0, 0.001, 0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0, 5.0)
 DRAWN = "upon_"  # folders of slices drawn upon those of another modality
 PICTURES = ("RGB", "GRAY")
@@ -76,9 +77,15 @@ def with_block(text: str, block: Mapping[str, Any]) -> str:
     return f'{before},\n    "trained_on": {listed}\n}}\n'
 
 
+def find_config(bundle: Bundle, name: str) -> Path:
+    """Return a configuration of the bundle, or one of its experiments."""
+    own = bundle.config(name)
+    return own if own.is_file() else EXPERIMENTS / bundle.name / f"{name}.json"
+
+
 def read_stage(bundle: Bundle, overlays: str, data: Path) -> ConfigParser:
     config = ConfigParser()
-    config.read_config([str(bundle.config(name)) for name in ("train", *overlays.split(","))])
+    config.read_config([str(find_config(bundle, name)) for name in ("train", *overlays.split(","))])
     # nothing is cached: few items are drawn
     config.update({"dataset_dir": str(data), "num_workers": 0, "cache_rate": 0.0})
     return config

@@ -36,6 +36,7 @@ from medrestore_monai.intensity import INTENSITY_RANGES
 from medrestore_monai.networks import RestoreRWKV, RestoreRWKVRouting
 
 SHIPPED = sorted(path.parents[1] for path in BUNDLES.glob("*/configs/metadata.json"))
+EXPERIMENTS = BUNDLES.parent / "scripts" / "experiments"
 
 TEXT = {"type": "string", "minLength": 1}
 FORMAT = {
@@ -166,9 +167,10 @@ def test_the_network_of_a_configuration_can_be_built(root, overlay):
 
 
 def test_the_plain_network_for_all_three_modalities_has_the_size_of_the_paper():
-    places = [BUNDLES / "all_in_one_restore_rwkv" / "configs" / f"{name}.json" for name in ("train", "plain")]
+    train = BUNDLES / "all_in_one_restore_rwkv" / "configs" / "train.json"
+    plain = EXPERIMENTS / "all_in_one_restore_rwkv" / "plain.json"
     parser = ConfigParser()
-    parser.read_config([str(place) for place in (*places, BUNDLES / NAME / "configs" / "base.json")])
+    parser.read_config([str(place) for place in (train, plain, BUNDLES / NAME / "configs" / "base.json")])
     merged = parser.get_parsed_content("network_def").merged()
     assert sum(parameter.numel() for parameter in merged.parameters()) == pytest.approx(27.91e6, rel=0.005)
 
@@ -394,19 +396,47 @@ def test_a_loaded_network_is_merged_and_computes_the_same(bundle):
         torch.testing.assert_close(ready(image), plain(image), rtol=0, atol=1e-5)
 
 
-TO_COMPARE = sorted(
-    path for name in ("unet", "restormer", "srn", "deblurgan") for path in BUNDLES.glob(f"*/configs/{name}.json")
-)
+OVERLAYS = sorted(EXPERIMENTS.glob("*/*.json"))
+TO_COMPARE = [path for path in OVERLAYS if path.stem in ("unet", "restormer", "srn", "deblurgan", "plain")]
+LATER_STAGES = [path for path in OVERLAYS if path not in TO_COMPARE]
 
 
-@pytest.mark.parametrize("overlay", TO_COMPARE, ids=lambda path: f"{path.parents[1].name}-{path.stem}")
+def read_with_overlays(overlay, *before):
+    """The training of a bundle on a CPU, and over it one experiment's configuration."""
+    parser = ConfigParser()
+    configs = BUNDLES / overlay.parent.name / "configs"
+    parser.read_config([str(path) for path in (configs / "train.json", configs / "train_cpu.json", *before, overlay)])
+    parser["device"] = "$torch.device('cpu')"
+    return parser
+
+
+@pytest.mark.parametrize("overlay", TO_COMPARE, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_a_network_to_compare_with_starts_on_its_own(overlay):
     """Our networks may start from the weights of another bundle, which fit no other network."""
+    parser = read_with_overlays(overlay)
+    if overlay.stem != "plain":
+        parser.get_parsed_content("initialize")
+    network = parser.get_parsed_content("network")
+    assert type(network) is not type(find_network(overlay.parent.name))
+
+
+def find_network(name):
     parser = ConfigParser()
-    parser.read_config([str(overlay.parent / f"{name}.json") for name in ("train", "train_cpu", overlay.stem)])
-    parser["device"] = "$torch.device('cpu')"
+    parser.read_config(str(BUNDLES / name / "configs" / "train.json"))
+    return parser.get_parsed_content("network_def")
+
+
+@pytest.mark.parametrize("overlay", LATER_STAGES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_later_stage_starts_from_the_weights_of_the_one_before(overlay, tmp_path):
+    before = [path for path in LATER_STAGES if path.parent == overlay.parent and path.stem < overlay.stem]
+    parser = read_with_overlays(overlay, *before)
+    torch.save(find_network(overlay.parent.name).state_dict(), tmp_path / "model.pt")
+    assert parser.get_parsed_content("first_weights").startswith(str(BUNDLES / overlay.parent.name / "runs"))
+    parser["first_weights"] = str(tmp_path / "model.pt")
     parser.get_parsed_content("initialize")
-    assert type(parser.get_parsed_content("network")).__module__ != RestoreRWKV.__module__
+    expected = torch.load(tmp_path / "model.pt", weights_only=True)
+    for name, values in parser.get_parsed_content("network").state_dict().items():
+        torch.testing.assert_close(values, expected[name])
 
 
 @pytest.mark.parametrize("modality", ["CT", "MR", "PT"])

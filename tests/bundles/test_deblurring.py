@@ -64,7 +64,7 @@ def bundle(request, tmp_path_factory):
 
 def parsed(root, *names, **options):
     parser = ConfigParser()
-    parser.read_config([str(root / "configs" / f"{name}.json") for name in names])
+    parser.read_config([str(root / "configs" / f"{name}.json" if isinstance(name, str) else name) for name in names])
     parser.update({"bundle_root": str(root), "device": "$torch.device('cpu')", "num_workers": 0, **options})
     return parser
 
@@ -115,7 +115,7 @@ def test_the_overlay_for_a_cpu_trains(bundle, tmp_path):
 @pytest.mark.parametrize("overlay", ["unet", "srn"])
 @pytest.mark.parametrize("name", TINY)
 def test_networks_to_compare_with_take_the_place_of_ours(name, overlay, tmp_path):
-    parser = parsed(BUNDLES / name, "train", "train_cpu", overlay, output_dir=str(tmp_path))
+    parser = parsed(BUNDLES / name, "train", "train_cpu", SCRIPTS / name / f"{overlay}.json", output_dir=str(tmp_path))
     network = parser.get_parsed_content("network")
     image = torch.rand(1, 3, 17, 33)
     assert network(image).shape == image.shape

@@ -470,11 +470,11 @@ def test_models_that_cannot_be_are_refused(tmp_path, model, message, monkeypatch
 
 def test_an_overlay_in_the_working_folder_does_not_stand_in_for_the_bundles_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("unet.json", "own.json"):
+    for name in ("base.json", "own.json"):
         Path(name).write_text("{}")
     bundle = find_bundle(NAME)
-    assert parse_contestant(f"a={NAME},unet.json").overlay == bundle.root / "configs" / "unet.json"
-    assert parse_contestant(f"a={NAME},./unet.json").overlay == Path("unet.json")
+    assert parse_contestant(f"a={NAME},base.json").overlay == bundle.root / "configs" / "base.json"
+    assert parse_contestant(f"a={NAME},./base.json").overlay == Path("base.json")
     assert parse_contestant(f"a={NAME},own.json").overlay == Path("own.json")
 
 

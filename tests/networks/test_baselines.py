@@ -143,8 +143,12 @@ def test_discriminator_learns_and_refuses_wrong_input():
 def test_comparators_are_about_the_light_network_and_keep_any_size(bundle, overlay):
     torch.manual_seed(0)
     parser = ConfigParser()
-    configs = Path(__file__).parents[2] / "bundles" / f"{bundle}_restore_rwkv" / "configs"
-    parser.read_config([str(configs / f"{name}.json") for name in ("train", "train_cpu", overlay)])
+    root = Path(__file__).parents[2]
+    configs = [
+        root / "bundles" / f"{bundle}_restore_rwkv" / "configs" / name for name in ("train.json", "train_cpu.json")
+    ]
+    overlay = root / "scripts" / "experiments" / f"{bundle}_restore_rwkv" / f"{overlay}.json"
+    parser.read_config([str(path) for path in (*configs, overlay)])
     network = parser.get_parsed_content("network_def").eval()
     assert sum(parameter.numel() for parameter in network.parameters()) == pytest.approx(1.19e6, rel=0.05)
     for size in [(1, 1), (13, 22), (16, 32)]:
