@@ -309,7 +309,7 @@ class FromUnitRanged(MapTransform):
 
 
 class ToWindowd(MapTransform):
-    """Bring images scaled to [0, 1] to the window in which ``like`` is evaluated: its ends become 0 and 1.
+    """Bring images to the window in which ``like`` is evaluated: its ends become 0 and 1.
 
     One metric of the data range 1 then scores every modality: CT in [-160, 240] HU, PET in [0, 20] SUV, MR in the range
     of its volume. Nothing is clipped.
@@ -318,6 +318,7 @@ class ToWindowd(MapTransform):
         keys: keys of the images, such as ``["pred", "label"]``.
         like: key of an image that :class:`ToUnitRanged` scaled; it may be among ``keys``.
         names: keys for the results, one for each of ``keys``, which then stay; by default they are replaced.
+        scaled: the images are scaled to [0, 1], as ``like`` is; else they are in its physical unit.
         allow_missing_keys: leave out keys that are not there.
 
     Raises:
@@ -329,10 +330,11 @@ class ToWindowd(MapTransform):
         keys: KeysCollection,
         like: str = "image",
         names: KeysCollection | None = None,
+        scaled: bool = True,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.like = like
+        self.like, self.scaled = like, scaled
         self.names = self.keys if names is None else ensure_tuple(names)
         if len(self.names) != len(self.keys):
             raise ValueError(f"expected a name for each of {len(self.keys)} keys, got {len(self.names)}.")
@@ -343,7 +345,7 @@ class ToWindowd(MapTransform):
         meta = getattr(out.get(self.like), "meta", {})
         if _WINDOW not in meta:
             raise ValueError(f"{self.like!r} has no {_WINDOW} in its meta data: scale it with ToUnitRanged first.")
-        lower, upper = (float(v) for v in meta[_RECORD])
+        lower, upper = (float(v) for v in meta[_RECORD]) if self.scaled else (0.0, 1.0)
         first, last = ((float(end) - lower) / (upper - lower) for end in meta[_WINDOW])
         for key, name in self.key_iterator(out, self.names):
             image = convert_to_tensor(out[key], track_meta=False)

@@ -199,6 +199,8 @@ def test_the_window_of_a_modality_becomes_0_to_1(modality, values, expected):
     assert_close(out["shown"], torch.tensor([expected]).float(), rtol=1e-4, atol=1e-5)
     assert torch.equal(out["image"], scaled["image"])
     assert torch.equal(ToWindowd("image")(scaled)["image"], out["shown"])
+    physical = ToWindowd("pred", scaled=False)({**scaled, "pred": torch.tensor([values])})
+    assert_close(physical["pred"], torch.tensor([expected]).float(), rtol=1e-4, atol=1e-5)
     assert "intensity_window" not in FromUnitRanged("image")(scaled)["image"].meta
 
 

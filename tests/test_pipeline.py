@@ -152,6 +152,15 @@ def test_inference_from_the_folder_of_the_bundle(tmp_path, bundle, trained):
     assert read_series(tmp_path / "out").shape == (40, 32, 2)
 
 
+def test_an_evaluation_without_inference_json_ends_with_the_command_to_run(tmp_path, bundle):
+    alone = monai_bundle(bundle, "evaluating", ["configs/evaluate.json"], tmp_path, tmp_path / "out")
+    assert alone.returncode == 1
+    assert "Traceback" not in alone.stderr
+    said = alone.stderr.strip().splitlines()[-1]
+    assert said.startswith("Error: evaluate.json is laid over inference.json: python -m monai.bundle run evaluating")
+    assert "['configs/inference.json','configs/evaluate.json']" in said
+
+
 @pytest.mark.parametrize(("run_id", "config"), [("training", "train"), ("inference", "inference")])
 def test_an_empty_folder_ends_with_an_error(tmp_path, bundle, run_id, config):
     (tmp_path / "empty").mkdir()

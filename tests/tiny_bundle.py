@@ -48,7 +48,8 @@ def make_tiny_bundle(folder: Path, name: str = NAME, **settings: Any) -> Path:
 
 
 def _make_tiny(content, settings):
-    content["network_def"].update(TINY)
+    if "network_def" in content:
+        content["network_def"].update(TINY)
     content.update({name: value for name, value in settings.items() if name in content})
     if "mean_hu" in content:  # such a network moves every mean
         content["mean_hu"] = "off"

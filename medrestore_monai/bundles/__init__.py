@@ -8,7 +8,7 @@
 Configurations name what stands here, such as ``medrestore_monai.bundles.load_network``.
 """
 
-from medrestore_monai.bundles.config import read_config
+from medrestore_monai.bundles.config import read_config, require_inference
 from medrestore_monai.bundles.find import (
     DEFAULT_BUNDLE,
     WEIGHTS,
@@ -50,6 +50,7 @@ __all__ = [
     "load_weights",
     "name_with_copy",
     "read_config",
+    "require_inference",
     "search_path",
     "sha256",
     "start_from",

@@ -21,7 +21,8 @@ _USAGE = """\
 In this folder, or from any other with the folder on Python's path (`PYTHONPATH`):
 
     python -m monai.bundle run inference --config_file configs/inference.json --dataset_dir INPUT --output_dir OUTPUT
-    python -m monai.bundle run evaluating --config_file configs/evaluate.json --dataset_dir CLEAN_IMAGES
+    python -m monai.bundle run evaluating --config_file "['configs/inference.json','configs/evaluate.json']" \\
+      --dataset_dir CLEAN_IMAGES
     python -m monai.bundle run training --config_file configs/train.json --dataset_dir CLEAN_IMAGES
 
 INPUT is a DICOM file or folder, NIfTI, PNG, TIFF, or a folder of these; what is written is of the same kind. The folder

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,11 @@ MOVED = {
 _OLD_NAME = re.compile(rf"\b({'|'.join(map(re.escape, MOVED))})\b((?:\.\w+)*)")
 
 
-def read_config(path: str | os.PathLike[str]) -> "ConfigParser":
+def read_config(*paths: str | os.PathLike[str]) -> "ConfigParser":
     """Read a configuration as MONAI does.
 
     Args:
-        path: a JSON or YAML file.
+        paths: JSON or YAML files, each laid over those before.
 
     Raises:
         ValueError: it names a class, function or module that has moved; the message has the new name.
@@ -32,11 +32,28 @@ def read_config(path: str | os.PathLike[str]) -> "ConfigParser":
     from monai.bundle import ConfigParser
 
     parser = ConfigParser()
-    parser.read_config(str(path))
+    parser.read_config([str(path) for path in paths])
     for text in _texts(parser.config):
         if reason := reason_moved(text):
-            raise ValueError(f"{Path(path).name} was written for an earlier version: {reason}.")
+            names = " and ".join(Path(path).name for path in paths)
+            raise ValueError(f"{names} {'was' if len(paths) == 1 else 'were'} written for an earlier version: {reason}.")
     return parser
+
+
+def require_inference(inferer: Any) -> None:
+    """End the program unless ``evaluate.json`` is laid over ``inference.json``; for the former's ``initialize``.
+
+    Args:
+        inferer: the inferer of both files together; of ``evaluate.json`` alone, it is no more than a mapping.
+
+    Raises:
+        SystemExit: with one sentence that gives the command, which MONAI passes on without a traceback.
+    """
+    if isinstance(inferer, Mapping):
+        raise SystemExit(
+            "Error: evaluate.json is laid over inference.json: python -m monai.bundle run evaluating "
+            "--config_file \"['configs/inference.json','configs/evaluate.json']\" --dataset_dir DIR"
+        )
 
 
 def reason_moved(text: str) -> str:

@@ -192,7 +192,7 @@ def evaluate(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Change a value of evaluate.json, such as dose=0.1.", show_default=False),
+        typer.Option("--set", help="Change a value of the bundle, such as dose=0.1.", show_default=False),
     ] = None,
     hu_offset: HUOffsetOption = None,
     allow_gaps: GapsOption = False,

@@ -3,8 +3,8 @@
 ``volumes`` puts the slices of an image together, degraded one by one, and ``restorations`` lets each method see them as
 it needs: methods in 3D whole, networks in 2D one slice at a time. ``baselines`` chooses classical methods.
 
-``request`` is what a user asks for. A bundle's ``evaluate.json`` is the only description of it: what stands there
-before ``ToUnitRanged`` degrades clean images, in physical units; the rest scales, restores and brings back. Of several
+``request`` is what a user asks for. A bundle's ``evaluate.json`` says how clean images are loaded and degraded, in
+physical units; it is laid over ``inference.json``, which alone says how they are restored. Of several
 bundles of a modality the first one degrades, so that all get the same images; a bundle of several joins them.
 """
 

@@ -1,4 +1,4 @@
-"""A bundle as its ``evaluate.json`` describes it, ready to restore one image after the other."""
+"""A bundle as its ``evaluate.json``, laid over ``inference.json``, describes it: ready to restore image after image."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,6 @@ from medrestore_monai.bundles import Bundle, find_bundle, is_path, read_config, 
 from medrestore_monai.bundles.setting_checks import check_kinds, path_text
 from medrestore_monai.data import Item
 from medrestore_monai.engines.errors import unwrapped
-from medrestore_monai.intensity import ToUnitRanged
 
 _TASKS = {
     "denois": "denoising",
@@ -34,7 +33,7 @@ class Contestant:
     Args:
         name: as the tables call it.
         bundle: the bundle.
-        overlay: a configuration whose ``network_def`` goes over that of ``evaluate.json``; what else it holds is for
+        overlay: a configuration whose ``network_def`` goes over that of ``inference.json``; what else it holds is for
             training. ``None`` for the bundle's own network.
         weights: a file; ``None`` for the bundle's own.
 
@@ -84,13 +83,13 @@ class Model:
     Args:
         contestant: what it is.
         modality: of the images it restores here.
-        parser: its ``evaluate.json``, with the data, device and settings of this evaluation.
+        parser: both configurations, with the data, device and settings of this evaluation.
         weights_sha256: of the weights used.
         degrading: from an item of its data list to ``image`` and ``label`` in physical units.
         scaling: from these to what the network sees.
         network: loaded and on its device.
         inferer: runs it.
-        postprocessing: brings ``pred`` back to physical units.
+        unscaling: brings ``pred`` back to physical units, with all that restoration does after the network.
     """
 
     contestant: Contestant
@@ -101,7 +100,7 @@ class Model:
     scaling: Compose
     network: Any
     inferer: Any
-    postprocessing: Any
+    unscaling: Any
 
     @property
     def name(self) -> str:
@@ -110,13 +109,15 @@ class Model:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Numbers at the top of ``evaluate.json``, such as dose and seed."""
+        """Numbers at the top of ``evaluate.json``, such as dose and seed, and those that a derived image names."""
         config = self.parser.get()
-        return {name: value for name, value in config.items() if isinstance(value, bool | int | float)}
+        names = {*ConfigParser.load_config_file(str(self.contestant.bundle.config("evaluate")))}
+        names |= {str(value)[1:] for value in config.get("derivation", {}).get("parameters", {}).values()}
+        return {name: config[name] for name in names & config.keys() if isinstance(config[name], bool | int | float)}
 
     @property
     def context(self) -> int:
-        """How many slices on each side the network sees, the key ``context`` of ``evaluate.json``; 0 for none."""
+        """How many slices on each side the network sees, the key ``context`` of ``inference.json``; 0 for none."""
         return int(self.parser.get().get("context", 0))
 
     def items(self) -> list[Item]:
@@ -133,7 +134,7 @@ class Model:
         with unwrapped(), torch.no_grad():
             scaled = self.scaling(dict(item))
             pred = self.inferer(scaled["image"][None], self.network)[0]
-            restored: torch.Tensor = self.postprocessing({**scaled, "pred": pred})["pred"]
+            restored: torch.Tensor = self.unscaling({**scaled, "pred": pred})["pred"]
         return restored.as_subclass(torch.Tensor)
 
 
@@ -145,18 +146,18 @@ def open_model(
     settings: Mapping[str, Any],
     wishes: Mapping[str, Any],
 ) -> Model:
-    """Read a bundle's ``evaluate.json`` and load the weights.
+    """Read a bundle's configurations and load the weights.
 
     Args:
         contestant: the bundle, and what differs from it.
         modality: of the images; one of the bundle's.
         data: the folder for its data list.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        settings: values to change in ``evaluate.json``.
+        settings: values to change in the configurations.
         wishes: the same, but left out where there is no such value.
 
     Raises:
-        ValueError: there is no such setting or ``ToUnitRanged``, or the weights do not fit.
+        ValueError: there is no such setting, or the weights do not fit.
     """
     found = contestant.bundle
     parser = _read(found, settings)
@@ -172,20 +173,16 @@ def open_model(
     if device != "auto":
         parser.update({"device": f"$torch.device({device!r})"})
     with unwrapped():
-        steps = list(parser.get_parsed_content("preprocessing").transforms)
-        at = [index for index, step in enumerate(steps) if isinstance(step, ToUnitRanged)]
-        if len(at) != 1:
-            raise ValueError(f"evaluate.json of {found.name} must have one ToUnitRanged in its preprocessing.")
         return Model(
             contestant=contestant,
             modality=modality,
             parser=parser,
             weights_sha256=verify_weights(parser.get_parsed_content("weights"), found.root),
-            degrading=Compose(steps[: at[0]]),
-            scaling=Compose(steps[at[0] :]),
+            degrading=Compose([parser.get_parsed_content(part) for part in ("load", "degradation")]),
+            scaling=parser.get_parsed_content("scaling"),
             network=parser.get_parsed_content("network"),
             inferer=parser.get_parsed_content("inferer"),
-            postprocessing=parser.get_parsed_content("postprocessing"),
+            unscaling=parser.get_parsed_content("unscaling"),
         )
 
 
@@ -199,7 +196,7 @@ def check_settings(contestant: Contestant, settings: Mapping[str, Any]) -> None:
     parser = _read(contestant.bundle, settings)
     parser.update(dict(settings))
     with unwrapped():
-        for part in ("preprocessing", "postprocessing"):
+        for part in ("load", "degradation", "scaling", "inferer", "unscaling"):
             parser.get_parsed_content(part)
     if contestant.overlay is not None:
         _network_of(contestant.overlay)
@@ -217,10 +214,9 @@ def _network_of(overlay: Path) -> dict[str, Any]:
 
 
 def _read(bundle: Bundle, settings: Mapping[str, Any]) -> ConfigParser:
-    path = bundle.config("evaluate")
-    if not path.is_file():
+    if not bundle.config("evaluate").is_file():
         raise ValueError(f"the bundle {bundle.name} has no evaluate.json.")
-    parser = read_config(path)
+    parser = read_config(bundle.config("inference"), bundle.config("evaluate"))
     check_kinds(f"evaluate.json of {bundle.name}", parser, settings)
     return parser
 

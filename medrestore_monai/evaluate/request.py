@@ -39,7 +39,7 @@ class Request:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         limit: restore and score this many slices, evenly spread. Of volumes that have one of them, all slices are read
             and degraded where a method needs neighbors or the noise level, and methods in 3D restore them whole.
-        settings: values to change in the bundles' ``evaluate.json``.
+        settings: values to change in the bundles' ``evaluate.json`` and ``inference.json``.
         hu_offset: of CT, see :class:`~medrestore_monai.data.LoadImageOrSeriesd`.
         allow_gaps: take DICOM series with missing slices, of pairs.
         skip_bad: leave out images that cannot be used, and list them; else the first one is an error.
@@ -92,7 +92,7 @@ class Request:
         for modality, group in groups.items():
             for one in group:
                 check_settings(one, self.settings)
-                check_options(one.bundle.config("evaluate"), self.device, **self.settings)
+                check_options(one.bundle.config("inference"), self.device)
             task = partial(task_of, group[0].bundle, modality)
             tuned, _ = tuned_parameters(group[0].bundle, modality, self.tuned)
             chosen = choose_baselines(self.baselines, tuned, task)

@@ -39,8 +39,7 @@ def by_model(model: Model, volume: Volume) -> Prepared:
             image = volume.stack(slab, scaled=False)
             if isinstance(image, MetaTensor):
                 image.meta[SLICE_STEPS] = steps_of_affine(image.affine.numpy(), len(slab))
-            # the scaling asks for a label, which the restoration does not use
-            output = model.restore({**volume.slices[slab.start].case, "image": image, "label": image})
+            output = model.restore({**volume.slices[slab.start].case, "image": image})
             restored |= {at: output[..., at - slab.start].clone() for at in volume.scored if at in slab}
     return restored.__getitem__
 

@@ -47,7 +47,7 @@ def bundle(request, tmp_path_factory):
     kind, options = TINY[request.param]
     root = tmp_path_factory.mktemp("bundles") / request.param
     shutil.copytree(BUNDLES / request.param, root, ignore=shutil.ignore_patterns("models", "runs", "eval", "docs"))
-    for name in ("train", "inference", "evaluate"):
+    for name in ("train", "inference"):
         edit_json(root / "configs" / f"{name}.json", lambda config: config["network_def"].update(options))
     torch.manual_seed(0)
     network = kind(**options)

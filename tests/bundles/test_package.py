@@ -303,7 +303,8 @@ def test_each_bundle_evaluates_exports_and_trains_without_our_package(each, else
     data, images = write_data(each, tmp_path / "data")
     report, exported, trained = tmp_path / "report", tmp_path / "traced.ts", tmp_path / "trained"
     channels = each.metadata["network_data_format"]["inputs"]["image"]["num_channels"]
-    evaluation = ["--config_file", "configs/evaluate.json", "--dataset_dir", images, "--output_dir", report]
+    evaluation = ["--config_file", "['configs/inference.json','configs/evaluate.json']"]
+    evaluation += ["--dataset_dir", images, "--output_dir", report]
     if images.parent == data:  # one of several modalities
         evaluation += ["--modality", images.name]
     export = ["--ckpt_file", "models/model.pt", "--meta_file", "configs/metadata.json", "--use_trace", "True"]

@@ -153,3 +153,17 @@ def test_noise_along_the_axis_is_a_setting_of_the_evaluation(tmp_path, bundle, m
         noise = (item["image"] - item["label"]).numpy()
         found = np.corrcoef(noise[..., 1:].ravel(), noise[..., :-1].ravel())[0, 1]
         assert found == pytest.approx(asked, abs=0.1)
+
+
+@pytest.mark.parametrize("bundle", [NAME, ALL])
+def test_an_evaluation_keeps_what_is_outside_of_the_range_as_a_restoration_does(tmp_path, bundle):
+    hu = ct_volume(3, (40, 37))
+    hu[:9, :, 1], hu[20:24, 20:24, 1] = -2000.3, 3500.7  # padding and metal
+    source = write(tmp_path / "a.nii.gz", hu)
+    model = open_model(Contestant(bundle, find_bundle(bundle)), "CT", tmp_path, "cpu", {}, {})
+    item = model.degrading({"label": str(source), "name": "a", "slice": 1})
+    outside = (item["image"] < -1024) | (item["image"] > 3072)
+    assert outside.sum() > 300
+    restored = model.restore(item)
+    assert bool((restored[outside] == item["image"].as_tensor()[outside]).all())
+    assert not bool((restored == item["image"].as_tensor()).all())

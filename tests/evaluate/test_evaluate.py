@@ -193,10 +193,9 @@ def test_folders_of_any_name(tmp_path, bundles):
 def test_color_pairs(tmp_path, monkeypatch):
     root = make_tiny_bundle(tmp_path / "bundles").rename(tmp_path / "bundles" / "rgb_deblur_tiny")
     channels = {"in_channels": 3, "out_channels": 3}
-    edit_json(root / "configs" / "evaluate.json", lambda config: config["network_def"].update(channels))
+    edit_json(root / "configs" / "inference.json", lambda config: config["network_def"].update(channels))
     edit_json(
-        root / "configs" / "evaluate.json",
-        lambda config: config["preprocessing"]["transforms"][3].update(modality="RGB"),
+        root / "configs" / "inference.json", lambda config: config["scaling"]["transforms"][1].update(modality="RGB")
     )
     edit_json(
         root / "configs" / "metadata.json",
@@ -356,7 +355,7 @@ def test_the_kernel_is_known_from_what_the_degradation_noted():
 def test_bundles_of_two_modalities_have_a_folder_and_a_table_each(tmp_path, bundles, monkeypatch):
     shutil.copytree(bundles, tmp_path / "bundles")
     configs = tmp_path / "bundles" / OTHER / "configs"
-    edit_json(configs / "evaluate.json", lambda config: config["preprocessing"]["transforms"][3].update(modality="MR"))
+    edit_json(configs / "inference.json", lambda config: config["scaling"]["transforms"][1].update(modality="MR"))
     edit_json(
         configs / "metadata.json",
         lambda metadata: metadata["network_data_format"]["inputs"]["image"].update(modality="MR"),

@@ -278,7 +278,12 @@ def test_a_slice_that_cannot_be_used_is_left_out_and_parts_the_volume(tmp_path):
 def test_a_network_with_context_gets_slabs_and_each_slice_once(tmp_path, bundles, monkeypatch):
     """A network in 2D scores the same with and without neighbors, whichever slices are asked for."""
     shutil.copytree(bundles, tmp_path / "bundles")
-    edit_json(tmp_path / "bundles" / NAME / "configs" / "evaluate.json", lambda config: config.update(context=1))
+
+    def sees_neighbors(config):
+        config["context"] = 1
+        config["network_def"]["context"] = config["inferer"]["context"] = 0
+
+    edit_json(tmp_path / "bundles" / NAME / "configs" / "inference.json", sees_neighbors)
     ct_series(tmp_path / "data" / "p0", slices=7, size=SIZE)
     base = ["--data", tmp_path / "data", "--baselines", "none", "-o"]
     run(*base, tmp_path / "plain")

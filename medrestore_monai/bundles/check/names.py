@@ -42,7 +42,7 @@ _DISTRIBUTED = (
     "is_initialized"
 )
 _SAMPLERS = "ConcatDataset DataLoader Dataset RandomSampler SequentialSampler Subset WeightedRandomSampler"
-_OURS = "bundle_root load_network load_weights name_with_copy start_from verify_weights"
+_OURS = "bundle_root load_network load_weights name_with_copy require_inference start_from verify_weights"
 
 NAMES = frozenset(
     (

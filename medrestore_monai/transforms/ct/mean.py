@@ -52,7 +52,7 @@ class MeanHUd(MapTransform):
     """Check that a restoration leaves the mean HU of every slice's body where it was, or put it back there.
 
     For the postprocessing, after ``FromUnitRanged``: the result must be in HU there; the input may still be scaled, as
-    the ``intensity_range`` in its meta data tells. With ``scaled`` the result is scaled as the input is, and stays so.
+    the ``intensity_range`` in its meta data tells.
 
     Args:
         keys: the restored images, shape ``(1, X, Y[, Z])``.
@@ -60,11 +60,10 @@ class MeanHUd(MapTransform):
         mode: ``check`` warns of slices whose mean moves by more than ``tolerance``; ``correct`` adds to such slices,
             where the input is in -500 to 3072 HU, what brings the mean back; ``off`` does nothing.
         tolerance: in HU.
-        scaled: the restored images are scaled to [0, 1], by the ``intensity_range`` of ``like``.
         allow_missing_keys: as in MONAI.
 
     Raises:
-        ValueError: for another mode, or a tolerance below 0; on a call, for ``scaled`` without an ``intensity_range``.
+        ValueError: for another mode, or a tolerance below 0.
     """
 
     def __init__(
@@ -73,7 +72,6 @@ class MeanHUd(MapTransform):
         like: str = "image",
         mode: str = "check",
         tolerance: float = 2.0,
-        scaled: bool = False,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
@@ -81,7 +79,7 @@ class MeanHUd(MapTransform):
             raise ValueError(f"mean_hu must be check, correct or off, got {mode!r}.")
         if not tolerance >= 0:
             raise ValueError(f"the tolerance of the mean must be 0 HU or more, got {tolerance}.")
-        self.like, self.mode, self.tolerance, self.scaled = like, mode, float(tolerance), scaled
+        self.like, self.mode, self.tolerance = like, mode, float(tolerance)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data``, with corrected images where that is asked for."""
@@ -90,19 +88,15 @@ class MeanHUd(MapTransform):
             return out
         lower, upper = _range_of(out[self.like]) or (0.0, 1.0)
         image = convert_to_tensor(out[self.like], track_meta=False) * (upper - lower) + lower
-        if not self.scaled:
-            lower, upper = 0.0, 1.0
-        elif _range_of(out[self.like]) is None:
-            raise ValueError(f"{self.like!r} has no {_RECORD} in its meta data: scale it with ToUnitRanged first.")
         for key in self.key_iterator(out):
             restored = convert_to_tensor(out[key], track_meta=False)
-            shift = body_mean_shift(image, restored * (upper - lower) + lower)
+            shift = body_mean_shift(image, restored)
             beyond = shift.abs() > self.tolerance
             if not beyond.any():
                 continue
             self._warn(shift, beyond, out[self.like])
             if self.mode == "correct":
-                excess = torch.where(beyond, shift, 0.0) / (upper - lower)
+                excess = torch.where(beyond, shift, 0.0)
                 moved = torch.where(_is_body(image), restored - excess, restored)
                 out[key] = convert_to_dst_type(moved.to(restored.dtype), out[key])[0]
         return out
