@@ -36,7 +36,9 @@ def read_config(*paths: str | os.PathLike[str]) -> "ConfigParser":
     for text in _texts(parser.config):
         if reason := reason_moved(text):
             names = " and ".join(Path(path).name for path in paths)
-            raise ValueError(f"{names} {'was' if len(paths) == 1 else 'were'} written for an earlier version: {reason}.")
+            raise ValueError(
+                f"{names} {'was' if len(paths) == 1 else 'were'} written for an earlier version: {reason}."
+            )
     return parser
 
 

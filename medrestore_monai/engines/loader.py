@@ -96,7 +96,7 @@ class SeededLoader(DataLoader):
     """MONAI's ``DataLoader``, shuffled by :class:`EpochSampler`, with a seed for the random transforms of each item.
 
     Args:
-        dataset: a dataset of MONAI's with a length, or a ``ConcatDataset`` of such.
+        dataset: a dataset of MONAI's with a length, a ``ConcatDataset`` of such, or a ``Dataset`` whose data it is.
         batch_size: items per batch of one process.
         seed: see :class:`EpochSampler`.
         num_workers: processes that load.
@@ -131,6 +131,7 @@ class _SeededItems(Dataset):
 
     def __getitem__(self, drawn: Drawn) -> Any:
         index, seed = drawn
-        for part in getattr(self.dataset, "datasets", [self.dataset]):
+        joined = getattr(self.dataset, "data", self.dataset)
+        for part in getattr(joined, "datasets", [self.dataset]):
             set_rnd(getattr(part, "transform", part), seed)
         return self.dataset[index]

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from miniatures import write_clean, write_recipe_data, write_volumes
-from monai.bundle import ConfigParser, verify_metadata, verify_net_in_out
+from monai.bundle import ConfigParser
 from phantoms import ct_volume
 from tiny_bundle import NAME, edit_json, make_tiny_bundle
 from typer.testing import CliRunner
@@ -247,7 +247,9 @@ def test_the_card_has_the_sections_of_the_zoo(packaged):
 @pytest.mark.parametrize("each", list_bundles(), ids=lambda each: each.name)
 def test_each_bundle_requires_versions_that_the_python_of_the_zoo_can_have(each):
     pins = {}
-    for line in (Path(__file__).resolve().parents[2] / "scripts" / "setup" / "constraints.txt").read_text().splitlines():
+    for line in (
+        (Path(__file__).resolve().parents[2] / "scripts" / "setup" / "constraints.txt").read_text().splitlines()
+    ):
         pin, _, marker = line.partition(";")
         if "==" in pin and ">=" not in marker:  # Python 3.10
             name, _, version = pin.partition("==")
@@ -258,26 +260,13 @@ def test_each_bundle_requires_versions_that_the_python_of_the_zoo_can_have(each)
 
 
 @pytest.mark.parametrize("each", list_bundles(), ids=lambda each: each.name)
-def test_each_bundle_passes_the_checks_of_the_zoo(each, tmp_path):
+def test_the_card_of_a_package_fits_the_package(each, tmp_path):
     folder, _ = package_bundle(each, tmp_path)
-    meta, inference = folder / "configs" / "metadata.json", folder / "configs" / "inference.json"
-    verify_net_in_out(net_id="network_def", meta_file=str(meta), config_file=str(inference), p=1, n=1, any=1)
-    if shared := os.environ.get("MEDRESTORE_SHARED"):
-        schema = Path(shared, "schema", "meta_schema_20240725.json")
-        shutil.copy(schema, tmp_path / "schema.json")  # where it is, nothing is downloaded
-        verify_metadata(meta_file=str(meta), filepath=str(tmp_path / "schema.json"))
-    assert (folder / "docs" / "data_license.txt").is_file()
     card = (folder / "docs" / "README.md").read_text()
     channels = each.metadata["network_data_format"]["inputs"]["image"]["num_channels"]
     assert set(re.findall(r'--input_shape "\[2,(\d),', card)) <= {str(channels)}
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", card) if "://" not in link]
     assert [link for link in links if not (folder / "docs" / link).exists()] == []
-    # TorchScript is declared as not supported, and is not
-    declared = f"`{each.name}` belongs to `exclude_verify_torchscript_list` in the zoo's `ci/bundle_custom_data.py`"
-    assert declared in card
-    network = config(folder, "inference").get_parsed_content("network_def")
-    with pytest.raises((RuntimeError, torch.jit.frontend.FrontendError)):
-        torch.jit.script(network)
 
 
 def write_data(bundle, folder):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from monai.data import CacheDataset
+from monai.data import CacheDataset, Dataset
 from monai.transforms import Compose, Lambdad, RandGaussianNoised, RandScaleIntensityd
 from torch.utils.data import ConcatDataset
 
@@ -67,11 +67,15 @@ def test_items_are_drawn_as_often_as_their_weights_say():
     assert len({seed for drawn in rounds[:100] for _, seed in drawn}) == 500  # also of an item drawn twice
 
 
-def test_joined_datasets_are_balanced_and_seeded_whoever_loads():
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_joined_datasets_are_balanced_and_seeded_whoever_loads(wrapped):
     parts = ConcatDataset([dataset(2), dataset(9)])
     weights = [1 / len(part) for part in parts.datasets for _ in range(len(part))]
+    expected = batches(SeededLoader(parts, 3, seed=5, weights=weights), 2)
+    parts = Dataset(parts) if wrapped else parts
     early, late = (batches(SeededLoader(parts, 3, seed=5, weights=weights), epoch) for epoch in (1, 2))
     assert sum(len(batch) for batch in late) == 11
+    torch.testing.assert_close(late, expected, rtol=0, atol=0)
     for workers in (0, 2):
         torch.manual_seed(workers)
         again = SeededLoader(parts, 3, seed=5, num_workers=workers, weights=weights)
