@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -190,7 +190,7 @@ class RestorationLoss(nn.Module):
             given = ", ".join(f"{name}={weight:g}" for name, weight in weights.items())
             raise ValueError(f"the weights of the losses must not be negative and one must be positive, got {given}.")
         self.weights = {name: float(weight) for name, weight in weights.items() if weight}
-        build = {
+        build: dict[str, Callable[[], nn.Module]] = {
             "mse": nn.MSELoss,
             "l1": nn.L1Loss,
             "charbonnier": lambda: CharbonnierLoss(eps),

@@ -82,8 +82,9 @@ def load_weights(
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         # where less context is asked for than the weights have
-        if isinstance(state, dict) and hasattr(network, "without_neighbors"):
-            state = network.without_neighbors(state)
+        adapt = getattr(network, "without_neighbors", None)
+        if isinstance(state, dict) and adapt is not None:
+            state = adapt(state)
         network.load_state_dict(state)
     except (EOFError, KeyError, pickle.UnpicklingError) as error:
         raise WeightsError(f"{path} is no file of weights: PyTorch reads no plain state dict in it.") from error
@@ -113,8 +114,9 @@ def start_from(network: "nn.Module", bundle: str | os.PathLike[str]) -> int:
     verify_weights(found.weights, found.root)
     own = network.state_dict()
     state = torch.load(found.weights, map_location="cpu", weights_only=True)
-    if hasattr(network, "with_neighbors"):
-        state = network.with_neighbors(state)
+    adapt = getattr(network, "with_neighbors", None)
+    if adapt is not None:
+        state = adapt(state)
     shared = {name: values for name, values in state.items() if name in own and own[name].shape == values.shape}
     if not shared:
         raise ValueError(f"{type(network).__name__} and the weights of {found.name} have nothing in common.")
@@ -155,15 +157,17 @@ def load_network(
     check_backend(backend, device, precision)
     digest = digest or verify_weights(path, bundle)
     network = load_weights(network, path, bundle, digest)
-    ready: nn.Module = network.merged() if hasattr(network, "merged") else network
+    merge = getattr(network, "merged", None)
+    ready: nn.Module = network if merge is None else merge()
     if backend == "onnx":
         from medrestore_monai.bundles.onnx import OnnxNetwork, cached_onnx
 
         return OnnxNetwork(cached_onnx(ready, digest))
     if precision == "bfloat16":
-        if not hasattr(ready, "in_bfloat16"):
+        convert = getattr(ready, "in_bfloat16", None)
+        if convert is None:
             raise ValueError(f"{type(network).__name__} does not offer the precision bfloat16.")
-        ready = ready.in_bfloat16()
+        ready = convert()
     return ready.to(device)
 
 

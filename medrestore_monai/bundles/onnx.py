@@ -10,7 +10,7 @@ import sys
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -57,12 +57,12 @@ def export_onnx(network: nn.Module, path: str | os.PathLike[str], notes: dict[st
         file.write(model.SerializeToString())
 
 
-def _in_one_piece(network: nn.Module) -> "onnx.ModelProto":
+def _in_one_piece(network: Any) -> "onnx.ModelProto":
     example = torch.zeros(2, network.in_channels, *_EXAMPLE)
     return _captured(network.exportable(), {INPUT: example}, OUTPUT, [_FREE])
 
 
-def _in_parts(network: nn.Module) -> "onnx.ModelProto":
+def _in_parts(network: Any) -> "onnx.ModelProto":
     """Capture what pads, the network, and what adds its change to the image each alone, and join them."""
     from onnx import compose
 
@@ -106,6 +106,8 @@ def _captured(module: nn.Module, inputs: dict[str, Tensor], output: str, sizes: 
             optimize=False,  # onnxruntime does it when it loads the file, and far sooner
             verbose=False,
         )
+    if program is None:
+        raise RuntimeError("PyTorch's exporter gave no program.")
     for node in program.model.graph:
         node.metadata_props.clear()  # traces through this machine's files
     return program.model_proto

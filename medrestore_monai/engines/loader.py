@@ -5,7 +5,7 @@ The random states of a training could be saved instead, but those of the loader'
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import ignite.distributed as idist
 import numpy as np
@@ -61,7 +61,7 @@ class EpochSampler(DistributedSampler):
         if weights is not None:
             _check_weights(weights, length)
         replicas = idist.get_world_size() if num_replicas is None else num_replicas
-        super().__init__(range(length), replicas, idist.get_rank() if rank is None else rank, seed=seed)
+        super().__init__(cast(Dataset, range(length)), replicas, idist.get_rank() if rank is None else rank, seed=seed)
         self.length = length
         self.weights = None if weights is None else torch.as_tensor(weights, dtype=torch.float64)
         self.rounds = 0
@@ -109,7 +109,7 @@ class SeededLoader(DataLoader):
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Sequence[Any],
         batch_size: int,
         seed: int = 0,
         num_workers: int = 0,
@@ -123,7 +123,7 @@ class SeededLoader(DataLoader):
 class _SeededItems(Dataset):
     """The items of a dataset, each with random transforms that its seed tells."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Sequence[Any]) -> None:
         self.dataset = dataset
 
     def __len__(self) -> int:

@@ -89,7 +89,7 @@ def read_png(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         meta["aspect"] = [int(value) for value in picture.info["aspect"]]
     if "icc_profile" in picture.info:
         meta["icc_profile"] = np.frombuffer(picture.info["icc_profile"], dtype=np.uint8).copy()
-    if orientation in _TURNED:
+    if orientation is not None and orientation in _TURNED:
         meta["orientation"] = int(orientation)
     if chunks:
         meta["png_chunks"] = json.dumps(chunks)

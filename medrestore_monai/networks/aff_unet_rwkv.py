@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -69,7 +70,7 @@ class AFFUNetRWKV(ResidualNetwork):
         start_with_sum_zero(next(self.encoder.parameters()))  # the weight of the first convolution
         self.output = nn.Conv2d(channels[0], out_channels, 3, padding=1)
         nn.init.normal_(self.output.weight, std=1e-3)  # training starts close to the identity
-        nn.init.zeros_(self.output.bias)
+        nn.init.zeros_(cast(Tensor, self.output.bias))
 
     def change(self, x: Tensor) -> Tensor:
         """Return what to add to padded images ``(B, in_channels, H, W)``."""
@@ -82,8 +83,8 @@ class AFFUNetRWKV(ResidualNetwork):
             x = convolutions(x)
             skips.append(x)
         x = self.bottleneck(skips.pop())
-        for level in self.decoder:
-            x = level(x, skips.pop())
+        for decode in self.decoder:
+            x = decode(x, skips.pop())
         return self.output(x)
 
     def merged(self) -> AFFUNetRWKV:
@@ -92,9 +93,9 @@ class AFFUNetRWKV(ResidualNetwork):
         for module in twin.modules():
             if isinstance(module, nn.Sequential):
                 for i in range(len(module) - 1):
-                    pair = module[i], module[i + 1]
-                    if isinstance(pair[0], nn.Conv2d) and isinstance(pair[1], nn.BatchNorm2d):
-                        module[i] = fuse_conv_bn_eval(*pair).requires_grad_(False)
+                    first, second = module[i], module[i + 1]
+                    if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+                        module[i] = fuse_conv_bn_eval(first, second).requires_grad_(False)
                         module[i + 1] = nn.Identity()
         return twin
 

@@ -1,6 +1,7 @@
 """Networks of other authors to compare with, where no library has them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from monai.networks.nets.patchgan_discriminator import PatchDiscriminator
@@ -164,7 +165,7 @@ class DeblurGANGenerator(ResidualNetwork):
             raise ValueError(
                 f"the residual needs out_channels equal to in_channels, got {out_channels}, {in_channels}."
             )
-        up = {"stride": 2, "padding": 1, "output_padding": 1, "bias": False}
+        up: dict[str, Any] = {"stride": 2, "padding": 1, "output_padding": 1, "bias": False}
         self.layers = nn.Sequential(
             nn.Conv2d(in_channels, channels, 7, padding=3, padding_mode="reflect", bias=False),
             *_normalized(channels),
@@ -228,7 +229,7 @@ class _GeneratorBlock(nn.Module):
 
     def __init__(self, channels: int, dropout: float) -> None:
         super().__init__()
-        options = {"padding": 1, "padding_mode": "reflect", "bias": False}
+        options: dict[str, Any] = {"padding": 1, "padding_mode": "reflect", "bias": False}
         self.layers = nn.Sequential(
             nn.Conv2d(channels, channels, 3, **options),
             *_normalized(channels),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -220,7 +221,7 @@ class _ResidualDenseBlock(nn.Module):
 
     def draw_weights(self) -> None:
         for layer in self.layers:
-            draw_weights(layer, RELU)
+            draw_weights(cast(nn.Conv2d, layer), RELU)
         draw_weights(self.fuse, RESIDUAL)
 
     def forward(self, x: Tensor) -> Tensor:

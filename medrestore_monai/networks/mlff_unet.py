@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -86,7 +87,8 @@ class MLFFUNet(ResidualNetwork):
                 draw_weights(module)
                 if module.groups > 1:
                     start_with_sum_zero(module.weight)
-        nn.init.normal_(self.decoder[0][2].pointwise.weight, std=1e-3)  # training starts close to the identity
+        last = cast(DSC, cast(nn.Sequential, self.decoder[0])[2])
+        nn.init.normal_(last.pointwise.weight, std=1e-3)  # training starts close to the identity
 
     def change(self, x: Tensor) -> Tensor:
         """Return what to add to padded images ``(B, in_channels, H, W)``."""

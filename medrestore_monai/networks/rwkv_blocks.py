@@ -5,9 +5,10 @@ What stands here reads like the paper; inference runs the same blocks strip by s
 :mod:`medrestore_monai.networks.rwkv_strips`.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 
 from medrestore_monai.networks.token_shifts import TOKEN_SHIFTS
 from medrestore_monai.ops.biwkv import re_wkv
@@ -98,13 +99,13 @@ class _SquaredReLU(torch.autograd.Function):
     """``relu(x) ** 2``; autograd's own form keeps two tensors and reads them four times."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         positive = torch.relu(x)
         ctx.save_for_backward(positive)
         return positive.square()
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         (positive,) = ctx.saved_tensors
         return 2 * grad * positive
 

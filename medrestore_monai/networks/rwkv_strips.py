@@ -6,6 +6,7 @@ the blocks of :mod:`medrestore_monai.networks.rwkv_blocks`, which read like the 
 
 import functools
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -120,12 +121,12 @@ def apply_layer(layer: nn.Module, x: Tensor) -> Tensor:
     if torch.is_grad_enabled() or dtype == x.dtype:
         return layer(x)
     with torch.autocast(x.device.type, enabled=False):
-        return functional_call(layer, {"weight": layer.weight.to(dtype)}, x.to(dtype)).to(x.dtype)
+        return functional_call(layer, {"weight": cast(Tensor, layer.weight).to(dtype)}, x.to(dtype)).to(x.dtype)
 
 
 def _kernel(shift: nn.Module, x: Tensor) -> Tensor:
     """Return the 5x5 kernel of a token shift, merged or not, in the type that strips of ``x`` are computed in."""
-    kernel = shift.kernel() if isinstance(shift, KernelShift) else shift.kernel
+    kernel = shift.kernel() if isinstance(shift, KernelShift) else cast(Tensor, shift.kernel)
     return kernel.to(_computed_type(x.dtype, x.device.type))
 
 

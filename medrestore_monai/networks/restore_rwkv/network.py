@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -169,7 +170,7 @@ class RestoreRWKV(nn.Module):
         """Apply one block after the other; without gradients, in place."""
         for block in blocks.children():
             if not torch.is_grad_enabled():
-                run_block_(block, features)
+                run_block_(cast(RRWKVBlock, block), features)
             elif self.use_checkpoint and self.training:
                 features = checkpoint(block, features, use_reentrant=False)
             else:

@@ -1,15 +1,19 @@
 """Restore-RWKV in the form that exporters take: feature planes ``(B, C, H, W)`` and few, plain operators."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medrestore_monai.networks.residual import pad_to_multiple
-from medrestore_monai.networks.rwkv_blocks import CausalSpatialMix, ChannelMix, SpatialMix
-from medrestore_monai.networks.token_shifts import DepthwiseShift, KernelShift, UniShift
+from medrestore_monai.networks.rwkv_blocks import CausalSpatialMix, ChannelMix, RRWKVBlock, SpatialMix
+from medrestore_monai.networks.token_shifts import KernelShift, UniShift
 from medrestore_monai.ops.re_wkv_planes import re_wkv_planes
+
+if TYPE_CHECKING:
+    from medrestore_monai.networks.restore_rwkv.network import RestoreRWKV
 
 LIMIT = 60.0  # of |decay| + |bonus|: the exported sums are float32
 
@@ -28,7 +32,16 @@ class RestoreRWKVPlanes(nn.Module):
             or Uni-Shift.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    embed: nn.Module
+    encoder: nn.ModuleList
+    down: nn.ModuleList
+    up: nn.ModuleList
+    fuse: nn.ModuleList
+    decoder: nn.ModuleList
+    refinement: nn.ModuleList
+    output: nn.Module
+
+    def __init__(self, network: "RestoreRWKV") -> None:
         super().__init__()
         if any(isinstance(part, CausalSpatialMix | UniShift) for part in network.modules()):
             raise ValueError("the exported form knows neither Uni-WKV nor Uni-Shift.")
@@ -56,7 +69,7 @@ class RestoreRWKVPlanes(nn.Module):
         for level in reversed(range(len(skips))):
             features = torch.cat([F.pixel_shuffle(self.up[level](features), 2), skips.pop()], dim=1)
             if level > 0:
-                features = _linear(self.fuse[level - 1].weight, features)
+                features = _linear(cast(nn.Linear, self.fuse[level - 1]).weight, features)
             features = _run(self.decoder[level], enter(features, level, True))
         change = self.output(_run(self.refinement, features))
         # cropped by index as well: a slice would tie a captured program to sizes that need padding
@@ -75,7 +88,8 @@ def _check_decays(module: nn.Module) -> None:
 
 def _downsample(convolution: nn.Module, x: Tensor) -> Tensor:
     """Convolution and pixel-unshuffle as one convolution of stride 2: its kernel at four offsets."""
-    offsets = [F.pad(convolution.weight, (right, 1 - right, down, 1 - down)) for down in (0, 1) for right in (0, 1)]
+    weight = cast(Tensor, convolution.weight)
+    offsets = [F.pad(weight, (right, 1 - right, down, 1 - down)) for down in (0, 1) for right in (0, 1)]
     return F.conv2d(x, torch.stack(offsets, dim=1).flatten(0, 1), stride=2, padding=1)
 
 
@@ -92,13 +106,14 @@ def _normalize(norm: nn.LayerNorm, x: Tensor) -> Tensor:
     return F.conv2d(x, norm.weight.view(channels, 1, 1, 1), norm.bias, groups=channels)
 
 
-def _shift(shift: KernelShift | DepthwiseShift, x: Tensor) -> Tensor:
-    kernel = shift.kernel() if isinstance(shift, KernelShift) else shift.kernel
+def _shift(shift: nn.Module, x: Tensor) -> Tensor:
+    kernel = shift.kernel() if isinstance(shift, KernelShift) else cast(Tensor, shift.kernel)
     return F.conv2d(x, kernel, padding=2, groups=x.shape[1])
 
 
 def _run(blocks: nn.Module, x: Tensor) -> Tensor:
-    for block in blocks.children():
+    for child in blocks.children():
+        block = cast(RRWKVBlock, child)
         x = x + _spatial_mix(block.spatial, block.gamma1, _normalize(block.norm1, x))
         x = x + _channel_mix(block.channel, block.gamma2, _normalize(block.norm2, x))
     return x

@@ -1,11 +1,16 @@
 """Restore-RWKV-routing in the form that exporters take: feature planes ``(B, C, H, W)`` and few, plain operators."""
 
+from typing import TYPE_CHECKING, cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medrestore_monai.networks.restore_rwkv.planes import RestoreRWKVPlanes
 from medrestore_monai.networks.routing import ChannelRouting, SpatialRouting
+
+if TYPE_CHECKING:
+    from medrestore_monai.networks.restore_rwkv.routing_network import RestoreRWKVRouting
 
 
 class RestoreRWKVRoutingPlanes(RestoreRWKVPlanes):
@@ -20,7 +25,11 @@ class RestoreRWKVRoutingPlanes(RestoreRWKVPlanes):
         ValueError: as :class:`RestoreRWKVPlanes`.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    prompt: nn.Module
+    channel_routing: nn.ModuleList
+    spatial_routing: nn.ModuleList
+
+    def __init__(self, network: "RestoreRWKVRouting") -> None:
         super().__init__(network)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -29,8 +38,8 @@ class RestoreRWKVRoutingPlanes(RestoreRWKVPlanes):
 
         def enter(features: Tensor, level: int, decoding: bool) -> Tensor:
             if decoding or level == len(self.encoder) - 1:
-                return _route_channels(self.channel_routing[level], features, prompt)
-            return _route_pixels(self.spatial_routing[level], features, prompt)
+                return _route_channels(cast(ChannelRouting, self.channel_routing[level]), features, prompt)
+            return _route_pixels(cast(SpatialRouting, self.spatial_routing[level]), features, prompt)
 
         return self._restore(x, enter)
 
@@ -57,4 +66,5 @@ def _route_channels(routing: ChannelRouting, x: Tensor, prompt: Tensor) -> Tenso
 
 def _linear(layer: nn.Module, x: Tensor) -> Tensor:
     """Apply a linear layer to the channels."""
-    return F.conv2d(x, layer.weight[:, :, None, None], layer.bias)
+    linear = cast(nn.Linear, layer)
+    return F.conv2d(x, linear.weight[:, :, None, None], linear.bias)

@@ -40,10 +40,11 @@ def robust_backward(w: Tensor, u: Tensor, k: Tensor, v: Tensor, grad: Tensor) ->
     grad_k = weight * (v * g_total.value[..., 0] - g_total.value[..., 1])
     grad_u = (torch.exp(u + k - total.scale) * g * (v - y)).sum(dim=(0, 1))
     # a pair of tokens decays once for every token between them: sum over that token
-    grad_w = -sum(
+    steps = [
         (torch.exp(left.scale + right.scale - w) * _difference(left.value * right.value)).sum(dim=(0, 1))
         for left, right in ((before, g_after), (after, g_before))
-    )
+    ]
+    grad_w = -(steps[0] + steps[1])
     return tuple(x.to(dtype) for x in (grad_w, grad_u, grad_k, grad_v))
 
 

@@ -3,10 +3,12 @@
 Decays so large that the linear sums would leave float32 go to :mod:`medrestore_monai.ops.biwkv.robust`.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from medrestore_monai.ops.biwkv.robust import robust_backward, robust_forward
 
@@ -47,14 +49,14 @@ class _BiWKV(torch.autograd.Function):
     """Keeps its inputs only: the backward pass computes the sums again."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, w: Tensor, u: Tensor, k: Tensor, v: Tensor, robust: bool) -> Tensor:
+    def forward(ctx: Any, w: Tensor, u: Tensor, k: Tensor, v: Tensor, robust: bool) -> Tensor:
         ctx.save_for_backward(w, u, k, v)
         ctx.robust = robust or not _is_safe(w, u, k.shape[1])
         return (robust_forward if ctx.robust else _forward)(w, u, k, v)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         w, u, k, v = ctx.saved_tensors
         with torch.autocast(grad.device.type, enabled=False):
             gradients = (robust_backward if ctx.robust else _backward)(w, u, k, v, grad)

@@ -81,14 +81,14 @@ class _Launch:
         self.width, self.length = _chunk(self.channels)
         self.chunks = -(-tokens // self.length)
         segments = self.length // steps
-        self.cut = {
+        self.cut: dict[str, float] = {
             "divisor": divisor,
             "images": self.batch,
             "chunks": self.chunks,
             "tokens": tokens,
             "channels": self.channels,
         }
-        image = {"height": height, "width": width, "COLUMNS": columns, "WIDTH": self.width}
+        image: dict[str, float] = {"height": height, "width": width, "COLUMNS": columns, "WIDTH": self.width}
         self.last = min(self.length, tokens) - 1
         self.whole = {**self.cut, **image, "last": self.last, "LENGTH": self.length, "num_warps": 4}
         warps = max(1, segments * self.width // 32)  # a thread for each segment and channel
@@ -184,7 +184,7 @@ def _backward(
         grad_w, grad_u = partial.sum(dim=(1, 2), dtype=torch.float64)
     grads = torch.zeros((2, *decay.shape), dtype=torch.float64, device=k.device)
     grads[0, scan], grads[1, scan] = grad_w / divisor, grad_u / divisor
-    return grads[0].to(decay.dtype), grads[1].to(first.dtype), *rest
+    return grads[0].to(decay.dtype), grads[1].to(first.dtype), rest[0], rest[1], rest[2]
 
 
 @_backward.register_fake
