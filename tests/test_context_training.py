@@ -74,6 +74,7 @@ def training(root, data, output):
     return parser
 
 
+@pytest.mark.slow
 @each
 def test_a_training_with_neighbors_starts_from_the_weights_without(name, tmp_path, monkeypatch):
     root = make_tiny_bundle(tmp_path / "bundles", name)

@@ -37,6 +37,7 @@ def headers(folder):
     return [pydicom.dcmread(file) for file in sorted(folder.iterdir())]
 
 
+@pytest.mark.slow
 def test_degraded_and_restored_series_are_derived_from_their_sources(tmp_path, bundle, monkeypatch):
     monkeypatch.setenv("MEDRESTORE_BUNDLES", str(bundle.parent))
     files = ct_series(tmp_path / "routine", slices=3, size=(104, 96), reverse_numbers=True)
@@ -112,6 +113,7 @@ def score(folder):
     return json.loads((folder / "model.json").read_text())["PSNR"]
 
 
+@pytest.mark.slow
 def test_training_from_the_root_of_the_checkout_is_equal_to_the_bit(tmp_path, patients, trained):
     before = sorted((BUNDLES / NAME).rglob("*"))
     configs = [f"bundles/{NAME}/{name}" for name in OVERLAY]
@@ -126,6 +128,7 @@ def test_training_from_the_root_of_the_checkout_is_equal_to_the_bit(tmp_path, pa
     assert list((trained / "tensorboard").iterdir())
 
 
+@pytest.mark.slow
 def test_training_goes_on_where_it_stopped(tmp_path, bundle, patients, trained):
     run = shutil.copytree(trained, tmp_path / "run")
     first, best = torch.load(run / "state.pt", weights_only=True), score(run)
@@ -142,6 +145,7 @@ def test_training_goes_on_where_it_stopped(tmp_path, bundle, patients, trained):
     assert steps == [2, 4]
 
 
+@pytest.mark.slow
 def test_inference_from_the_folder_of_the_bundle(tmp_path, bundle, trained):
     ct_series(tmp_path / "ct", slices=2, size=(40, 32))
     weights = trained / "model.pt"
@@ -152,6 +156,7 @@ def test_inference_from_the_folder_of_the_bundle(tmp_path, bundle, trained):
     assert read_series(tmp_path / "out").shape == (40, 32, 2)
 
 
+@pytest.mark.slow
 def test_an_evaluation_without_inference_json_ends_with_the_command_to_run(tmp_path, bundle):
     alone = monai_bundle(bundle, "evaluating", ["configs/evaluate.json"], tmp_path, tmp_path / "out")
     assert alone.returncode == 1
@@ -161,6 +166,7 @@ def test_an_evaluation_without_inference_json_ends_with_the_command_to_run(tmp_p
     assert "['configs/inference.json','configs/evaluate.json']" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("run_id", "config"), [("training", "train"), ("inference", "inference")])
 def test_an_empty_folder_ends_with_an_error(tmp_path, bundle, run_id, config):
     (tmp_path / "empty").mkdir()

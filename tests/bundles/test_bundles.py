@@ -182,6 +182,7 @@ MEDICAL = [root for root in SHIPPED if set(find_bundle(root).modalities) <= {"CT
 RWKV = [root for root in SHIPPED if "restore_rwkv" in root.name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("root", "overlay"),
     [*((root, None) for root in MEDICAL), *((root, "train_bfloat16") for root in RWKV)],

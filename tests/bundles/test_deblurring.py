@@ -93,6 +93,7 @@ def test_the_papers_recipe_gives_batches_that_teach(bundle, tmp_path):
     parser.get_parsed_content("scheduler")
 
 
+@pytest.mark.slow
 def test_the_overlay_for_a_cpu_trains(bundle, tmp_path):
     write_clean(tmp_path / "data")
     quick = {"max_epochs": 2, "epoch_length": 1, "val_interval": 1, "batch_size": 2, "crop_size": [48, 48]}

@@ -19,6 +19,8 @@ from medrestore_monai.dicom import read_series
 from medrestore_monai.networks import MedDeblur, RestoreRWKV, RestoreRWKVRouting
 from medrestore_monai.restorer import restore
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 

@@ -93,6 +93,7 @@ def phantom(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_it_runs_from_its_folder_without_our_package(bundle, packaged, elsewhere, phantom, tmp_path):
     folder, _ = packaged
     schema = os.environ.get("MEDRESTORE_SHARED")
@@ -120,6 +121,7 @@ def test_it_runs_from_its_folder_without_our_package(bundle, packaged, elsewhere
     assert not np.array_equal(got, nib.load(phantom).get_fdata())
 
 
+@pytest.mark.slow
 def test_a_network_with_neighbors_runs_from_its_folder_too(elsewhere, tmp_path):
     bundle = find_bundle(make_tiny_bundle(tmp_path / "bundles", context=2))
     folder, _ = package_bundle(bundle, tmp_path / "zoo")
@@ -143,6 +145,7 @@ def test_a_network_with_neighbors_runs_from_its_folder_too(elsewhere, tmp_path):
     assert np.abs(got - expected[0]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_it_runs_from_another_folder_under_another_name(packaged, elsewhere, phantom, tmp_path):
     folder = tmp_path / "renamed"
     shutil.copytree(packaged[0], folder)
@@ -286,6 +289,7 @@ def config(folder, name):
     return parser
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("each", list_bundles(), ids=lambda each: each.name)
 def test_each_bundle_evaluates_exports_and_trains_without_our_package(each, elsewhere, tmp_path):
     folder, _ = package_bundle(each, tmp_path / "zoo")

@@ -565,6 +565,7 @@ def test_a_place_that_the_system_does_not_look_up_is_said(tmp_path, monkeypatch,
     assert_refused(tmp_path, code, f"{message}: .*{place}", *(place if arg == "PLACE" else arg for arg in args))
 
 
+@pytest.mark.slow
 def test_a_terminated_command_leaves_no_temporary_folder(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for file in ct_series(tmp_path / "ct", slices=40, size=512):

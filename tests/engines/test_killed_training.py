@@ -9,6 +9,8 @@ import torch
 from tiny_bundle import make_tiny_bundle
 from training_runs import assert_same_training, finish, rows, saved, start, train, write_patients
 
+pytestmark = pytest.mark.slow
+
 # enough epochs that a busy machine that misses one moment finds another before the end
 OPTIONS = {"max_epochs": 10, "epoch_length": 3, "val_interval": 1}
 

@@ -11,6 +11,8 @@ from phantoms import ct_series, mr_series, pet_series
 from tiny_bundle import BUNDLES, make_tiny_bundle
 from training_runs import assert_same_training, finish, rows, saved, start, train, write_patients
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = {"max_epochs": 3, "val_interval": 1, "held_back": 0.2}
 
 

@@ -176,6 +176,7 @@ def _save_again_and_again(path):
         write_atomically({"number": number, "values": torch.full((1_000_000,), float(number))}, path)
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_it_saves_leaves_a_whole_file(tmp_path):
     path, cut = tmp_path / "state.pt", 0
     draw = random.Random(0)

@@ -360,6 +360,7 @@ def tune(monkeypatch, *options):
     runpy.run_path(str(script), run_name="__main__")
 
 
+@pytest.mark.slow
 def test_tuning_writes_a_monotone_table_and_keeps_other_modalities(tmp_path, monkeypatch):
     for patient in ("p1", "p2", "p3"):
         ct_series(tmp_path / "data" / patient, slices=4, size=(160, 150), series=patient)

@@ -378,6 +378,7 @@ def noted_restore(job, log, restored=Restorer.restore_file):
     restore_studies(job)
 
 
+@pytest.mark.slow
 def test_of_two_processes_one_is_killed_and_started_again(job, tmp_path):
     """Every result is there once, none is lost, and nothing is left of what the dead one had begun."""
     for number in range(3):

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[3]
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
 
+@pytest.mark.slow
 @needs_triton
 def test_kernels_in_the_interpreter():
     """In a process of its own: Triton must know from its import on that it is to interpret."""
