@@ -1,6 +1,7 @@
 """Bundles: one trained model each, as configurations, a card and weights in a folder.
 
 - ``find``: by name or folder; ``config``: their configurations are read.
+- ``settings``, ``shared_settings``, ``kinds``: what can be set, declared and checked.
 - ``network``: a network with the weights of a bundle; ``onnx``: the same as an ONNX file.
 - ``weights``: files that are fetched from elsewhere; ``check``: may a bundle of somebody else run?
 - ``package``, ``card``: the zoo form.
