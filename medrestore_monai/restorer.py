@@ -18,14 +18,15 @@ from monai.bundle.config_item import ComponentLocator
 from monai.bundle.reference_resolver import ReferenceResolver
 
 from medrestore_monai.bundles import DEFAULT_BUNDLE, Bundle, find_bundle, read_config
-from medrestore_monai.bundles.setting_checks import (
-    OWN_OPTIONS,
-    check_device,
-    check_kinds,
-    check_plain,
+from medrestore_monai.bundles.settings import (
+    check_values,
+    config_values,
     path_text,
+    require_device,
+    settings_in,
     top_of,
 )
+from medrestore_monai.bundles.shared_settings import MODALITY
 from medrestore_monai.data import without_offset
 from medrestore_monai.engines.errors import root_cause, unwrapped
 from medrestore_monai.images.in_memory import open_in_memory
@@ -33,16 +34,6 @@ from medrestore_monai.notes import Notes, note
 
 #: Parts of an ``inference.json`` that a restoration runs.
 PARTS = ("network", "load", "scaling", "inferer", "unscaling", "save", "datalist", "evaluator", "run")
-_OF_SUV = {
-    "suv_factor": "factor",
-    "patient_weight": "weight",
-    "injected_dose": "dose",
-    "half_life": "half_life",
-    "injection_time": "injection_time",
-}
-_SYNONYMS = {"PET": "PT", "MRI": "MR", "GRAY": "RGB"}
-# arguments of a run, which are no settings
-_OF_RUN = ("imports", "bundle_root", "dataset_dir", "output_dir", "overwrite", "progress", "_meta_")
 _opening = threading.Lock()
 
 
@@ -123,10 +114,13 @@ class Restorer:
         self._locator, self._of_opening = ComponentLocator(), _reached(self._config, "network")
         if backend == "onnx" and device in (None, "auto"):
             device = "cpu"
+        self._declared = settings_in(self.bundle.settings, self._config)
         given = {"device": device, "precision": precision, "backend": backend, "weights": weights, **settings}
         self._values = self._checked(given)
-        #: Settings that it was opened with, but for the device and the weights.
-        self.settings = {name: value for name, value in self._values.items() if name not in ("device", "weights")}
+        without_effect = {name for name, setting in self._declared.items() if not setting.recorded}
+        checked = check_values(self._declared, given)
+        #: Settings that it was opened with, but for those that do not change a result, such as the device.
+        self.settings = {name: value for name, value in checked.items() if name not in without_effect}
         self._open()
 
     def _open(self) -> None:
@@ -140,7 +134,8 @@ class Restorer:
             network = parser.get_parsed_content("network")
             self.weights_sha256: str = parser.get_parsed_content("weights_sha256")
             self.device: torch.device = parser.get_parsed_content("device")
-        changed = {re.sub("#|::", ".", name): value for name, value in self._values.items() if top_of(name) != name}
+        of_network = {name: value for name, value in self._values.items() if top_of(name) == "network_def"}
+        changed = {re.sub("#|::", ".", name): value for name, value in of_network.items()}
         told = {f"derivation::parameters::{name}": value for name, value in changed.items()}
         opened = {"network": network, "weights_sha256": self.weights_sha256}
         self._values = {**values, **(told if "derivation" in self._config else {}), **opened}
@@ -148,11 +143,7 @@ class Restorer:
     @property
     def modalities(self) -> tuple[str, ...]:
         """The modalities of the images that it restores; ``RGB`` for pictures."""
-        known = self.bundle.modalities
-        steps = self._config["scaling"].get("transforms", [])
-        if known == ("RGB",) and "modality" in self._config and not any(step.get("only") for step in steps):
-            return ("RGB", "CT", "MR", "PT")  # pictures, and whatever else can be scaled
-        return known
+        return self.bundle.modalities
 
     def check(self, **settings: Any) -> None:
         """Refuse settings of a call before an image is read.
@@ -267,7 +258,7 @@ class Restorer:
         slice_axis: int | None,
         progress: bool,
     ) -> Any:
-        pictures = "RGB" in self.modalities and _canonical(modality) in (None, "RGB")
+        pictures = "RGB" in self.modalities and (modality is None or MODALITY.check(modality) == "RGB")
         only = pictures and (modality is not None or self.modalities == ("RGB",))
         opened = open_in_memory(image, only, pictures, spacing, slice_axis)
         meta = opened.meta
@@ -310,49 +301,9 @@ class Restorer:
             ValueError: there is no such setting, or it has no such value.
             RuntimeError: a device is not there.
         """
-        given = {name: value for name, value in settings.items() if value is not None}
-        values: dict[str, Any] = {}
-        device = given.pop("device", "auto")
-        if device != "auto":
-            check_device(device)
-            values["device"] = f"$torch.device({device!r})"
-        if "weights" in given:
-            values["weights"] = Path(given.pop("weights"))
-        values |= self._modality(given.pop("modality", None), given) | self._suv(given)
-        name = self.bundle.config("inference").name
-        unknown = sorted(one for one in given if one in _OF_RUN or (one in OWN_OPTIONS and one not in self._config))
-        if unknown:
-            raise ValueError(f"{name} has no value {', '.join(unknown)} to set.")
-        if not re.fullmatch(r"[0-9.]*", str(given.get("series_uid", ""))):  # it may come from a file
-            raise ValueError(f"a SeriesInstanceUID has digits and dots only, got {given['series_uid']!r}.")
-        plain = {one: value for one, value in given.items() if one not in OWN_OPTIONS and not _is_sequence(value)}
-        check_kinds(name, self._parser_of_config(), plain, fractions=False)
-        for one, value in given.items():
-            if top_of(one) not in (one, "network_def"):
-                raise ValueError(f"settings are values at the top and in network_def, not in {top_of(one)}.")
-            for part in value if _is_sequence(value) else (value,):
-                check_plain(one, part)
-        return {**values, **given}
-
-    def _parser_of_config(self) -> ConfigParser:
-        return ConfigParser(copy.deepcopy(self._config))
-
-    def _modality(self, modality: str | None, given: dict[str, Any]) -> dict[str, Any]:
-        """Take the modality that files without a header, and arrays, are said to have."""
-        known, said = self.modalities, _canonical(modality)
-        if said is not None and said not in known:
-            raise ValueError(f"{self.bundle.name} restores {', '.join(known)}, not {modality}.")
-        if "hu_offset" in given and ("hu_offset" not in self._config or said not in (None, "CT")):
-            raise ValueError(f"hu_offset is for CT, not for {said or ', '.join(known)}.")
-        return {"modality": said} if said not in (None, "RGB") and len(known) > 1 else {}
-
-    def _suv(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Take the settings that SUV are worked out with out of those given."""
-        suv = {field: given.pop(name) for name, field in _OF_SUV.items() if name in given}
-        suv = {**given.pop("suv", {}), **suv}
-        if suv and "suv" not in self._config:
-            raise ValueError(f"suv_factor and what goes with it are for PET; {self.bundle.name} does not restore PET.")
-        return {"suv": suv} if suv else {}
+        values = check_values(self._declared, settings)
+        require_device(values.get("device", "auto"))
+        return config_values(self._declared, values)
 
 
 def restore(
@@ -380,14 +331,6 @@ def restore(
         RuntimeError: see :class:`Restorer` and :meth:`Restorer.restore_file`.
     """
     return Restorer(bundle, **settings).restore_file(source, output, overwrite=overwrite, progress=progress)
-
-
-def _canonical(modality: str | None) -> str | None:
-    return None if modality is None else _SYNONYMS.get(modality.upper(), modality.upper())
-
-
-def _is_sequence(value: Any) -> bool:
-    return isinstance(value, list | tuple)
 
 
 def _reached(config: Mapping[str, Any], name: str) -> set[str]:

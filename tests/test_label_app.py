@@ -19,76 +19,66 @@ from phantoms import OBLIQUE, ct_series, ct_volume
 from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from tiny_bundle import make_tiny_bundle
+from tiny_bundle import BUNDLES, make_tiny_bundle
 
+from medrestore_monai.bundles import find_bundle
 from medrestore_monai.dicom import Derivation, read_series, write_derived_series
 from medrestore_monai.label_app import slicer_load
 from medrestore_monai.label_app.dicomweb import fetch_series, list_series, store_series
-from medrestore_monai.label_app.options import offered_options, read_request
+from medrestore_monai.label_app.options import offered_settings, read_request, shown_options
 from medrestore_monai.label_app.received import is_received
 from medrestore_monai.label_app.results import write_result
 
-CT_BUNDLE = Path(__file__).parents[1] / "bundles" / "ct_denoise_restore_rwkv"
-OFFERED = {
-    "device": ["cuda:0", "cpu"],
-    "strength": 1.0,
-    "keep_total_activity": True,
-    "suv_factor": 0.0,
-    "hu_offset": ["auto", "0", "-1024"],
-    "mean": "check",
-    "tile": "auto",
-    "result_dtype": ["float32", "int16"],
-    "result_extension": [".nii.gz", ".nii"],
-    "write_back": False,
-}
+
+def offered(name, *devices, write_back=True):
+    return offered_settings(find_bundle(BUNDLES / name), devices or ["cuda:0", "cpu"], write_back)
 
 
-def test_a_bundle_offers_what_its_configuration_has(tmp_path):
-    offered = offered_options(CT_BUNDLE / "configs" / "inference.json", ["cpu"], write_back=False)
-    assert offered["strength"] == 1.0
-    assert (offered["tile"], offered["precision"]) == ("auto", ["float32", "bfloat16"])
-    assert not {"allow_gaps", "weights", "dataset_dir", "write_back", "series_uid", "progress", "network_def"} & set(
-        offered
-    )
-    assert offered["hu_offset"] == ["auto", "0", "-1024"]
-    (tmp_path / "inference.json").write_text(
-        '{"kspace_kept": 0.25, "modality": null, "suv": {}, "halo": 64, "mean": "check", "x": "$1"}'
-    )
-    assert offered_options(tmp_path / "inference.json", ["cpu"], write_back=True) == {
+OFFERED = offered("all_in_one_restore_rwkv")
+
+
+def test_a_bundle_offers_what_it_declares_for_clients():
+    bundle = find_bundle(BUNDLES / "ct_denoise_restore_rwkv")
+    shown = shown_options(bundle, offered(bundle.name, "cpu", write_back=False))
+    assert shown == {
         "device": ["cpu"],
-        "kspace_kept": 0.25,
-        "mean": "check",
-        "modality": ["auto", "CT", "MR", "PT"],
-        "suv_factor": 0.0,
+        "precision": ["float32", "bfloat16"],
+        "strength": 1.0,
+        "self_ensemble": [1, 2, 4, 8],
+        "tile": "auto",
+        "hu_offset": "auto",
+        "mean_hu": ["check", "correct", "off"],
+        "mean_hu_tolerance": 2.0,
+        "context": 0,
         "result_dtype": ["float32", "int16"],
         "result_extension": [".nii.gz", ".nii"],
-        "write_back": False,
     }
-    (tmp_path / "inference.json").write_text("[]")
-    with pytest.raises(ValueError, match="no JSON object"):
-        offered_options(tmp_path / "inference.json", ["cpu"], write_back=True)
+    shown = shown_options(find_bundle(BUNDLES / "all_in_one_restore_rwkv"), OFFERED)
+    assert (shown["modality"], shown["mean_hu"][0]) == (["auto", "CT", "MR", "PT"], "correct")
+    assert (shown["suv_factor"], shown["write_back"], shown["keep_total_activity"]) == ("auto", False, True)
 
 
 def test_neighbors_can_be_left_out_by_a_request(tmp_path):
-    config = make_tiny_bundle(tmp_path, context=2) / "configs" / "inference.json"
-    offered = offered_options(config, ["cpu"], write_back=False)
-    assert (offered["context"], "context_distance" in offered) == (2, False)
-    assert read_request({"context": "0"}, offered).overrides == {"context": 0}
+    bundle = find_bundle(make_tiny_bundle(tmp_path, context=2))
+    own = offered_settings(bundle, ["cpu"], write_back=False)
+    assert (shown_options(bundle, own)["context"], "context_distance" in own) == (2, False)
+    assert read_request({"context": "0"}, own).overrides == {"context": 0}
     with pytest.raises(ValueError, match="context"):
-        read_request({"context": "$2"}, offered)
+        read_request({"context": "$2"}, own)
 
 
 def test_what_is_not_given_stays_as_the_bundle_has_it():
-    wanted = read_request({"model": "x", "image": "y", "label_tag": "original"}, OFFERED)
+    request = {"model": "x", "image": "y", "label_tag": "original", "modality": "auto", "tile": ""}
+    wanted = read_request(request, OFFERED)
     assert (wanted.device, wanted.dtype, wanted.extension, wanted.write_back) == ("cuda:0", "float32", ".nii.gz", False)
     assert wanted.overrides == {}
 
 
 def test_values_come_in_with_their_types():
-    request = {"device": ["cpu"], "strength": "0.5", "tile": "64", "keep_total_activity": "false", "mean": "keep"}
+    request = {"device": ["cpu"], "strength": "0.5", "tile": "64", "keep_total_activity": "false", "modality": "PET"}
     wanted = read_request({**request, "suv_factor": 2, "write_back": True, "result_dtype": "int16"}, OFFERED)
     assert (wanted.device, wanted.dtype, wanted.write_back) == ("cpu", "int16", True)
-    expected = {"strength": 0.5, "tile": 64, "keep_total_activity": False, "mean": "keep"} | {"suv": {"factor": 2.0}}
+    expected = {"strength": 0.5, "tile": 64, "keep_total_activity": False, "modality": "PT", "suv_factor": 2.0}
     assert wanted.overrides == expected
     assert {name: type(value) for name, value in wanted.overrides.items()} == {
         name: type(value) for name, value in expected.items()
@@ -98,7 +88,7 @@ def test_values_come_in_with_their_types():
 @pytest.mark.parametrize(
     ("value", "expected"), [("auto", {}), ("0", {"hu_offset": 0.0}), (-1024, {"hu_offset": -1024.0})]
 )
-def test_the_users_word_on_hu_is_a_choice(value, expected):
+def test_a_client_may_name_the_offset_to_hu(value, expected):
     assert read_request({"hu_offset": value}, OFFERED).overrides == expected
 
 
@@ -107,20 +97,26 @@ def test_the_users_word_on_hu_is_a_choice(value, expected):
     [
         ("tile", "$__import__('os').system('true')", "whole number"),
         ("tile", 12.5, "whole number"),
-        ("hu_offset", "$1", "one of auto, 0, -1024"),
+        ("hu_offset", "$1", "must be a number"),
         ("strength", "@weights", "must be a number"),
         ("strength", float("nan"), "must be a number"),
         ("strength", True, "must be a number"),
-        ("strength", [1], "must be a number"),
+        ("strength", [[1]], "must be a number"),
         ("keep_total_activity", "$True", "true or false"),
-        ("mean", "$1", "one word"),
-        ("mean", "@weights", "one word"),
-        ("device", "$torch.device('cpu')", "one of cuda:0, cpu"),
-        ("result_dtype", "uint8", "no label maps"),
-        ("result_extension", ".nrrd", "one of .nii.gz, .nii"),
-        ("weights", "/tmp/other.pt", "no option weights"),
-        ("network_def::dim", 8, "no option network_def::dim"),
-        ("stregth", 0.5, "no option stregth"),
+        ("mean_hu", "$1", "must be check, correct or off"),
+        ("mean_hu", "@weights", "must be check, correct or off"),
+        ("device", "$torch.device('cpu')", "must be cuda:0 or cpu"),
+        ("device", "cuda:7", "must be cuda:0 or cpu"),
+        ("result_dtype", "uint8", "must be float32 or int16"),
+        ("result_extension", ".nrrd", "must be .nii.gz or .nii"),
+        ("weights", "/tmp/other.pt", "no setting weights"),
+        ("backend", "onnx", "no setting backend"),
+        ("allow_gaps", True, "no setting allow_gaps"),
+        ("series_uid", "1.2", "no setting series_uid"),
+        ("overwrite", True, "no setting overwrite"),
+        ("output_dir", "/tmp", "no setting output_dir"),
+        ("network_def::dim", 8, "no setting network_def::dim"),
+        ("stregth", 0.5, "no setting stregth. Did you mean strength?"),
     ],
 )
 def test_what_a_client_may_not_say(name, value, reason):
@@ -129,9 +125,8 @@ def test_what_a_client_may_not_say(name, value, reason):
 
 
 def test_write_back_needs_a_store():
-    offered = {name: value for name, value in OFFERED.items() if name != "write_back"}
     with pytest.raises(ValueError, match="needs a DICOMweb store"):
-        read_request({"write_back": True}, offered)
+        read_request({"write_back": True}, offered("all_in_one_restore_rwkv", write_back=False))
 
 
 @pytest.fixture

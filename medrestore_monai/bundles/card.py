@@ -106,7 +106,7 @@ def _split(card: str) -> tuple[str, str, list[tuple[str, str]]]:
 
 
 def _tags(bundle: Bundle) -> str:
-    names = [{"PT": "PET", "MR": "MRI"}.get(modality, modality) for modality in bundle.modalities]
+    names = [{"PT": "PET", "MR": "MRI"}.get(modality, modality) for modality in bundle.evaluated]
     return ", ".join(("Restoration", *names, str(bundle.metadata["task"])))
 
 

@@ -9,6 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from medrestore_monai.bundles.settings import Setting, declared_modalities, declared_settings, declared_task
+
 DEFAULT_BUNDLE = "ct_denoise_restore_rwkv"
 WEIGHTS = Path("models") / "model.pt"
 _NAMES_CONFIG = re.compile(r"--config[_-]file(=|$)")
@@ -37,14 +39,28 @@ class Bundle:
         return self.root / WEIGHTS
 
     @property
-    def modality(self) -> str:
-        """DICOM modality of the images it restores, as the card tells it; several are separated by commas."""
-        return str(self.metadata["network_data_format"]["inputs"]["image"]["modality"])
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities of the images it restores, as its metadata declares them; ``RGB`` for pictures."""
+        return declared_modalities(self.metadata)
 
     @property
-    def modalities(self) -> tuple[str, ...]:
-        """The modalities one by one."""
-        return tuple(part.strip() for part in self.modality.split(","))
+    def evaluated(self) -> tuple[str, ...]:
+        """Those of them that its ``evaluate.json`` scores."""
+        return tuple(self.metadata["medrestore"].get("evaluated", self.modalities))
+
+    @property
+    def dicom_modalities(self) -> tuple[str, ...]:
+        """Those of them that DICOM series have."""
+        return tuple(one for one in self.modalities if one != "RGB")
+
+    @property
+    def settings(self) -> dict[str, Setting]:
+        """What can be set, by name."""
+        return declared_settings(self.metadata)
+
+    def task(self, modality: str) -> str:
+        """Return what it does with images of a modality, such as ``denoising``."""
+        return declared_task(self.metadata, modality)
 
     def config(self, name: str) -> Path:
         """Return the path of ``configs/<name>.json``."""

@@ -17,7 +17,7 @@ When = Literal["opening", "call", "evaluation"]
 
 MODALITIES = ("CT", "MR", "PT", "RGB")
 
-_SYNONYMS = {"pet": "PT", "mri": "MR"}
+_SYNONYMS = {"pet": "PT", "mri": "MR", "gray": "RGB"}
 _SWITCHES = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _INTERVAL = re.compile(r"([\[(])(-inf|-?[\d.]+), (inf|-?[\d.]+)([\])])")
 _RUN_BY_MONAI = re.compile(r"[$@%]")  # such a text would be code, a reference or a file

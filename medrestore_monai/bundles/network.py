@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from medrestore_monai.bundles.config import read_config
 from medrestore_monai.bundles.find import Bundle, find_bundle
+from medrestore_monai.bundles.shared_settings import BACKENDS, PRECISIONS
 
 if TYPE_CHECKING:
     from torch import nn
-
-PRECISIONS = ("float32", "bfloat16")
-BACKENDS = ("torch", "onnx")
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -15,9 +15,11 @@ The default of a setting is the value in the configuration. What all bundles sha
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from medrestore_monai.bundles.kinds import MODALITIES, Setting, as_plain, nearest
@@ -35,8 +37,11 @@ __all__ = [
     "declared_settings",
     "declared_task",
     "parse_settings",
+    "path_text",
     "recorded_settings",
+    "require_device",
     "settings_in",
+    "top_of",
 ]
 
 BLOCK = "medrestore"
@@ -45,6 +50,8 @@ TASKS = ("denoising", "deblurring", "super-resolution", "synthesis")
 INTERNAL = ("bundle_root", "dataset_dir", "output_dir", "overwrite", "progress")
 
 _RENAMED = {"suv": "suv_factor, patient_weight, injected_dose, half_life and injection_time"}
+# what is said of an image, which must be of that modality
+_OF_IMAGES = {one.name: one.modality for one in SHARED if one.modality}
 _OF_NETWORK = re.compile(r"network_def((#|::)[A-Za-z0-9]\w*)+")
 
 
@@ -103,11 +110,11 @@ def declared_settings(metadata: Mapping[str, Any]) -> dict[str, Setting]:
     found = {one.name: one for one in SHARED if one.modality in ("", *modalities)}
     found["modality"] = replace(found["modality"], choices=modalities)
     for name, entry in _block(metadata)["settings"].items():
-        unknown = set(entry) - {"kind", "help", "when", "choices", "range", "modality"}
+        unknown = set(entry) - {"kind", "help", "when", "choices", "range", "modality", "served"}
         if unknown or not {"kind", "help"} <= set(entry):
             raise ValueError(
-                f"the setting {name} in metadata.json has kind and help, and may have when, choices, range and "
-                f"modality, got {', '.join(entry)}."
+                f"the setting {name} in metadata.json has kind and help, and may have when, choices, range, "
+                f"modality and served, got {', '.join(entry)}."
             )
         found[name] = Setting(name, **{**entry, "choices": tuple(entry.get("choices", ()))})
     return found
@@ -122,7 +129,7 @@ def recorded_settings(settings: Mapping[str, Setting]) -> dict[str, str]:
     found = {}
     for setting in settings.values():
         if setting.recorded and setting.when != "evaluation" and setting.name != "modality":
-            key = _top(setting.key)
+            key = top_of(setting.key)
             found[f"{setting.modality} {key}" if several and setting.modality else key] = key
     return found
 
@@ -134,7 +141,7 @@ def settings_in(settings: Mapping[str, Setting], configuration: Mapping[str, Any
         settings: of :func:`declared_settings`.
         configuration: the content of ``inference.json`` or ``evaluate.json``.
     """
-    return {name: one for name, one in settings.items() if _top(one.key) in configuration or name == "modality"}
+    return {name: one for name, one in settings.items() if top_of(one.key) in configuration or name == "modality"}
 
 
 def check_values(settings: Mapping[str, Setting], values: Mapping[str, Any], of_network: bool = True) -> dict[str, Any]:
@@ -156,9 +163,8 @@ def check_values(settings: Mapping[str, Setting], values: Mapping[str, Any], of_
         except ValueError as error:
             wrong.append(str(error))
     modality = found.get("modality")
-    for name in found:
-        of = settings[name].modality if name in settings else ""
-        if of and modality not in (None, of):
+    for name, of in _OF_IMAGES.items():
+        if name in found and modality not in (None, of):
             wrong.append(f"`{name}` is for {of}, not for {modality}.")
     if wrong:
         raise ValueError(" ".join(wrong))
@@ -172,10 +178,8 @@ def _checked(settings: Mapping[str, Setting], name: str, value: Any, of_network:
         raise ValueError(f"{name} is set by its parts: {_RENAMED[name]}.")
     if of_network and _OF_NETWORK.fullmatch(name):
         return as_plain(name, value)
-    shared = {one.name: one for one in SHARED}
-    if name in shared and shared[name].modality:
-        modalities = settings["modality"].choices if "modality" in settings else ()
-        raise ValueError(f"`{name}` is for {shared[name].modality}, not for {', '.join(modalities)}.")
+    if name in _OF_IMAGES and "modality" in settings:
+        raise ValueError(f"`{name}` is for {_OF_IMAGES[name]}, not for {', '.join(settings['modality'].choices)}.")
     raise ValueError(f"there is no setting {name}.{nearest(name, settings)} There are {', '.join(settings)}.")
 
 
@@ -216,5 +220,25 @@ def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-def _top(key: str) -> str:
+def top_of(key: str) -> str:
+    """Return the key at the top of a configuration that a value belongs to."""
     return re.split("#|::", key)[0]
+
+
+def path_text(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what becomes the text of a path in a configuration, letter by letter: of texts, MONAI changes some."""
+    return {"_target_": "os.fspath", "path": Path(path)}
+
+
+def require_device(device: str) -> None:
+    """Refuse a CUDA device that PyTorch does not find.
+
+    Raises:
+        RuntimeError: it is not there.
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        count = torch.cuda.device_count()
+        if (torch.device(device).index or 0) >= count:
+            raise RuntimeError(f"there is no device {device} here: PyTorch finds {count} CUDA devices.")

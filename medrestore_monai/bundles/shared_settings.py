@@ -87,7 +87,7 @@ SHARED: tuple[Setting, ...] = (
         "injection_time",
         "text",
         "on the scanner's clock; with its date for long half lives",
-        pattern=r"(\d{8})?\d{6}",
+        pattern=r"(\d{4}(0[1-9]|1[0-2])([0-2]\d|3[01]))?([01]\d|2[0-3])[0-5]\d[0-5]\d",
         form="HHMMSS or YYYYMMDDHHMMSS",
         modality="PT",
         key="suv::injection_time",

@@ -20,8 +20,9 @@ from medrestore_monai.cli.options import (
     OverwriteOption,
     SeriesOption,
     check_source,
+    refuse_own_options,
 )
-from medrestore_monai.cli.output import RESEARCH, USAGE, console, errors, printable, reported
+from medrestore_monai.cli.output import EVALUATE_FLAGS, RESEARCH, USAGE, console, errors, printable, reported
 from medrestore_monai.cli.restore import restore
 
 DEGRADATIONS = (
@@ -192,7 +193,11 @@ def evaluate(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Change a value of the bundle, such as dose=0.1.", show_default=False),
+        typer.Option(
+            "--set",
+            help='Change a setting, such as dose=0.1; "medrestore bundles show" lists them.',
+            show_default=False,
+        ),
     ] = None,
     hu_offset: HUOffsetOption = None,
     allow_gaps: GapsOption = False,
@@ -215,11 +220,14 @@ def evaluate(
       medrestore evaluate --bundle ./mine --data GOPRO_Large --layout gopro --part test --protocol mlff -o report
     """
     check_source(data)
-    with reported(USAGE):
+    with reported(USAGE, EVALUATE_FLAGS):
         from medrestore_monai.bundles import DEFAULT_BUNDLE
-        from medrestore_monai.evaluate import Request, parse_settings
+        from medrestore_monai.bundles.settings import parse_settings
+        from medrestore_monai.evaluate import Request
         from medrestore_monai.evaluate import evaluate as run
 
+        changes = parse_settings(settings or [])
+        refuse_own_options(changes, EVALUATE_FLAGS)
         request = Request(
             bundles=bundle or ([] if model else [DEFAULT_BUNDLE]),
             models=model or [],
@@ -236,14 +244,14 @@ def evaluate(
             seed=seed,
             device=device,
             limit=limit,
-            settings=parse_settings(settings or []),
+            settings=changes,
             hu_offset=hu_offset,
             allow_gaps=allow_gaps,
             skip_bad=skip_bad,
             overwrite=overwrite,
         )
         request.check()
-    with reported():
+    with reported(flags=EVALUATE_FLAGS):
         run(request, progress=True)
         console.print((output / "table.md").read_text(encoding="utf-8"), soft_wrap=True, markup=False, highlight=False)
         console.print(f"Report: {output}. {RESEARCH}", soft_wrap=True, markup=False)

@@ -1,7 +1,8 @@
 """Arguments and options that several commands share."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,3 +37,18 @@ def check_source(source: Path) -> None:
     with reported(USAGE):
         if not source.exists():
             raise ValueError(f"there is no file or folder {source}.")
+
+
+def refuse_own_options(settings: Mapping[str, Any], flags: Mapping[str, str]) -> None:
+    """Refuse settings of ``--set`` that have an option of their own.
+
+    Args:
+        settings: by name.
+        flags: the options of the command, by name.
+
+    Raises:
+        ValueError: one has.
+    """
+    for name in settings:
+        if name in flags:
+            raise ValueError(f"{name} is not set by --set but by {flags[name]}.")

@@ -13,8 +13,9 @@ from medrestore_monai.cli.options import (
     OutputOption,
     SeriesOption,
     check_source,
+    refuse_own_options,
 )
-from medrestore_monai.cli.output import RESEARCH, USAGE, console, printable, reported
+from medrestore_monai.cli.output import RESEARCH, RESTORE_FLAGS, USAGE, console, printable, reported
 
 if TYPE_CHECKING:
     from medrestore_monai.restorer import Restorer
@@ -90,8 +91,8 @@ def restore(
     check_source(source)
     # PyTorch then asks Linux for large pages: a seventh less time for volumes, a tenth more memory
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    with reported(USAGE):
-        from medrestore_monai.bundles.setting_checks import parse_settings, refuse_own_options
+    with reported(USAGE, RESTORE_FLAGS):
+        from medrestore_monai.bundles.settings import parse_settings
         from medrestore_monai.data import check_folder
         from medrestore_monai.restorer import Restorer
         from medrestore_monai.studies import device_of_process
@@ -101,7 +102,7 @@ def restore(
         if source.is_dir():
             check_folder(source, output)
         changes = parse_settings(settings or [])
-        refuse_own_options(changes)
+        refuse_own_options(changes, RESTORE_FLAGS)
         options: dict[str, Any] = {
             "strength": strength,
             "tile": tile,
@@ -119,7 +120,7 @@ def restore(
         restorer = Restorer(
             bundle, device=device_of_process(device), precision=precision, backend=backend, weights=weights, **options
         )
-    with reported():
+    with reported(flags=RESTORE_FLAGS):
         code = None if series else _restore_many(source, output, restorer, overwrite, dry_run)
         if code is None:
             code = _restore_one(source, output, restorer, overwrite)

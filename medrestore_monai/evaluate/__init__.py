@@ -8,10 +8,10 @@ physical units; it is laid over ``inference.json``, which alone says how they ar
 bundles of a modality the first one degrades, so that all get the same images; a bundle of several joins them.
 """
 
-from medrestore_monai.bundles.setting_checks import parse_settings
+from medrestore_monai.bundles.settings import parse_settings
 from medrestore_monai.evaluate.baselines import choose_baselines, tuned_parameters
 from medrestore_monai.evaluate.cases import LAYOUTS, Source, known_psf, open_source
-from medrestore_monai.evaluate.models import Contestant, Model, open_model, parse_contestant, task_of
+from medrestore_monai.evaluate.models import Contestant, Model, open_model, parse_contestant
 from medrestore_monai.evaluate.request import Request
 from medrestore_monai.evaluate.run import evaluate
 from medrestore_monai.evaluate.volumes import Volume, load_volume
@@ -31,6 +31,5 @@ __all__ = [
     "open_source",
     "parse_contestant",
     "parse_settings",
-    "task_of",
     "tuned_parameters",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from medrestore_monai.bundles import Bundle
@@ -36,13 +36,13 @@ def tuned_parameters(bundle: Bundle, modality: str, tuned: Path | None) -> tuple
     return found[modality], tuned.name if tuned is not None else f"{bundle.name}/{TUNED.as_posix()}"
 
 
-def choose_baselines(spec: str, tuned: Mapping[str, Parameters], task: Callable[[], str]) -> dict[str, Parameters]:
+def choose_baselines(spec: str, tuned: Mapping[str, Parameters], task: str) -> dict[str, Parameters]:
     """Choose the classical methods to compare with.
 
     Args:
         spec: ``auto`` for those of the task, ``none``, or names separated by commas.
         tuned: parameters by method, in place of the defaults; methods of other tasks than this may be among them.
-        task: gives the task, asked for only where it decides.
+        task: a key of :data:`medrestore_monai.classical.BASELINES`.
 
     Returns:
         The parameters by method.
@@ -56,8 +56,8 @@ def choose_baselines(spec: str, tuned: Mapping[str, Parameters], task: Callable[
     usual = {name: values for defaults in BASELINES.values() for name, values in defaults.items()}
     usual["bm3d"] = {"noise": 0.01}
     if spec == "auto":
-        usual |= BASELINES[task()]
-        names = list(dict.fromkeys([*BASELINES[task()], *tuned]))
+        usual |= BASELINES[task]
+        names = list(dict.fromkeys([*BASELINES[task], *tuned]))
     else:
         names = [name.strip() for name in spec.split(",")]
     chosen = {

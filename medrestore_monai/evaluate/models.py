@@ -11,19 +11,9 @@ from monai.bundle import ConfigParser
 from monai.transforms import Compose
 
 from medrestore_monai.bundles import Bundle, find_bundle, is_path, read_config, verify_weights
-from medrestore_monai.bundles.setting_checks import check_kinds, path_text
+from medrestore_monai.bundles.settings import check_values, config_values, path_text, require_device, settings_in
 from medrestore_monai.data import Item
 from medrestore_monai.engines.errors import unwrapped
-
-_TASKS = {
-    "denois": "denoising",
-    "deblur": "deblurring",
-    "super": "super-resolution",
-    "synthesis": "synthesis",
-    "low_count": "synthesis",
-    "low-count": "synthesis",
-}
-_TASK_OF_MODALITY = {"CT": "denoising", "MR": "super-resolution", "PT": "synthesis"}
 
 
 @dataclass(frozen=True)
@@ -109,11 +99,10 @@ class Model:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Numbers at the top of ``evaluate.json``, such as dose and seed, and those that a derived image names."""
+        """Numbers and switches that can be set, such as dose and seed."""
         config = self.parser.get()
-        names = {*ConfigParser.load_config_file(str(self.contestant.bundle.config("evaluate")))}
-        names |= {str(value)[1:] for value in config.get("derivation", {}).get("parameters", {}).values()}
-        return {name: config[name] for name in names & config.keys() if isinstance(config[name], bool | int | float)}
+        found = {one.key: config.get(one.key) for one in self.contestant.bundle.settings.values()}
+        return {name: value for name, value in found.items() if isinstance(value, bool | int | float)}
 
     @property
     def context(self) -> int:
@@ -154,24 +143,24 @@ def open_model(
         data: the folder for its data list.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         settings: values to change in the configurations.
-        wishes: the same, but left out where there is no such value.
+        wishes: the same, but left out if the bundle has no such setting.
 
     Raises:
         ValueError: there is no such setting, or the weights do not fit.
     """
     found = contestant.bundle
-    parser = _read(found, settings)
+    parser = _read(found)
     if contestant.overlay is not None:
         parser.update(_network_of(contestant.overlay))
-    if contestant.weights is not None:
-        parser.update({"weights": contestant.weights})
-    config = parser.get()
-    wishes = {**wishes, "modality": modality}
-    wanted = {key: value for key, value in {**wishes, **settings}.items() if key in config or key in settings}
     # paths, not texts: MONAI would run a text that starts with "$" as code, and put "::" for "#"
-    parser.update({**wanted, "dataset_dir": Path(data), "bundle_root": path_text(found.root)})
-    if device != "auto":
-        parser.update({"device": f"$torch.device({device!r})"})
+    places = {"dataset_dir": Path(data), "bundle_root": path_text(found.root), "weights": contestant.weights}
+    parser.update({name: place for name, place in places.items() if place is not None})
+    declared = settings_in(found.settings, parser.config)
+    asked = {"device": device, "modality": modality, **wishes}
+    asked = {**{name: value for name, value in asked.items() if name in declared}, **settings}
+    of_others = {name for name, one in declared.items() if one.modality not in ("", modality)}
+    asked = {name: value for name, value in asked.items() if name not in of_others}
+    parser.update(config_values(declared, check_values(declared, asked)))
     with unwrapped():
         return Model(
             contestant=contestant,
@@ -186,15 +175,19 @@ def open_model(
         )
 
 
-def check_settings(contestant: Contestant, settings: Mapping[str, Any]) -> None:
+def check_settings(contestant: Contestant, device: str, settings: Mapping[str, Any]) -> None:
     """Refuse settings and overlays before anything is loaded.
 
     Raises:
-        ValueError: the bundle cannot be evaluated, a setting is not there or out of its range, or the overlay tells no
+        ValueError: the bundle cannot be evaluated, a setting is unknown or out of its range, or the overlay has no
             network.
+        RuntimeError: the device is not available.
     """
-    parser = _read(contestant.bundle, settings)
-    parser.update(dict(settings))
+    parser = _read(contestant.bundle)
+    declared = settings_in(contestant.bundle.settings, parser.config)
+    values = check_values(declared, {"device": device, **settings})
+    require_device(values["device"])
+    parser.update(config_values(declared, values))
     with unwrapped():
         for part in ("load", "degradation", "scaling", "inferer", "unscaling"):
             parser.get_parsed_content(part)
@@ -213,27 +206,7 @@ def _network_of(overlay: Path) -> dict[str, Any]:
     return network
 
 
-def _read(bundle: Bundle, settings: Mapping[str, Any]) -> ConfigParser:
+def _read(bundle: Bundle) -> ConfigParser:
     if not bundle.config("evaluate").is_file():
         raise ValueError(f"the bundle {bundle.name} has no evaluate.json.")
-    parser = read_config(bundle.config("inference"), bundle.config("evaluate"))
-    check_kinds(f"evaluate.json of {bundle.name}", parser, settings)
-    return parser
-
-
-def task_of(bundle: Bundle, modality: str) -> str:
-    """Return a bundle's task, a key of :data:`medrestore_monai.classical.BASELINES`.
-
-    Args:
-        bundle: the bundle.
-        modality: decides for a bundle of several modalities whose name does not tell.
-
-    Raises:
-        ValueError: neither its name nor its card tells.
-    """
-    name, task = bundle.name, str(bundle.metadata["task"])
-    for words in (name, _TASK_OF_MODALITY.get(modality, task) if len(bundle.modalities) > 1 else task):
-        for part, found in _TASKS.items():
-            if part in words.lower():
-                return found
-    raise ValueError(f"the task of {bundle.name} is unknown here: name the classical baselines, or none.")
+    return read_config(bundle.config("inference"), bundle.config("evaluate"))

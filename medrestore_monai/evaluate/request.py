@@ -2,16 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from medrestore_monai.bundles import find_bundle
-from medrestore_monai.bundles.setting_checks import check_options
+from medrestore_monai.bundles.shared_settings import MODALITY
 from medrestore_monai.data.parts import PARTS
 from medrestore_monai.evaluate.baselines import choose_baselines, tuned_parameters
 from medrestore_monai.evaluate.cases import LAYOUTS, WITH_GAPS
-from medrestore_monai.evaluate.models import Contestant, check_settings, parse_contestant, task_of
+from medrestore_monai.evaluate.models import Contestant, check_settings, parse_contestant
 from medrestore_monai.files import refuse_links
 from medrestore_monai.report import check_folder, oracle_name
 from medrestore_monai.report.protocols import PROTOCOLS
@@ -91,11 +90,9 @@ class Request:
         groups = self.groups()
         for modality, group in groups.items():
             for one in group:
-                check_settings(one, self.settings)
-                check_options(one.bundle.config("inference"), self.device)
-            task = partial(task_of, group[0].bundle, modality)
+                check_settings(one, self.device, self.settings)
             tuned, _ = tuned_parameters(group[0].bundle, modality, self.tuned)
-            chosen = choose_baselines(self.baselines, tuned, task)
+            chosen = choose_baselines(self.baselines, tuned, group[0].bundle.task(modality))
             classical = ["input", *chosen, *(oracle_name(name) for name in chosen if self.oracle)]
             names = [one.name for one in group]
             if set(classical) & set(names):
@@ -136,13 +133,14 @@ class Request:
         names = [one.name for one in found]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"name each bundle once, got {', '.join(names) or 'none'}.")
-        alone = {one.bundle.modality for one in found if len(one.bundle.modalities) == 1}
+        alone = {one.bundle.evaluated[0] for one in found if len(one.bundle.evaluated) == 1}
+        asked = None if self.modality is None else MODALITY.check(self.modality)
         groups: dict[str, list[Contestant]] = {}
         for one in found:
-            own = one.bundle.modalities
-            if self.modality is not None and self.modality not in own:
-                raise ValueError(f"{one.name} restores {', '.join(own)}, not {self.modality}.")
-            wanted = {self.modality} if self.modality is not None else alone & set(own) or set(own)
+            own = one.bundle.evaluated
+            if asked is not None and asked not in own:
+                raise ValueError(f"{one.name} restores {', '.join(own)}, not {asked}.")
+            wanted = {asked} if asked is not None else alone & set(own) or set(own)
             for modality in own:
                 if modality in wanted:
                     groups.setdefault(modality, []).append(one)

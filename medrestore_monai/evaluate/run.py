@@ -17,7 +17,7 @@ from medrestore_monai import __version__
 from medrestore_monai.classical import Classical, Parameters
 from medrestore_monai.evaluate.baselines import choose_baselines, tuned_parameters
 from medrestore_monai.evaluate.cases import Source, open_source
-from medrestore_monai.evaluate.models import Model, open_model, task_of
+from medrestore_monai.evaluate.models import Model, open_model
 from medrestore_monai.evaluate.request import Request
 from medrestore_monai.evaluate.restorations import (
     Method,
@@ -94,7 +94,7 @@ def evaluate(request: Request, progress: bool = False) -> tuple[list[SummaryRow]
         }
         models = [open_model(one, modality, data, request.device, request.settings, wishes) for one in group]
         tuned, origin = tuned_parameters(group[0].bundle, modality, request.tuned)
-        chosen = choose_baselines(request.baselines, tuned, partial(task_of, group[0].bundle, modality))
+        chosen = choose_baselines(request.baselines, tuned, group[0].bundle.task(modality))
         source = open_source(models[0], data, request.layout, request.part, request.allow_gaps, request.limit, offset)
         _run(request, source, models, chosen, results, progress)
         _describe(about, models, chosen, source)

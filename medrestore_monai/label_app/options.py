@@ -5,25 +5,17 @@ server can send any text. So numbers come in as numbers, choices as one of the c
 """
 
 import json
-import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from medrestore_monai.bundles import Bundle
+from medrestore_monai.bundles.settings import Setting, check_values, settings_in
+
 DTYPES = ("float32", "int16")
-# for CT without a value below 0: refused, already HU, stored values
-HU_OFFSETS = ("auto", "0", "-1024")
 EXTENSIONS = (".nii.gz", ".nii")
 MODALITIES = ("CT", "MR", "PT")
-_PRECISIONS = ("float32", "bfloat16")
-_AUTO = "auto"
-# values of an inference.json that are the app's own business, or that change nothing in the result
-_NOT_OFFERED = {"amp", "overwrite", "progress", "slice_batch_size", "slab", "halo"}
-_NOT_OFFERED |= {"dataset_dir", "output_dir", "bundle_root", "weights", "backend", "precision", "modality", "tile"}
-_NOT_OFFERED.add("allow_gaps")  # the answer is one NIfTI file, whose grid knows no gaps
-_WORD = r"[a-z][a-z_]{0,31}"  # of a bundle's own choices; holds nothing that MONAI would run
+_AUTO = "auto"  # as the bundle has it, or the image's header
 #: What MONAI Label and its clients put into a request beside the options of a task.
 _OF_MONAI_LABEL = {
     "model",
@@ -61,7 +53,7 @@ class Wanted:
         dtype: of the volume that goes back, one of :data:`DTYPES`.
         extension: of its file, one of :data:`EXTENSIONS`.
         write_back: store the restored series in the DICOMweb store.
-        overrides: values of the bundle's configuration.
+        overrides: settings of the bundle.
     """
 
     device: str
@@ -71,118 +63,73 @@ class Wanted:
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
 
-def offered_options(config: Path, devices: Sequence[str], write_back: bool) -> dict[str, Any]:
-    """Return the options of a bundle with their defaults; a list holds choices, the default first.
+def offered_settings(bundle: Bundle, devices: Sequence[str], write_back: bool) -> dict[str, Setting]:
+    """Return what a client may set: what the bundle declares for clients, and what becomes of the result.
 
     Args:
-        config: the bundle's ``inference.json``. Offered are its numbers, switches and plain words, and the tile,
-            precision, modality, offset to HU and SUV factor (0: from the header) where it has them.
+        bundle: the bundle.
         devices: that can be used, the best first.
         write_back: whether there is a DICOMweb store to write to.
 
     Raises:
-        ValueError: the configuration is no JSON object.
+        ValueError: the bundle declares no settings.
     """
-    values = json.loads(config.read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
-        raise ValueError(f"{config} is no JSON object.")
-    options: dict[str, Any] = {"device": list(devices)}
-    for name, value in values.items():
-        plain = isinstance(value, bool | int | float) or (isinstance(value, str) and re.fullmatch(_WORD, value))
-        if plain and name not in _NOT_OFFERED:
-            options[name] = value
-    if "precision" in values:
-        options["precision"] = [values["precision"], *(word for word in _PRECISIONS if word != values["precision"])]
-    if "modality" in values:
-        options["modality"] = [_AUTO, *MODALITIES]
-    if "suv" in values:
-        options["suv_factor"] = 0.0
-    if "hu_offset" in values:
-        options["hu_offset"] = list(HU_OFFSETS)
-    if "tile" in values:
-        options["tile"] = _AUTO
-    options["result_dtype"] = list(DTYPES)
-    options["result_extension"] = list(EXTENSIONS)
+    settings = settings_in(bundle.settings, _configuration(bundle))
+    offered = {name: one for name, one in settings.items() if one.served}
+    if len(bundle.modalities) == 1:
+        del offered["modality"]
+    offered["device"] = replace(offered["device"], kind="choice", choices=tuple(devices))
+    own = [
+        Setting("result_dtype", "choice", "of the volume that goes back; it is no label map", choices=DTYPES),
+        Setting("result_extension", "choice", "of its file", choices=EXTENSIONS),
+    ]
     if write_back:
-        options["write_back"] = False
-    return options
+        own.append(Setting("write_back", "bool", "store the restored series in the DICOMweb store"))
+    return offered | {one.name: one for one in own}
 
 
-def read_request(request: Mapping[str, Any], offered: Mapping[str, Any]) -> Wanted:
+def shown_options(bundle: Bundle, offered: Mapping[str, Setting]) -> dict[str, Any]:
+    """Return the options of a task with their defaults, as MONAI Label shows them: choices with the default first.
+
+    Args:
+        bundle: the bundle.
+        offered: of :func:`offered_settings`.
+    """
+    configuration, shown = _configuration(bundle), dict[str, Any]()
+    for name, setting in offered.items():
+        default = None if name == "device" else configuration.get(setting.key)
+        if setting.kind == "choice":
+            first = [_AUTO] if name == "modality" else [default] if default is not None else []
+            shown[name] = [*first, *(one for one in setting.choices if one != default)]
+        else:
+            shown[name] = False if name == "write_back" else _AUTO if default is None else default
+    return shown
+
+
+def _configuration(bundle: Bundle) -> dict[str, Any]:
+    return dict(json.loads(bundle.config("inference").read_text(encoding="utf-8")))
+
+
+def read_request(request: Mapping[str, Any], offered: Mapping[str, Setting]) -> Wanted:
     """Check a request against what is offered.
 
     Args:
         request: of a client; values may be texts, as from a form.
-        offered: see :func:`offered_options`.
+        offered: of :func:`offered_settings`.
 
     Raises:
-        ValueError: an unknown option, or a value that an option cannot have.
+        ValueError: a setting is unknown, or cannot have the value.
     """
-    unknown = sorted(set(request) - set(offered) - _OF_MONAI_LABEL)
-    if "write_back" in unknown:
+    if "write_back" in request and "write_back" not in offered:
         raise ValueError("write_back needs a DICOMweb store, and this server has none.")
-    if unknown:
-        raise ValueError(f"there is no option {', '.join(unknown)}; this task has {', '.join(offered)}.")
-    values = {name: _checked(name, request.get(name), default) for name, default in offered.items()}
-    own = {name: values.pop(name) for name in ("device", "result_dtype", "result_extension")}
-    write_back = values.pop("write_back", False)
-    # what was not given stays as the bundle has it
-    overrides = {name: value for name, value in values.items() if request.get(name) is not None}
-    overrides = {name: value for name, value in overrides.items() if value != _AUTO}
-    if "hu_offset" in overrides:
-        overrides["hu_offset"] = float(overrides["hu_offset"])
-    factor = overrides.pop("suv_factor", 0.0)
-    if factor:
-        overrides["suv"] = {"factor": factor}
-    return Wanted(own["device"], own["result_dtype"], own["result_extension"], write_back, overrides)
-
-
-def _checked(name: str, value: Any, default: Any) -> Any:
-    if value is None:
-        return default[0] if isinstance(default, list) else default
-    if isinstance(default, list):
-        return _choice(name, value, default)
-    if name == "tile":
-        return _tile(value)
-    if isinstance(default, bool):
-        return _switch(name, value)
-    if isinstance(default, str):
-        return _word(name, value)
-    return _number(name, value, whole=isinstance(default, int))
-
-
-def _choice(name: str, value: Any, choices: Sequence[str]) -> str:
-    value = value[0] if isinstance(value, list) and value else value  # a client may send the choices back as they came
-    if str(value) not in choices:
-        hint = " Restored images are no label maps." if name == "result_dtype" else ""
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.{hint}")
-    return str(value)
-
-
-def _tile(value: Any) -> int | str:
-    if value == _AUTO or re.fullmatch(r"\s*", str(value)):
-        return _AUTO
-    return int(_number("tile", value, whole=True))
-
-
-def _switch(name: str, value: Any) -> bool:
-    known = {"true": True, "false": False, "1": True, "0": False}
-    if str(value).strip().lower() not in known:
-        raise ValueError(f"{name} must be true or false, got {value!r}.")
-    return known[str(value).strip().lower()]
-
-
-def _word(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not re.fullmatch(_WORD, value):
-        raise ValueError(f"{name} must be one word of small letters, got {value!r}.")
-    return value  # the bundle knows which words it takes
-
-
-def _number(name: str, value: Any, whole: bool) -> float:
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number) or (whole and number != int(number)):
-        raise ValueError(f"{name} must be a {'whole ' if whole else ''}number, got {value!r}.")
-    return int(number) if whole else number
+    # a client may send the choices back as they came
+    given = {name: value[0] if isinstance(value, list) and value else value for name, value in request.items()}
+    given = {name: value for name, value in given.items() if name not in _OF_MONAI_LABEL and value not in ("", _AUTO)}
+    values = check_values(offered, given, of_network=False)
+    return Wanted(
+        values.pop("device", offered["device"].choices[0]),
+        values.pop("result_dtype", DTYPES[0]),
+        values.pop("result_extension", EXTENSIONS[0]),
+        values.pop("write_back", False),
+        values,
+    )

@@ -19,7 +19,7 @@ from medrestore_monai.bundles import Bundle
 from medrestore_monai.dicom.derivation import RESEARCH
 from medrestore_monai.images import KINDS
 from medrestore_monai.label_app.dicomweb import store_series
-from medrestore_monai.label_app.options import MODALITIES, Wanted, offered_options, read_request
+from medrestore_monai.label_app.options import Wanted, offered_settings, read_request, shown_options
 from medrestore_monai.label_app.results import write_result
 from medrestore_monai.restorer import Restored, Restorer
 
@@ -40,14 +40,15 @@ class RestoreTask(InferTask):
         self.bundle, self.client = bundle, client
         self._opened: tuple[Any, Restorer] | None = None
         devices = [*(f"cuda:{index}" for index in range(torch.cuda.device_count())), "cpu"]
-        options = offered_options(bundle.config("inference"), devices, client is not None)
+        self.offered = offered_settings(bundle, devices, client is not None)
         description = f"{bundle.metadata.get('name', bundle.name)}. {bundle.metadata.get('description', '')}"
-        super().__init__(InferType.OTHERS, labels=None, dimension=3, description=description, config=options)
+        shown = shown_options(bundle, self.offered)
+        super().__init__(InferType.OTHERS, labels=None, dimension=3, description=description, config=shown)
 
     @property
     def modalities(self) -> list[str]:
         """The DICOM modalities that the bundle restores."""
-        return [modality for modality in MODALITIES if modality in self.bundle.modality]
+        return list(self.bundle.dicom_modalities)
 
     def is_valid(self) -> bool:
         """Tell whether the weights are there."""
@@ -68,7 +69,7 @@ class RestoreTask(InferTask):
             OSError: something cannot be read, written or stored.
             RuntimeError: the device is not available, or memory does not suffice.
         """
-        wanted, source = read_request(request, self.config()), Path(request["image"])
+        wanted, source = read_request(request, self.offered), Path(request["image"])
         if wanted.write_back and not source.is_dir():
             raise ValueError("write_back needs a DICOM series of the store, not an image file.")
         began = time.monotonic()
@@ -97,20 +98,21 @@ class RestoreTask(InferTask):
 
     def _restore(self, source: Path, folder: Path, wanted: Wanted) -> Restored:
         target = folder / ("series" if _ending(source) in ("", ".zip") else f"image{_ending(source)}")
-        settings = dict(wanted.overrides)
-        restorer = self._open(wanted.device, settings.pop("precision", None))
-        result = restorer.restore_file(source, target, **settings)
+        opening = {name for name, setting in self.offered.items() if setting.when == "opening"}
+        settings = {name: value for name, value in wanted.overrides.items() if name not in opening}
+        opened = {name: value for name, value in wanted.overrides.items() if name in opening}
+        result = self._open(wanted.device, opened).restore_file(source, target, **settings)
         if len(result.outputs) != 1:
             raise ValueError(f"the image holds {len(result.outputs)} images or series; send one at a time.")
         return result
 
-    def _open(self, device: str, precision: str | None) -> Restorer:
+    def _open(self, device: str, settings: dict[str, Any]) -> Restorer:
         """Return the bundle opened with these settings; it stays open while they and its files do not change."""
         files = [path.stat() for path in (self.bundle.weights, self.bundle.config("inference"))]
-        key = (device, precision, *((file.st_mtime_ns, file.st_size) for file in files))
+        key = (device, *sorted(settings.items()), *((file.st_mtime_ns, file.st_size) for file in files))
         if self._opened is None or self._opened[0] != key:
             self._opened = None  # its memory goes before the next one needs some
-            self._opened = (key, Restorer(self.bundle, device=device, precision=precision))
+            self._opened = (key, Restorer(self.bundle, device=device, **settings))
         return self._opened[1]
 
 

@@ -44,7 +44,8 @@ class Job:
 
 def make_job(source: Path, output: Path, restorer: Restorer, overwrite: bool = False) -> Job:
     """Return the job of restoring all studies of a source with an opened bundle."""
-    modalities = tuple(one for one in restorer.bundle.modalities if one in ("CT", "MR", "PT"))
+    bundle = restorer.bundle
+    modalities = () if "RGB" in bundle.modalities else bundle.dicom_modalities  # pictures may lie beside DICOM files
     return Job(source, output, restorer, settings_of(restorer), overwrite, modalities)
 
 
@@ -56,7 +57,7 @@ def settings_of(restorer: Restorer) -> dict[str, Any]:
         "bundle_version": str(bundle.metadata["version"]),
         "config_sha256": sha256(bundle.config("inference")),
         "weights_sha256": restorer.weights_sha256,
-        **{name: value for name, value in restorer.settings.items() if name != "series_uid"},
+        **restorer.settings,
     }
 
 

@@ -41,7 +41,6 @@ from medrestore_monai.evaluate import (
     open_model,
     open_source,
     parse_settings,
-    task_of,
 )
 from medrestore_monai.evaluate.restorations import by_classical, by_nothing
 from medrestore_monai.evaluate.volumes import Slice
@@ -167,7 +166,7 @@ def main() -> None:
     options = parser.parse_args()
     console, bundle = Console(), find_bundle(options.bundle)
     modality = options.modality or bundle.modalities[0]
-    task = task_of(bundle, modality)
+    task = bundle.task(modality)
     paired = options.layout not in ("clean", "ixi", "medmnist")
     usual = LEVELS.get(modality) if task in ("denoising", "synthesis") and not paired else None
     levels = parse_levels(usual if options.levels is None else options.levels)

@@ -31,7 +31,7 @@ from monai.data import set_track_meta
 from monai.utils import set_determinism
 
 from medrestore_monai.bundles import find_bundle
-from medrestore_monai.bundles.setting_checks import path_text
+from medrestore_monai.bundles.settings import path_text
 from medrestore_monai.files import atomic_file
 from medrestore_monai.networks.rwkv_blocks import ATTENTIONS
 from medrestore_monai.networks.token_shifts import TOKEN_SHIFTS

@@ -102,7 +102,7 @@ def measure(
     model = open_model(contestant, bundle.modalities[0], options.data, "cpu", settings, wishes)
     source = open_source(model, options.data, "clean", "all", False, options.limit)
     tuned, _ = tuned_parameters(bundle, bundle.modalities[0], options.tuned)
-    chosen = choose_baselines(options.baselines, tuned, lambda: "deblurring")
+    chosen = choose_baselines(options.baselines, tuned, "deblurring")
     methods: dict[str, Restoration] = {"blurred": lambda case: case["image"]}
     methods |= {name: partial(restored_by, model, Classical(name, one.at(1.0))) for name, one in chosen.items()}
     methods[model.name] = model.restore

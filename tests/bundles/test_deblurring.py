@@ -203,9 +203,9 @@ def test_the_command_line_says_what_a_volume_is(bundle, tmp_path, modality):
     if modality == "RGB":  # what it has without a word
         assert result.exit_code == 3
     elif modality == "US" or bundle.name != MED_NAME:
-        known = "RGB, CT, MR, PT" if bundle.name == MED_NAME else "RGB"
+        known = "RGB, CT, MR or PT" if bundle.name == MED_NAME else "RGB"
         assert result.exit_code == 2
-        assert f"{bundle.name} restores {known}, not {modality}." in result.stderr
+        assert f"modality must be {known}, got '{modality}'." in result.stderr
     else:
         assert result.exit_code == 0, result.stderr
         assert nib.load(tmp_path / "out.nii.gz").shape == (20, 21, 2)

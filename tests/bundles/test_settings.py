@@ -125,6 +125,7 @@ def test_modalities_are_understood_as_people_type_them(word, modality):
         ("network_def::dim", float("inf"), "network_def::dim must be a number"),
         ("preprocessing::transforms", 1, "there is no setting preprocessing::transforms"),
         ("modality", "MR", "modality must be CT, got 'MR'"),
+        ("injection_time", "100000", "`injection_time` is for PT, not for CT"),
     ],
 )
 def test_a_bad_value_ends_with_one_sentence(name, value, message):
@@ -134,7 +135,16 @@ def test_a_bad_value_ends_with_one_sentence(name, value, message):
 
 def test_a_setting_is_for_its_modality():
     with pytest.raises(ValueError, match="`hu_offset` is for CT, not for MR"):
-        check_values(ALL, {"modality": "mri", "hu_offset": 0, "kspace_kept": 0})
+        check_values(ALL, {"modality": "mri", "hu_offset": 0})
+    # a step for one modality does nothing to another
+    assert check_values(ALL, {"modality": "mri", "mean_hu": "off"}) == {"modality": "MR", "mean_hu": "off"}
+
+
+@pytest.mark.parametrize("value", ["9:45", "256100", "96161", "20201301100000", True])
+def test_an_injection_has_a_time_of_the_clock(value):
+    with pytest.raises(ValueError, match="injection_time must be HHMMSS or YYYYMMDDHHMMSS, got"):
+        check_values(ALL, {"injection_time": value})
+    assert check_values(ALL, {"injection_time": 235959}) == {"injection_time": "235959"}
 
 
 def test_each_bad_value_has_its_sentence():

@@ -199,7 +199,7 @@ def test_color_pairs(tmp_path, monkeypatch):
     )
     edit_json(
         root / "configs" / "metadata.json",
-        lambda metadata: metadata["network_data_format"]["inputs"]["image"].update(modality="RGB"),
+        lambda metadata: metadata["medrestore"].update(modalities=["RGB"], task="deblurring"),
     )
     weights = write_tiny_weights(root / "models" / "model.pt", **channels)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
@@ -275,15 +275,16 @@ def test_a_bad_image_is_named_and_can_be_left_out(tmp_path):
         (["--bundle", "none_such"], "no bundle 'none_such'"),
         (["--bundle", NAME, "--bundle", NAME], "name each bundle once"),
         (["--allow-gaps"], "gaps are allowed in the layouts paired and low-dose-ct, not in clean"),
-        (["--set", "doses=1"], "has no value doses to set; it has .*dose"),
-        (["--set", "dose=abc"], "the setting dose is a number, got 'abc'"),
-        (["--set", "dose=2"], r"dose must be a fraction in \(0, 1\], got 2"),
-        (["--set", "axial_correlation=1"], "axial_correlation must be in 0..0.95, got 1"),
-        (["--set", "handlers=1"], "has no value handlers to set"),
+        (["--set", "doses=1"], r"there is no setting doses\. Did you mean dose\?"),
+        (["--set", "dose=abc"], r"dose must be a number in \(0, 1\], got \'abc\'"),
+        (["--set", "dose=2"], r"dose must be a number in \(0, 1\], got 2"),
+        (["--set", "axial_correlation=1"], r"axial_correlation must be a number in \[0, 0.95\], got 1"),
+        (["--set", "handlers=1"], "there is no setting handlers"),
         (["--set", "dose"], "a setting is NAME=VALUE"),
-        (["--set", "dose=$__import__('os').getpid()"], "must be a number or a plain text"),
+        (["--set", "dose=$__import__('os').getpid()"], r"dose must be a number in \(0, 1\], got"),
         (["--set", "self_ensemble=3"], "self_ensemble must be 1, 2, 4 or 8, got 3"),
-        (["--set", "self_ensemble=2.0"], "self_ensemble must be 1, 2, 4 or 8, got 2.0"),
+        (["--set", "self_ensemble=2.5"], "self_ensemble must be 1, 2, 4 or 8, got 2.5"),
+        (["--set", "seed=1"], "seed is not set by --set but by --seed"),
         (["--device", "tpu"], "device must be auto, cpu"),
         (["--tuned", "none.json"], "none.json is no file of tuned baselines"),
     ],
@@ -358,7 +359,7 @@ def test_bundles_of_two_modalities_have_a_folder_and_a_table_each(tmp_path, bund
     edit_json(configs / "inference.json", lambda config: config["scaling"]["transforms"][1].update(modality="MR"))
     edit_json(
         configs / "metadata.json",
-        lambda metadata: metadata["network_data_format"]["inputs"]["image"].update(modality="MR"),
+        lambda metadata: metadata["medrestore"].update(modalities=["MR"]),
     )
     monkeypatch.setenv("MEDRESTORE_BUNDLES", str(tmp_path / "bundles"))
     for modality in ("CT", "MR"):

@@ -127,12 +127,18 @@ def test_requests_at_the_same_time_do_not_mix(server, wanted, tmp_path):
 @pytest.mark.parametrize(
     ("image", "model", "params", "status", "reason"),
     [
-        ("case00", BUNDLE, {"result_dtype": "uint8", "result_extension": ".nrrd"}, 400, "no label maps"),
-        ("case00", BUNDLE, {"tile": "$open('SENTINEL', 'w')"}, 400, "tile must be a whole number"),
+        (
+            "case00",
+            BUNDLE,
+            {"result_dtype": "uint8", "result_extension": ".nrrd"},
+            400,
+            "result_dtype must be float32 or int16",
+        ),
+        ("case00", BUNDLE, {"tile": "$open('SENTINEL', 'w')"}, 400, "tile must be auto or a whole number"),
         ("case00", BUNDLE, {"strength": 2}, 400, "strength"),
-        ("case00", BUNDLE, {"weights": "x.pt"}, 400, "no option weights"),
+        ("case00", BUNDLE, {"weights": "x.pt"}, 400, "no setting weights"),
         ("case00", BUNDLE, {"write_back": True}, 400, "needs a DICOMweb store"),
-        ("case00", BUNDLE, {"device": "cuda:7"}, 400, "device must be one of"),
+        ("case00", BUNDLE, {"device": "cuda:7"}, 400, "device must be "),
         ("color", BUNDLE, {}, 400, "color"),
         ("case99", BUNDLE, {}, 404, "there is no image 'case99'"),
         ("/etc/passwd", BUNDLE, {}, 404, "there is no image"),
