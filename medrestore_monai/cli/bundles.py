@@ -1,14 +1,18 @@
 """``medrestore bundles``: list, show, check and package bundles, and fetch their weights."""
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from medrestore_monai.cli.options import check_source
-from medrestore_monai.cli.output import BAD_DATA, RESEARCH, USAGE, console, fail, reported
+from medrestore_monai.cli.output import BAD_DATA, FLAGS, RESEARCH, USAGE, console, fail, reported
+
+if TYPE_CHECKING:
+    from medrestore_monai.bundles import Bundle
 
 bundles_app = typer.Typer(
     help="List, show, check and package bundles, one trained model each; fetch their weights.", no_args_is_help=True
@@ -39,7 +43,7 @@ def list_bundles() -> None:
 
 @bundles_app.command("show")
 def show_bundle(name: NameArgument) -> None:
-    """Show the card of one bundle, and whether its weights are those of the card.
+    """Show the card of one bundle, what can be set, and whether its weights are those of the card.
 
     Example:
       medrestore bundles show ct_denoise_restore_rwkv
@@ -53,8 +57,23 @@ def show_bundle(name: NameArgument) -> None:
     with reported():
         card = bundle.root / "docs" / "README.md"
         console.print(Markdown(card.read_text(encoding="utf-8")))
+        console.print(_settings_table(bundle))
         console.print(f"folder: {bundle.root}", soft_wrap=True, markup=False)
         console.print(f"weights: verified, SHA-256 {verify_weights(bundle.weights, bundle.root)}", soft_wrap=True)
+
+
+def _settings_table(bundle: "Bundle") -> Table:
+    """What can be set: what has an option of its own in ``restore``, what ``--set`` changes, and in ``evaluate``."""
+    table = Table("setting", "takes", "default", "what it is")
+    files = [bundle.config(name) for name in ("inference", "evaluate")]
+    configurations = [json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {} for file in files]
+    for name, setting in bundle.settings.items():
+        default = configurations[setting.when == "evaluation"].get(setting.key)
+        shown = "" if default is None or str(default).startswith("$") else json.dumps(default).strip('"')
+        option = f"{name} (evaluate)" if setting.when == "evaluation" else FLAGS.get(name, name)
+        about = f"{setting.modality}: {setting.help}" if setting.modality else setting.help
+        table.add_row(*map(escape, (option, setting.expected, shown, about)))
+    return table
 
 
 @bundles_app.command("check")
