@@ -154,7 +154,7 @@ def _pet_range(
         if beyond > _MOST_BEYOND:
             raise ValueError(
                 f"{100 * beyond:.0f} % of the PET values are over SUV {_MOST_SUV:g}, which cannot be: check weight, "
-                "dose, half life and times of the header, or give --suv-factor."
+                "dose, half life and times of the header, or give `suv_factor`."
             )
         upper = intensity.upper / suv_factor
         return replace(intensity, unit=unit, upper=upper, window=(0.0, upper))
@@ -162,7 +162,7 @@ def _pet_range(
         raise ValueError(f"PT values must be in SUV, Bq/ml or counts, got {unit}.")
     if unit is None and float(image.max()) > _MOST_SUV:
         raise ValueError(
-            f"PET values up to {float(image.max()):g} are no SUV: give the SUV per unit of the image, --suv-factor."
+            f"PET values up to {float(image.max()):g} are no SUV: give the SUV per unit of the image, `suv_factor`."
         )
     return intensity
 
@@ -211,7 +211,7 @@ def modality_of(image: Any, key: Hashable = "image") -> str:
     if modality not in INTENSITY_RANGES:
         name = meta.get("source") or meta.get("filename_or_obj") or f"the image {key!r}"
         which = "tells no modality" if modality is None else f"has the modality {modality}"
-        raise ValueError(f"{name} {which}: give the modality, such as --modality CT, MR or PT.")
+        raise ValueError(f"{name} {which}: give its `modality`: CT, MR or PT.")
     return str(modality)
 
 

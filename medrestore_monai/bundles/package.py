@@ -52,7 +52,7 @@ def package_bundle(
     archive = output / f"{bundle.name}_v{bundle.metadata['version']}.zip"
     for path in (folder, archive):
         if path.exists() and not overwrite:
-            raise FileExistsError(f"{path} exists; --overwrite replaces it.")
+            raise FileExistsError(f"{path} exists; `overwrite` replaces it.")
     if folder.resolve() == bundle.root.resolve() or output.resolve().is_relative_to(bundle.root.resolve()):
         raise ValueError(f"{output} is the bundle itself or within it; name another folder.")
     if folder.exists() and not _is_package(folder):
@@ -134,7 +134,7 @@ def _check_staged(staged: Path, bundle: Bundle) -> None:
     for path in staged.rglob("*"):
         if path.is_file() and path.stat().st_size > LARGEST:
             name = path.relative_to(staged).as_posix()
-            hint = "; give the address where it will be, --weights-url" if name == WEIGHTS.as_posix() else ""
+            hint = "; give the address where it will be, `weights_url`" if name == WEIGHTS.as_posix() else ""
             raise ValueError(f"{name} has more than {LARGEST >> 20} MiB and is not in {LISTS[0]}{hint}.")
     findings = check_bundle(staged)
     if findings:

@@ -110,7 +110,7 @@ def get_weights(bundle: Bundle, overwrite: bool = False, report: Callable[[str],
         if target.is_file() and entry.has_digest(target):
             tell(f"{entry.path}: there, {entry.kind} right")
         elif target.exists() and not overwrite:
-            raise ValueError(f"{target} is there with another {entry.kind} than listed; --overwrite replaces it.")
+            raise ValueError(f"{target} is there with another {entry.kind} than listed; `overwrite` replaces it.")
         elif not entry.url:
             raise ValueError(f"{target} is missing, and {bundle.name} has no {LISTS[0]} that tells where it is.")
         else:

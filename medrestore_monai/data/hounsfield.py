@@ -9,9 +9,7 @@ from medrestore_monai.intensity import INTENSITY_RANGES, LEAST_CT_SPAN
 __all__ = ["WORD", "check_hounsfield"]
 
 #: What a user can say of numbers that may be HU or not.
-WORD = (
-    "say what is to be added to make them HU (hu_offset, --hu-offset): -1024 for most stored values, 0 if these are HU"
-)
+WORD = "say what is to be added to make them HU (`hu_offset`): -1024 for most stored values, 0 if these are HU"
 _GRAY_LEVELS = 255  # of 8 bit without slope and intercept
 _MOST_METAL = 0.1  # of all voxels may lie above the range of CT
 _MOST_BELOW = 0.05  # of all voxels of stored values may lie below 0, by interpolation; padding apart

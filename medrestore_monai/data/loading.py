@@ -227,7 +227,7 @@ class LoadImageOrSeriesd(MapTransform):
         if self.suv.factor is not None:
             return {"unit": "Bq/ml", "suv_factor": self.suv.factor}
         if self.suv != SUVOptions():
-            raise ValueError(f"{name} has no DICOM header to work out the SUV with: give --suv-factor alone.")
+            raise ValueError(f"{name} has no DICOM header to work out the SUV with: give `suv_factor` alone.")
         return {}
 
     def _load_series(self, path: Path, series_uid: str, part: slice | None) -> MetaTensor:

@@ -153,7 +153,7 @@ def _check_targets(targets: Sequence[Path], source: Path, overwrite: bool) -> No
         if place in known:
             raise ValueError(f"two images of {source} would both become {target}; restore them one by one.")
         if target.exists() and not overwrite:
-            raise FileExistsError(f"{target} exists; name another output, or --overwrite.")
+            raise FileExistsError(f"{target} exists; name another output, or replace it with `overwrite`.")
         require_writable(place)
         known.add(place)
     for place in known:

@@ -13,7 +13,7 @@ from medrestore_monai.dicom.checks import DicomError, floats
 _DUPLICATE_MM = 0.01
 _SIDEWAYS = 0.01  # of the distance of two slices (0.6 degrees), but not less than 0.05 mm
 _UNEVEN = 0.05  # of the distance of two slices, but not less than 0.02 mm
-_REMEDY = "they can only be restored as independent images (--allow-gaps)."
+_REMEDY = "they can only be restored as independent images (`allow_gaps`)."
 
 
 @dataclass(frozen=True)

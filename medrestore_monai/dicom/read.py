@@ -164,7 +164,7 @@ def _choose(found: Sequence[SeriesInfo], series_uid: str | None, place: str) -> 
                 return info
         raise DicomError(f"There is no series {series_uid} in {place}, which holds: {listed}.")
     if len(found) > 1:
-        raise DicomError(f"There are {len(found)} series in {place}, choose one with --series UID: {listed}.")
+        raise DicomError(f"There are {len(found)} series in {place}, choose one by its `series_uid`: {listed}.")
     return found[0]
 
 

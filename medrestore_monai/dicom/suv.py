@@ -37,15 +37,18 @@ _MOST_HALF_LIVES = 8.0  # a day too many is 13 of fluorine-18
 _LONG_HALF_LIFE = 12 * 3600.0  # s; the scan may be days after the injection
 _SAME_CLOCK = 60.0  # s
 _ASK = {
-    "weight": ("Patient's Weight (0010,1030)", "--patient-weight KG"),
-    "dose": ("Radionuclide Total Dose (0018,1074)", "--injected-dose BQ"),
-    "half_life": ("Radionuclide Half Life (0018,1075)", "--half-life SECONDS"),
-    "injection_time": ("Radiopharmaceutical Start DateTime or Time (0018,1078; 0018,1072)", "--injection-time HHMMSS"),
+    "weight": ("Patient's Weight (0010,1030)", "`patient_weight` in kg"),
+    "dose": ("Radionuclide Total Dose (0018,1074)", "`injected_dose` in Bq"),
+    "half_life": ("Radionuclide Half Life (0018,1075)", "`half_life` in seconds"),
+    "injection_time": (
+        "Radiopharmaceutical Start DateTime or Time (0018,1078; 0018,1072)",
+        "`injection_time` as HHMMSS",
+    ),
 }
 
 
 class SUVError(DicomError):
-    """The SUV cannot be worked out; the message says what is missing, and which option gives it."""
+    """The SUV cannot be worked out; the message says what is missing, and which field gives it."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ def suv_factor(datasets: Sequence[Dataset], options: SUVOptions | None = None, l
             raise SUVError(f"{label} is in SUV of type {kind}, where SUV by body weight (BW) is expected.")
         return 1.0
     if units not in ("BQML", "CNTS"):
-        raise SUVError(f"{label} has PET units {units or 'missing'}: give its SUV per unit, --suv-factor.")
+        raise SUVError(f"{label} has PET units {units or 'missing'}: give its SUV per unit, `suv_factor`.")
     scale = 1.0
     if units == "CNTS":
         to_suv, to_bqml = (_philips(datasets, element) for element in (_PHILIPS_SUV, _PHILIPS_BQML))
@@ -136,12 +139,12 @@ def suv_factor(datasets: Sequence[Dataset], options: SUVOptions | None = None, l
         if to_bqml is None and to_suv is not None:
             raise SUVError(
                 f"{label} has Philips' SUV per count (7053,1000) alone, which weight, dose and times do not change: "
-                "leave them out, or give --suv-factor."
+                "leave them out, or give `suv_factor`."
             )
         if to_bqml is None:
             raise SUVError(
                 f"{label} is in counts, and its header has neither of Philips' scale factors (7053,1000) and "
-                "(7053,1009): give its SUV per count, --suv-factor."
+                "(7053,1009): give its SUV per count, `suv_factor`."
             )
         scale = to_bqml
     return scale * _by_body_weight(datasets, options, label)
@@ -154,7 +157,7 @@ def _by_body_weight(datasets: Sequence[Dataset], options: SUVOptions, label: str
     if correction not in ("START", "ADMIN", "NONE"):
         raise SUVError(
             f"{label} does not tell to which time its decay is corrected, Decay Correction (0054,1102): "
-            "give its SUV per Bq/ml, --suv-factor."
+            "give its SUV per Bq/ml, `suv_factor`."
         )
     if "ATTN" not in first.get("CorrectedImage", ["ATTN"]):
         raise SUVError(f"{label} is not corrected for attenuation: it has no SUV.")
@@ -163,19 +166,19 @@ def _by_body_weight(datasets: Sequence[Dataset], options: SUVOptions, label: str
     missing = [name for name in needed if known[name] is None]
     if missing:
         what, give = (", ".join(_ASK[name][place] for name in missing) for place in (0, 1))
-        raise SUVError(f"{label} has no usable {what} for the SUV: give {give}, or --suv-factor.")
+        raise SUVError(f"{label} has no usable {what} for the SUV: give {give}, or `suv_factor`.")
     left = 1.0
     if correction != "ADMIN":
         half_life = known["half_life"]
         scan = _start(datasets, half_life) if correction == "START" else _only_frame(datasets, half_life)
         if scan is None:
-            raise SUVError(f"{label} has no usable time of the scan for the SUV: give --suv-factor.")
+            raise SUVError(f"{label} has no usable time of the scan for the SUV: give `suv_factor`.")
         waited = (scan - _injection(first, known["injection_time"], scan, half_life)).total_seconds()
         if not 0 <= waited <= _MOST_HALF_LIVES * half_life:
             apart = f"{timedelta(seconds=round(abs(waited)))} {'after' if waited < 0 else 'before'}"
             raise SUVError(
                 f"{label} says the injection was {apart} the scan, which cannot be for a half life of "
-                f"{half_life / 3600:.2f} h: give --injection-time, or --suv-factor."
+                f"{half_life / 3600:.2f} h: give `injection_time`, or `suv_factor`."
             )
         left = 0.5 ** (waited / half_life)
     return float(1000 * known["weight"] / (known["dose"] * left))
@@ -213,13 +216,13 @@ def _injection_of(ds: Dataset, isotope: Dataset) -> str | None:
             return time
         raise SUVError(
             "the injection's time names a time zone, but the header does not say that of the scanner, Timezone Offset "
-            "From UTC (0008,0201): give --injection-time on the scanner's clock."
+            "From UTC (0008,0201): give `injection_time` on the scanner's clock."
         )
     if time:
         moment = _moment(whole, str(ds.get("TimezoneOffsetFromUTC", "")))
         apart = abs((_moment(moment.strftime("%Y%m%d") + time) - moment).total_seconds())
         if min(apart, 24 * 3600 - apart) > _SAME_CLOCK:
-            raise SUVError(f"the header has two times of injection, {whole} and {time}: give --injection-time.")
+            raise SUVError(f"the header has two times of injection, {whole} and {time}: give `injection_time`.")
     return whole
 
 
@@ -231,7 +234,7 @@ def _injection(ds: Dataset, text: str, scan: datetime, half_life: float) -> date
     if half_life > _LONG_HALF_LIFE:
         raise SUVError(
             f"the time of injection has no date, which a half life of {half_life / 3600:.0f} h needs: "
-            "give --injection-time YYYYMMDDHHMMSS."
+            "give `injection_time` as YYYYMMDDHHMMSS."
         )
     same_day = _moment(scan.strftime("%Y%m%d") + text)
     # a time soon after the scan is no injection of the day before
@@ -292,13 +295,13 @@ def _moment(text: str, zone: str = "") -> datetime:
     """
     found = re.fullmatch(r"(\d{8}) ?(\d{2}):?(\d{2}):?(\d{2})?(?:\.(\d{1,6})\d*)?([+-]\d{4})? *", text)
     if found is None:
-        raise SUVError("a date or time of the injection or scan cannot be read: give --injection-time or --suv-factor.")
+        raise SUVError("a date or time of the injection or scan cannot be read: give `injection_time` or `suv_factor`.")
     date, hour, minute, second, fraction, offset = found.groups()
     digits = f"{date}{hour}{minute}{min(int(second or 0), 59):02d}{(fraction or '0'):0<6}"
     try:
         moment = datetime.strptime(digits, "%Y%m%d%H%M%S%f")
     except ValueError:
-        raise SUVError("a date or time of the injection or scan cannot be: give --injection-time.") from None
+        raise SUVError("a date or time of the injection or scan cannot be: give `injection_time`.") from None
     if offset and re.fullmatch(r"[+-]\d{4}", zone):
         moment += timedelta(minutes=_minutes(zone) - _minutes(offset))
     return moment

@@ -135,7 +135,7 @@ def refuse_other_results(job: Job, states: Mapping[str, str]) -> None:
     if other and not job.overwrite:
         raise FileExistsError(
             f"{job.output} holds {len(other)} of these studies restored otherwise ({other[0]}); "
-            "name another output, or --overwrite to restore them again."
+            "name another output, or restore them again with `overwrite`."
         )
 
 

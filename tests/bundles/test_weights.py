@@ -142,7 +142,7 @@ def test_a_file_that_is_there_is_not_replaced_unasked(bundle, source):
     path = bundle.root / "models" / "large.pt"
     path.write_bytes(b"mine")
     assert verify_files(bundle)[1] == ("models/large.pt", "another sha256 than listed")
-    with pytest.raises(ValueError, match="--overwrite replaces it"):
+    with pytest.raises(ValueError, match="`overwrite` replaces it"):
         get_weights(bundle)
     assert path.read_bytes() == b"mine"
     get_weights(bundle, overwrite=True)

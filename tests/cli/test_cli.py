@@ -275,7 +275,7 @@ def no_input(folder):
 
 def output_exists(folder):
     (folder / "out").mkdir()
-    return 2, "out exists; name another output, or --overwrite", [good(folder)]
+    return 2, "out exists; name another output, or replace it with --overwrite", [good(folder)]
 
 
 def unknown_bundle(folder):
@@ -297,7 +297,7 @@ def bad_tile(folder):
 def suv_without_pet(folder):
     return (
         2,
-        "--suv-factor .* for PET; ct_denoise_restore_rwkv does not restore PET",
+        "--suv-factor is for PT, not for CT",
         [
             good(folder),
             "--suv-factor",
@@ -609,7 +609,7 @@ def test_precision_is_a_choice(tmp_path):
     ct_series(tmp_path / "ct", slices=2, size=SIZE)
     assert run("restore", tmp_path / "ct", "-o", tmp_path / "out", "--precision", "bfloat16").exit_code == 0
     shutil.rmtree(tmp_path / "out")
-    message = "precision must be one of float32, bfloat16, got 'int8'"
+    message = "precision must be float32 or bfloat16, got 'int8'"
     assert_refused(tmp_path, 2, message, "restore", tmp_path / "ct", "-o", tmp_path / "out", "--precision", "int8")
 
 

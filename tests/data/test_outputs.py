@@ -175,7 +175,7 @@ def test_two_results_of_one_name_are_refused(tmp_path):
 
 def test_an_output_that_exists_is_kept_unless_told_otherwise(tmp_path):
     source, output = write_nifti(tmp_path / "a.nii"), write_nifti(tmp_path / "b.nii")
-    with pytest.raises(FileExistsError, match="--overwrite"):
+    with pytest.raises(FileExistsError, match="replace it with `overwrite`"):
         plan_outputs(source, output)
     assert plan_outputs(source, output, overwrite=True)[0]["output"] == str(output)
 
@@ -186,7 +186,7 @@ def test_one_series_of_several(tmp_path):
         ct_series(study / "mixed", slices=2, size=16, series=series)
     ct_series(study / "c", slices=2, size=16, series="c")
     write_nifti(study / "d.nii")
-    with pytest.raises(ValueError, match=r"2 series in mixed, choose one with --series UID.*phantom a.*phantom b"):
+    with pytest.raises(ValueError, match=r"2 series in mixed, choose one by its `series_uid`.*phantom a.*phantom b"):
         plan_outputs(study, tmp_path / "out")
     for series, place in (("a", "mixed"), ("c", "c")):
         uid = read_series(ct_series(tmp_path / f"alone_{series}", slices=2, size=16, series=series)[0]).uid

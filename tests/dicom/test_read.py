@@ -186,7 +186,7 @@ def test_two_series_are_listed_and_one_can_be_picked(tmp_path):
     phantoms.pet_series(tmp_path, slices=2, series="b")
     uids = {series.modality: series.uid for series in find_series(tmp_path)}
     with pytest.raises(
-        DicomError, match=r"2 series in .* --series UID: CT 'phantom a', 3 files, UID [\d.]+; PT"
+        DicomError, match=r"2 series in .* `series_uid`: CT 'phantom a', 3 files, UID [\d.]+; PT"
     ) as caught:
         read_series(tmp_path)
     assert all(uid in str(caught.value) for uid in uids.values())

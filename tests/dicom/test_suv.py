@@ -107,7 +107,7 @@ def test_vendors_private_elements():
     assert suv_factor([philips]) == pytest.approx(0.000321)
     only_bqml = private(header(Units="CNTS"), 0x7053, "Philips PET Private Group", 0x09, "UN", b"2.5 ")
     assert suv_factor([only_bqml]) == pytest.approx(2.5 * 4e-4)
-    with pytest.raises(SUVError, match=r"in counts, and its header has neither .* --suv-factor"):
+    with pytest.raises(SUVError, match=r"in counts, and its header has neither .*`suv_factor`"):
         suv_factor([header(Units="CNTS")])
 
 
@@ -122,15 +122,18 @@ def test_earliest_slice_is_the_start_of_a_reprocessed_series():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"PatientWeight": None}, r"PT1 has no usable Patient's Weight .* give --patient-weight KG, or --suv-factor"),
-        ({"PatientWeight": 0}, "--patient-weight KG, or"),
-        ({"PatientWeight": 80000}, "--patient-weight KG, or"),
-        ({"RadionuclideTotalDose": 400}, "Radionuclide Total Dose .* give --injected-dose BQ, or"),
+        (
+            {"PatientWeight": None},
+            r"PT1 has no usable Patient's Weight .* give `patient_weight` in kg, or `suv_factor`",
+        ),
+        ({"PatientWeight": 0}, "give `patient_weight` in kg, or"),
+        ({"PatientWeight": 80000}, "give `patient_weight` in kg, or"),
+        ({"RadionuclideTotalDose": 400}, "Radionuclide Total Dose .* give `injected_dose` in Bq, or"),
         (
             {"RadionuclideTotalDose": None, "RadiopharmaceuticalStartTime": None},
-            "give --injected-dose BQ, --injection-time HHMMSS, or --suv-factor",
+            "give `injected_dose` in Bq, `injection_time` as HHMMSS, or `suv_factor`",
         ),
-        ({"RadionuclideHalfLife": None}, "--half-life SECONDS"),
+        ({"RadionuclideHalfLife": None}, "give `half_life` in seconds"),
         (
             {"RadiopharmaceuticalStartDateTime": "20200101100000"},
             "59 days, 1:40:00 before the scan, which cannot be",
@@ -141,16 +144,16 @@ def test_earliest_slice_is_the_start_of_a_reprocessed_series():
         ({"RadiopharmaceuticalStartTime": "114010"}, "injection was 0:00:10 after the scan, which cannot be"),
         (
             {"RadionuclideHalfLife": 282240},
-            "no date, which a half life of 78 h needs: give --injection-time YYYYMMDDHHMM",
+            "no date, which a half life of 78 h needs: give `injection_time` as YYYYMMDDHHMM",
         ),
         # times that contradict each other
-        ({"RadiopharmaceuticalStartDateTime": "20200229090000"}, "two times of injection, .* give --injection-time"),
+        ({"RadiopharmaceuticalStartDateTime": "20200229090000"}, "two times of injection, .* give `injection_time`"),
         (
             {**NO_TIME, "RadiopharmaceuticalStartDateTime": "20200229080000+0000"},
-            r"does not say that of the scanner, .* give --injection-time on the scanner's clock",
+            r"does not say that of the scanner, .* give `injection_time` on the scanner's clock",
         ),
         ({"RadiopharmaceuticalStartTime": "109900"}, "cannot be"),
-        ({"DecayCorrection": "LATER"}, r"Decay Correction \(0054,1102\): give .* --suv-factor"),
+        ({"DecayCorrection": "LATER"}, r"Decay Correction \(0054,1102\): give .*`suv_factor`"),
         ({"CorrectedImage": ["DECY"]}, "not corrected for attenuation"),
         ({"Units": "CM2ML"}, "has PET units CM2ML"),
         ({"Units": "GML", "SUVType": "LBM"}, "SUV of type LBM"),
@@ -186,7 +189,7 @@ def test_options_are_never_ignored():
     both = philips((0x00, "0.000321"), (0x09, "2.5"))
     assert suv_factor([both]) == pytest.approx(0.000321)
     assert suv_factor([both], options) == pytest.approx(2.5 * 2e-4)
-    with pytest.raises(SUVError, match=r"\(7053,1000\) alone, .* give --suv-factor"):
+    with pytest.raises(SUVError, match=r"\(7053,1000\) alone, .* give `suv_factor`"):
         suv_factor([philips((0x00, "0.000321"))], options)
     with pytest.raises(SUVError, match="in SUV already"):
         suv_factor([header(Units="GML")], options)
@@ -250,7 +253,7 @@ def test_series_without_suv_loads_and_says_why_when_it_is_needed(tmp_path):
     item = LoadImageOrSeriesd("image")({"image": tmp_path})
     assert "suv_factor" not in item["image"].meta
     for transform in (ToUnitRanged("image", "PT"), ToSUVd("image")):
-        with pytest.raises(ValueError, match="give --patient-weight KG"):
+        with pytest.raises(ValueError, match="give `patient_weight` in kg"):
             transform(item)
     known = LoadImageOrSeriesd("image", suv={"factor": 1e-3})({"image": tmp_path})
     assert known["image"].meta["suv_factor"] == 1e-3
@@ -305,6 +308,7 @@ def pet_bundle(tmp_path_factory):
         config["unscaling"]["transforms"].insert(0, keep)
 
     edit_json(root / "configs" / "inference.json", for_pet)
+    edit_json(root / "configs" / "metadata.json", lambda data: data["medrestore"].update(modalities=["PT"]))
     return root
 
 
@@ -326,7 +330,10 @@ def test_restored_on_the_command_line_in_bqml(tmp_path, pet_bundle):
     pet_series(tmp_path / "b", slices=2, size=(24, 20), edit=strip, series="b")
     refused = CliRunner().invoke(app, ["restore", str(tmp_path / "b"), "-o", str(tmp_path / "no"), *usable])
     assert refused.exit_code == 3
-    assert "--patient-weight KG, --injected-dose BQ, --half-life SECONDS, --injection-time HHMMSS" in refused.output
+    assert (
+        "--patient-weight in kg, --injected-dose in Bq, --half-life in seconds, --injection-time as HHMMSS"
+        in refused.output
+    )
     assert not (tmp_path / "no").exists()
     given = [
         "--patient-weight",
@@ -348,7 +355,7 @@ def test_bad_suv_options_on_the_command_line(tmp_path, pet_bundle):
     command = ["restore", str(tmp_path / "ct"), "-o", str(tmp_path / "out")]
     refused = CliRunner().invoke(app, [*command, "--bundle", str(pet_bundle), "--patient-weight", "-3"])
     assert refused.exit_code == 2
-    assert "weight must be above 0" in refused.output
+    assert "patient_weight must be a number in (0, 500], got -3.0" in refused.output
     other = CliRunner().invoke(app, [*command, "--suv-factor", "1"])  # a CT bundle
     assert other.exit_code == 2
     assert "suv" in other.output

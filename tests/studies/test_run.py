@@ -118,7 +118,7 @@ def test_other_settings_weights_or_files_are_refused_in_one_sentence_unless_told
     if change == "source":
         np.save(tmp_path / "in" / "c.npy", ct_volume(3, SIZE))
     job = replace(job, settings={**job.settings, **changes[change]})
-    with pytest.raises(FileExistsError, match=f"restored otherwise .*{words[change]}.*--overwrite"):
+    with pytest.raises(FileExistsError, match=f"restored otherwise .*{words[change]}.*`overwrite`"):
         restore_studies(job)
     assert calls == []
     restore_studies(replace(job, overwrite=True))

@@ -23,7 +23,7 @@ def test_only_images_of_the_modality_are_changed():
 
 
 def test_an_image_of_no_modality_is_refused():
-    with pytest.raises(ValueError, match=r"brain\.nii tells no modality: give the modality, such as --modality CT"):
+    with pytest.raises(ValueError, match=r"brain\.nii tells no modality: give its `modality`: CT, MR or PT"):
         OfModalityd("MR", DOUBLE)(item(source="brain.nii"))
     with pytest.raises(ValueError, match="the image 'image' has the modality US"):
         OfModalityd("MR", DOUBLE)(item(modality="US"))

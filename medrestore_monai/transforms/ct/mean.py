@@ -104,7 +104,7 @@ class MeanHUd(MapTransform):
     def _warn(self, shift: Tensor, beyond: Tensor, image: Any) -> None:
         source = Path(str(getattr(image, "meta", {}).get("source", "the image"))).name
         worst = float(shift.flatten()[shift.abs().argmax()])
-        done = "corrected" if self.mode == "correct" else "check the result, or --set mean_hu=correct"
+        done = "corrected" if self.mode == "correct" else "check the result, or use `mean_hu=correct`"
         note(
             f"{source}: the mean of the body moved by more than {self.tolerance:g} HU in {int(beyond.sum())} of "
             f"{beyond.numel()} slice(s), at most by {worst:+.1f} HU: {done}.",

@@ -53,7 +53,7 @@ def test_in_a_pipeline_it_checks_and_corrects():
     assert same is item["pred"]
     assert told == [
         "ct: the mean of the body moved by more than 2 HU in 2 of 3 slice(s), at most by +5.0 HU: "
-        "check the result, or --set mean_hu=correct."
+        "check the result, or use `mean_hu=correct`."
     ]
     corrected, told = notes(MeanHUd(mode="correct"), item["image"], item["pred"])
     assert "corrected" in told[0]
