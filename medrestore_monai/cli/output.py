@@ -78,6 +78,9 @@ def reported(code: int = BAD_DATA, flags: Mapping[str, str] = FLAGS) -> Iterator
         except (FileExistsError, UsageError) as error:
             raise fail(with_flags(_sentence(error), flags), USAGE) from error
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
+            from medrestore_monai.bundles import WeightsError
+
+            code = BAD_DATA if isinstance(error, WeightsError) else code  # a file, whenever it is read
             raise fail(with_flags(_sentence(error), flags), code) from error
 
 
