@@ -7,7 +7,7 @@ from tiny_bundle import BUNDLES
 
 from medrestore_monai.bundles import find_bundle
 from medrestore_monai.classical import BASELINES, KNOWN, read_tuned
-from medrestore_monai.evaluate import choose_baselines, task_of, tuned_parameters
+from medrestore_monai.evaluate import choose_baselines, tuned_parameters
 
 SHIPPED = sorted(path.parents[1].name for path in BUNDLES.glob("*/docs/tuned.json"))
 ALL_IN_ONE = "all_in_one_restore_rwkv"
@@ -32,11 +32,11 @@ def test_methods_of_the_task_are_tuned_and_chosen(name):
     assert set(parts(name)) <= set(bundle.modalities)
     for modality in parts(name):
         tuned, origin = tuned_parameters(bundle, modality, None)
-        task = task_of(bundle, modality)
+        task = bundle.task(modality)
         assert origin == f"{name}/docs/tuned.json"
         assert tuned
         assert set(tuned) <= set(BASELINES[task])
-        chosen = choose_baselines("auto", tuned, lambda named=task: named)
+        chosen = choose_baselines("auto", tuned, task)
         assert list(chosen) == list(BASELINES[task])
         for method, parameters in tuned.items():
             assert set(parameters.values) == {one for one in BASELINES[task][method] if one not in KNOWN}
