@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+class WeightsError(ValueError):
+    """Weights that a network cannot use."""
+
+
 def sha256(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
@@ -32,22 +36,18 @@ def verify_weights(path: str | os.PathLike[str], bundle: str | os.PathLike[str] 
         bundle: name or folder of the bundle whose weights these may be.
 
     Raises:
-        ValueError: the file is missing, or is a bundle's ``models/model.pt`` with another SHA-256 than in its card.
+        WeightsError: the file is missing, or is a bundle's ``models/model.pt`` with another SHA-256 than in its card.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"the weight file {path} is missing; train the bundle, or name another file as its weights.")
+        raise WeightsError(f"the weight file {path} is missing; train the bundle, or name another file as its weights.")
     found = sha256(path)
     owner = find_bundle(bundle) if bundle is not None else None
     if owner is not None and path.resolve() == owner.weights.resolve():
         expected = owner.metadata.get("weights_sha256")
         if found != expected:
-            raise ValueError(f"{path} is not the file of the bundle's card: SHA-256 {found}, expected {expected}.")
+            raise WeightsError(f"{path} is not the file of the bundle's card: SHA-256 {found}, expected {expected}.")
     return found
-
-
-class WeightsError(ValueError):
-    """Weights that a network cannot use."""
 
 
 def load_weights(
