@@ -36,14 +36,17 @@ def verify_weights(path: str | os.PathLike[str], bundle: str | os.PathLike[str] 
         bundle: name or folder of the bundle whose weights these may be.
 
     Raises:
-        WeightsError: the file is missing, or is a bundle's ``models/model.pt`` with another SHA-256 than in its card.
+        WeightsError: the bundle's own file, ``models/model.pt``, is missing or has another SHA-256 than in its card.
+        ValueError: another file is missing.
     """
     path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"the weight file {path} is missing; train the bundle, or name another file as its weights.")
-    found = sha256(path)
     owner = find_bundle(bundle) if bundle is not None else None
-    if owner is not None and path.resolve() == owner.weights.resolve():
+    own = owner is not None and path.resolve() == owner.weights.resolve()
+    if not path.is_file():
+        kind = WeightsError if own else ValueError
+        raise kind(f"the weight file {path} is missing; train the bundle, or name another file as its weights.")
+    found = sha256(path)
+    if owner is not None and own:
         expected = owner.metadata.get("weights_sha256")
         if found != expected:
             raise WeightsError(f"{path} is not the file of the bundle's card: SHA-256 {found}, expected {expected}.")
