@@ -20,6 +20,10 @@ class UsageError(ValueError):
     """What was asked for cannot be, whatever the images are: the command line ends with the code of a usage error."""
 
 
+class DataError(ValueError):
+    """What came cannot be used, whatever was asked for: the command line ends with the code of bad data."""
+
+
 def require_writable(output: Path) -> None:
     """Refuse an output that cannot be written, before any work is done for it.
 

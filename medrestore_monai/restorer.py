@@ -17,7 +17,7 @@ from monai.bundle import ConfigParser
 from monai.bundle.config_item import ComponentLocator
 from monai.bundle.reference_resolver import ReferenceResolver
 
-from medrestore_monai.bundles import DEFAULT_BUNDLE, Bundle, find_bundle, read_config
+from medrestore_monai.bundles import DEFAULT_BUNDLE, Bundle, open_bundle, read_config
 from medrestore_monai.bundles.settings import (
     check_values,
     config_values,
@@ -72,7 +72,7 @@ class Restorer:
         precision: ``float32`` or ``bfloat16``; ``None`` for the configuration's.
         backend: ``torch`` or ``onnx``; ``None`` for the configuration's.
         weights: a file of weights in place of the bundle's.
-        trust_bundle: run a bundle from elsewhere without a check of its configuration, which is code.
+        trust_bundle: run a bundle from elsewhere whatever it holds, see :func:`~medrestore_monai.bundles.open_bundle`.
         settings: values of the configuration by their names; those deeper in it as ``network_def::dim``.
 
     Raises:
@@ -103,7 +103,7 @@ class Restorer:
         trust_bundle: bool = False,
         **settings: Any,
     ) -> None:
-        self.bundle = bundle if isinstance(bundle, Bundle) else find_bundle(bundle or DEFAULT_BUNDLE)
+        self.bundle = open_bundle(bundle.root if isinstance(bundle, Bundle) else bundle or DEFAULT_BUNDLE, trust_bundle)
         file = self.bundle.config("inference")
         self._config: dict[str, Any] = {**read_config(file).config, "_meta_": self.bundle.metadata}
         missing = [part for part in PARTS if part not in self._config]

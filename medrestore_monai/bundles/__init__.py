@@ -1,9 +1,10 @@
 """Bundles: one trained model each, as configurations, a card and weights in a folder.
 
-- ``find``: by name or folder; ``config``: their configurations are read.
+- ``find``: by name or folder; ``trust``: may one from elsewhere run? ``config``: their configurations are read;
+  ``moved``: names that earlier ones have.
 - ``settings``, ``shared_settings``, ``kinds``: what can be set, declared and checked.
 - ``network``: a network with the weights of a bundle; ``onnx``: the same as an ONNX file.
-- ``weights``: files that are fetched from elsewhere; ``check``: may a bundle of somebody else run?
+- ``weights``: files that are fetched from elsewhere; ``check``: is a bundle of somebody else harmless?
 - ``package``, ``card``: the zoo form.
 
 Configurations name what stands here, such as ``medrestore_monai.bundles.load_network``.
@@ -33,12 +34,14 @@ from medrestore_monai.bundles.network import (
     start_from,
     verify_weights,
 )
+from medrestore_monai.bundles.trust import UntrustedBundleError, open_bundle, open_config, open_overlay
 
 __all__ = [
     "BACKENDS",
     "Bundle",
     "DEFAULT_BUNDLE",
     "PRECISIONS",
+    "UntrustedBundleError",
     "WEIGHTS",
     "WeightsError",
     "bundle_root",
@@ -50,6 +53,9 @@ __all__ = [
     "load_network",
     "load_weights",
     "name_with_copy",
+    "open_bundle",
+    "open_config",
+    "open_overlay",
     "read_config",
     "require_inference",
     "search_path",

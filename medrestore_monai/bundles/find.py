@@ -67,17 +67,28 @@ class Bundle:
         return self.root / "configs" / f"{name}.json"
 
 
+def own_folders() -> list[Path]:
+    """Return the folders of this package's bundles: those of its checkout, or those that were installed with it."""
+    here = Path(__file__).resolve().parents[1]
+    try:
+        # beside an installed package, a folder of this name is somebody else's
+        in_checkout = 'name = "medrestore-monai"' in (here.parent / "pyproject.toml").read_text(encoding="utf-8")
+    except OSError:
+        in_checkout = False
+    return [here.parent / "bundles", here / "bundled"] if in_checkout else [here / "bundled"]
+
+
 def search_path() -> list[Path]:
     """Return the folders in which bundles are looked for by name, first come, first served.
 
-    ``MEDRESTORE_BUNDLES`` in the environment, ``bundles`` of the checkout, and the bundles that were installed with the
-    package. The working folder is not searched: a configuration is code, and a folder of downloads must not choose what
-    runs.
+    ``MEDRESTORE_BUNDLES`` in the environment, if it is an absolute path, and :func:`own_folders`. The working folder is
+    not searched: a configuration is code, and a folder of downloads must not choose what runs. So a relative
+    ``MEDRESTORE_BUNDLES`` comes last.
     """
-    here = Path(__file__).resolve().parents[1]
     named = os.environ.get("MEDRESTORE_BUNDLES")
     places = [Path(named)] if named else []
-    return [*places, here.parent / "bundles", here / "bundled"]
+    own = own_folders()
+    return [*places, *own] if named and Path(named).is_absolute() else [*own, *places]
 
 
 def list_bundles() -> list[Bundle]:

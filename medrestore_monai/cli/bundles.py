@@ -115,10 +115,10 @@ def package(
       medrestore bundles package ct_denoise_restore_rwkv -o zoo/
     """
     with reported(USAGE):
-        from medrestore_monai.bundles import find_bundle
+        from medrestore_monai.bundles import open_bundle
         from medrestore_monai.bundles.package import package_bundle
 
-        bundle = find_bundle(name)
+        bundle = open_bundle(name, configs=())
     with reported():
         for path in package_bundle(bundle, output, weights_url, overwrite):
             console.print(f"{bundle.name} -> {path}", soft_wrap=True, markup=False)
@@ -136,10 +136,10 @@ def get(
       medrestore bundles weights get ct_denoise_restore_rwkv
     """
     with reported(USAGE):
-        from medrestore_monai.bundles import find_bundle
+        from medrestore_monai.bundles import open_bundle
         from medrestore_monai.bundles.weights import get_weights
 
-        bundle = find_bundle(name)
+        bundle = open_bundle(name, configs=())
     with reported():
         get_weights(bundle, overwrite, lambda line: console.print(line, soft_wrap=True, markup=False))
 
@@ -152,10 +152,10 @@ def verify(name: NameArgument) -> None:
       medrestore bundles weights verify ct_denoise_restore_rwkv
     """
     with reported(USAGE):
-        from medrestore_monai.bundles import find_bundle
+        from medrestore_monai.bundles import open_bundle
         from medrestore_monai.bundles.weights import verify_files
 
-        bundle = find_bundle(name)
+        bundle = open_bundle(name, configs=())
     with reported():
         states = verify_files(bundle)
     for path, state in states:

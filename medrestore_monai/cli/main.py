@@ -19,6 +19,7 @@ from medrestore_monai.cli.options import (
     OutputOption,
     OverwriteOption,
     SeriesOption,
+    TrustOption,
     check_source,
     refuse_own_options,
 )
@@ -202,6 +203,7 @@ def evaluate(
     hu_offset: HUOffsetOption = None,
     allow_gaps: GapsOption = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out bad images, and list them.")] = False,
+    trust_bundle: TrustOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Score bundles, classical baselines and the input side by side: tables, worst cases, times.
@@ -249,6 +251,7 @@ def evaluate(
             allow_gaps=allow_gaps,
             skip_bad=skip_bad,
             overwrite=overwrite,
+            trust_bundle=trust_bundle,
         )
         request.check()
     with reported(flags=EVALUATE_FLAGS):
@@ -264,6 +267,7 @@ def export(
         str, typer.Option(help="Name of the bundle, or its folder as a path: ./mine.")
     ] = "ct_denoise_restore_rwkv",
     weights: Annotated[Path | None, typer.Option(help="Weights of your own instead of the bundle's.")] = None,
+    trust_bundle: TrustOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Write a bundle's network as an ONNX file, for other programs; about a minute.
@@ -277,7 +281,7 @@ def export(
       medrestore export --bundle ./my_bundle --weights runs/model.pt -o mine.onnx --overwrite
     """
     with reported(USAGE):
-        from medrestore_monai.bundles import export_bundle, find_bundle
+        from medrestore_monai.bundles import export_bundle, open_bundle
         from medrestore_monai.bundles.onnx import TO_WRITE, require_packages
 
         require_packages(TO_WRITE)
@@ -285,7 +289,7 @@ def export(
             raise FileExistsError(f"{output} exists; --overwrite replaces it.")
         if not output.absolute().parent.is_dir() or output.is_dir():
             raise ValueError(f"{output} is no file in an existing folder.")
-        found = find_bundle(bundle)
+        found = open_bundle(bundle, trust_bundle)
         if weights is not None and not weights.is_file():
             raise ValueError(f"the weight file {weights} is missing.")
         of_bundle = (

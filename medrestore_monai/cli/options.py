@@ -17,6 +17,10 @@ SeriesOption = Annotated[str | None, typer.Option("--series", help="SeriesInstan
 GapsOption = Annotated[
     bool, typer.Option("--allow-gaps", help="Treat the slices of a series as single images: no check of spacing.")
 ]
+TrustOption = Annotated[
+    bool,
+    typer.Option("--trust-bundle", help="Run a bundle from elsewhere whatever it holds: its author can run any code."),
+]
 HUOffsetOption = Annotated[
     float | None,
     typer.Option(

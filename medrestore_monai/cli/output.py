@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from medrestore_monai.files import UsageError
+from medrestore_monai.files import DataError, UsageError
 from medrestore_monai.notes import Notes
 
 USAGE, BAD_DATA = 2, 3
@@ -75,6 +75,8 @@ def reported(code: int = BAD_DATA, flags: Mapping[str, str] = FLAGS) -> Iterator
         warnings.showwarning = lambda message, *_: print_note(str(message))
         try:
             yield
+        except DataError as error:
+            raise fail(_sentence(error), BAD_DATA) from error
         except (FileExistsError, UsageError) as error:
             raise fail(with_flags(_sentence(error), flags), USAGE) from error
         except (ValueError, OSError, RuntimeError, MemoryError) as error:

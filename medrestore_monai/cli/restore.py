@@ -12,6 +12,7 @@ from medrestore_monai.cli.options import (
     InputArgument,
     OutputOption,
     SeriesOption,
+    TrustOption,
     check_source,
     refuse_own_options,
 )
@@ -66,6 +67,7 @@ def restore(
     hu_offset: HUOffsetOption = None,
     series: SeriesOption = None,
     allow_gaps: GapsOption = False,
+    trust_bundle: TrustOption = False,
     overwrite: OverwriteOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the studies and what would be done.")] = False,
 ) -> None:
@@ -118,7 +120,13 @@ def restore(
             **changes,
         }
         restorer = Restorer(
-            bundle, device=device_of_process(device), precision=precision, backend=backend, weights=weights, **options
+            bundle,
+            device=device_of_process(device),
+            precision=precision,
+            backend=backend,
+            weights=weights,
+            trust_bundle=trust_bundle,
+            **options,
         )
     with reported(flags=RESTORE_FLAGS):
         code = None if series else _restore_many(source, output, restorer, overwrite, dry_run)

@@ -10,7 +10,7 @@ import torch
 from monai.bundle import ConfigParser
 from monai.transforms import Compose
 
-from medrestore_monai.bundles import Bundle, find_bundle, is_path, read_config, verify_weights
+from medrestore_monai.bundles import Bundle, is_path, open_bundle, open_overlay, read_config, verify_weights
 from medrestore_monai.bundles.settings import check_values, config_values, path_text, require_device, settings_in
 from medrestore_monai.data import Item
 from medrestore_monai.engines.errors import unwrapped
@@ -42,12 +42,17 @@ class Contestant:
                 raise ValueError(f"there is no file {path}, for {self.name}.")
 
 
-def parse_contestant(text: str) -> Contestant:
+def parse_contestant(text: str, trust_bundle: bool = False) -> Contestant:
     """Turn ``LABEL=BUNDLE,OVERLAY.json,WEIGHTS.pt`` into a contestant; overlay, weights or both may be left out.
 
     An overlay without a folder is first looked for in the bundle's ``configs``: a configuration is code.
 
+    Args:
+        text: what a user gave.
+        trust_bundle: see :func:`~medrestore_monai.bundles.open_bundle`; of the overlay, too.
+
     Raises:
+        UntrustedBundleError: see there.
         ValueError: it is no such text, there is no such bundle, or a file is missing.
     """
     name, equals, rest = text.partition("=")
@@ -58,11 +63,13 @@ def parse_contestant(text: str) -> Contestant:
         raise ValueError(f"a model is LABEL=BUNDLE,OVERLAY.json,WEIGHTS.pt, got {text!r}.")
     if not re.fullmatch(r"[\w.-]+", name):  # it becomes part of file names
         raise ValueError(f"a label has letters, digits, dots, dashes and underscores only, got {name!r}.")
-    bundle = find_bundle(place)
+    bundle = open_bundle(place, trust_bundle, ("inference", "evaluate"))
     overlay = Path(overlays[0]) if overlays else None
     if overlay is not None and not is_path(overlays[0]):
         own = bundle.root / "configs" / overlay
         overlay = own if own.is_file() or not overlay.is_file() else overlay
+    if overlay is not None and overlay.is_file():
+        open_overlay(overlay, trust_bundle)
     return Contestant(name, bundle, overlay, weights[0] if weights else None)
 
 
@@ -197,7 +204,7 @@ def check_settings(contestant: Contestant, device: str, settings: Mapping[str, A
 
 def _network_of(overlay: Path) -> dict[str, Any]:
     try:
-        content = dict(ConfigParser.load_config_file(str(overlay)))
+        content = dict(ConfigParser.load_config_file(str(open_overlay(overlay))))
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"{overlay} is no configuration: {error}.") from error
     network = {key: value for key, value in content.items() if re.split("#|::", key)[0] == "network_def"}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medrestore_monai.bundles import find_bundle
+from medrestore_monai.bundles import open_bundle
 from medrestore_monai.bundles.shared_settings import MODALITY
 from medrestore_monai.data.parts import PARTS
 from medrestore_monai.evaluate.baselines import choose_baselines, tuned_parameters
@@ -43,6 +43,8 @@ class Request:
         allow_gaps: take DICOM series with missing slices, of pairs.
         skip_bad: leave out images that cannot be used, and list them; else the first one is an error.
         overwrite: replace a report that exists.
+        trust_bundle: run bundles and overlays whatever they hold, see
+            :func:`~medrestore_monai.bundles.open_bundle`.
         worst: how many slices of each bundle to draw.
     """
 
@@ -66,6 +68,7 @@ class Request:
     allow_gaps: bool = False
     skip_bad: bool = False
     overwrite: bool = False
+    trust_bundle: bool = False
     worst: int = 3
 
     def check(self) -> None:
@@ -128,8 +131,9 @@ class Request:
         Raises:
             ValueError: there is no such bundle or model, a name comes twice, or one does not restore ``modality``.
         """
-        found = [Contestant(bundle.name, bundle) for bundle in map(find_bundle, self.bundles)]
-        found += [parse_contestant(text) for text in self.models]
+        opened = [open_bundle(name, self.trust_bundle, ("inference", "evaluate")) for name in self.bundles]
+        found = [Contestant(bundle.name, bundle) for bundle in opened]
+        found += [parse_contestant(text, self.trust_bundle) for text in self.models]
         names = [one.name for one in found]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"name each bundle once, got {', '.join(names) or 'none'}.")

@@ -8,7 +8,7 @@ from tiny_bundle import BUNDLES, edit_json, make_tiny_bundle
 
 import medrestore_monai
 from medrestore_monai.bundles.check import check_bundle
-from medrestore_monai.bundles.config import MOVED, reason_moved
+from medrestore_monai.bundles.moved import MOVED, reason_moved
 from medrestore_monai.restorer import restore
 
 CONFIGS = sorted(BUNDLES.glob("*/configs/*.json"))

@@ -98,7 +98,7 @@ def _check_content(file: BundleFile) -> Iterator[Finding]:
     content = _read(file)
     if isinstance(content, Finding):
         yield content
-    elif _is_ours(file.name, content):
+    elif is_ours(file.name, content):
         return
     elif suffix in _WEIGHTS or is_weights(content):
         yield from (Finding(file.name, "", reason) for reason in weight_problems(content))
@@ -116,7 +116,7 @@ def _about_code(name: str) -> str:
     return "a program; a bundle holds configurations, weights and texts"
 
 
-def _is_ours(name: str, content: bytes) -> bool:
+def is_ours(name: str, content: bytes) -> bool:
     """Tell whether a file is one of this very package, byte for byte, as the zoo form carries it."""
     parts = PurePosixPath(name).parts
     if parts[0] != PACKAGE or not name.endswith(".py"):

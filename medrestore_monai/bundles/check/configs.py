@@ -156,7 +156,9 @@ def check_items(name: str, found: list[Item], imported: dict[str, str], files: s
         if isinstance(value, str):
             _check_code(key, value, imported, files, report)
             if file != _CARD and not value.startswith("$"):  # the card's texts are for readers
-                _check_path(key, value, report, ("https://", "http://") if file in _LARGE_FILES else ("env://",))
+                reason = path_problem(value, ("https://", "http://") if file in _LARGE_FILES else ("env://",))
+                if reason:
+                    report(key, reason)
 
 
 def _check_key(key: str, value: Any, report: Report) -> None:
@@ -199,14 +201,18 @@ def _check_code(key: str, value: str, imported: dict[str, str], files: set[str],
             report(key, "an absolute path")
 
 
-def _check_path(key: str, value: str, report: Report, schemes: tuple[str, ...]) -> None:
+def path_problem(value: str, schemes: tuple[str, ...] = ()) -> str:
+    """Say why a text must not be used as a path or an address, or an empty text.
+
+    Args:
+        value: the text.
+        schemes: what an address may begin with.
+    """
     if _SCHEME.match(value):
-        if not value.lower().startswith(schemes):
-            report(key, f"an address outside the bundle: {value[:100]}")
-    elif _UP.search(value):
-        report(key, f"the path {value[:100]!r} leaves the bundle by '..'")
-    elif _ABSOLUTE.match(value):
-        report(key, f"the path {value[:100]!r} is absolute")
+        return "" if schemes and value.lower().startswith(schemes) else f"an address outside the bundle: {value[:100]}"
+    if _UP.search(value):
+        return f"the path {value[:100]!r} leaves the bundle by '..'"
+    return f"the path {value[:100]!r} is absolute" if _ABSOLUTE.match(value) else ""
 
 
 def _check_macro(key: str, value: str, files: set[str], report: Report) -> None:

@@ -10,7 +10,7 @@ import inspect
 from functools import cache
 from typing import Any
 
-from medrestore_monai.bundles.config import reason_moved
+from medrestore_monai.bundles.moved import reason_moved
 
 # every public class and function below these modules
 FAMILIES = (
@@ -157,6 +157,11 @@ def target_takes_names(target: str) -> bool:
     if not modules:
         return takes_names(target)
     return any(takes_names(f"{module}.{target}") for module in ([modules] if isinstance(modules, str) else modules))
+
+
+def resolve_target(target: str) -> Any:
+    """Return the class or function of a ``_target_`` that is known, given with its dots."""
+    return _resolve(target.split("."))
 
 
 @cache
