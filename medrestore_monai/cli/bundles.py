@@ -1,6 +1,7 @@
 """``medrestore bundles``: list, show, check and package bundles, and fetch their weights."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -129,6 +130,9 @@ def package(
 def get(
     name: NameArgument,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are wrong.")] = False,
+    allow_file: Annotated[
+        bool, typer.Option("--allow-file", help="Also take addresses of files of this machine, file:.")
+    ] = False,
 ) -> None:
     """Fetch what large_files.yml lists and is missing; a transfer that was cut off is resumed.
 
@@ -141,7 +145,8 @@ def get(
 
         bundle = open_bundle(name, configs=())
     with reported():
-        get_weights(bundle, overwrite, lambda line: console.print(line, soft_wrap=True, markup=False))
+        report = partial(console.print, soft_wrap=True, markup=False)
+        get_weights(bundle, overwrite, report, allow_file)
 
 
 @weights_app.command("verify")

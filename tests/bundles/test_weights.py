@@ -1,6 +1,7 @@
 """Large files are fetched whole and right or not at all, and a transfer that was cut off goes on."""
 
 import hashlib
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -79,9 +80,9 @@ def test_a_file_is_fetched_once_and_verified(bundle, source):
     listed(bundle, source)
     assert verify_files(bundle) == [("models/model.pt", ""), ("models/large.pt", "missing")]
     told = []
-    (path,) = get_weights(bundle, report=told.append)
+    (path,) = get_weights(bundle, report=told.append, allow_file=True)
     assert path.read_bytes() == CONTENT
-    get_weights(bundle, report=told.append)
+    get_weights(bundle, report=told.append, allow_file=True)
     assert told == ["models/large.pt: fetched, sha256 right", "models/large.pt: there, sha256 right"]
     assert [state for _, state in verify_files(bundle)] == ["", ""]
     assert not list(bundle.root.rglob("*.part"))
@@ -90,7 +91,7 @@ def test_a_file_is_fetched_once_and_verified(bundle, source):
 def test_monai_reads_the_same_list(bundle, source):
     listed(bundle, source)
     download_large_files(bundle_path=str(bundle.root))
-    assert get_weights(bundle)[0].read_bytes() == CONTENT
+    assert get_weights(bundle, allow_file=True)[0].read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("ranges", [True, False])
@@ -133,7 +134,7 @@ def test_another_content_is_not_kept(bundle, source, tmp_path):
     listed(bundle, source)
     (tmp_path / "source.pt").write_bytes(CONTENT[:-1] + b"x")
     with pytest.raises(ValueError, match="another sha256 than listed; nothing was kept"):
-        get_weights(bundle)
+        get_weights(bundle, allow_file=True)
     assert sorted(path.name for path in (bundle.root / "models").iterdir()) == ["model.pt"]
 
 
@@ -143,9 +144,9 @@ def test_a_file_that_is_there_is_not_replaced_unasked(bundle, source):
     path.write_bytes(b"mine")
     assert verify_files(bundle)[1] == ("models/large.pt", "another sha256 than listed")
     with pytest.raises(ValueError, match="`overwrite` replaces it"):
-        get_weights(bundle)
+        get_weights(bundle, allow_file=True)
     assert path.read_bytes() == b"mine"
-    get_weights(bundle, overwrite=True)
+    get_weights(bundle, overwrite=True, allow_file=True)
     assert path.read_bytes() == CONTENT
 
 
@@ -156,11 +157,14 @@ def test_an_address_that_cannot_be_reached_is_told(tmp_path, url):
 
 
 BAD = {
-    "no digest": ({"hash_val": ""}, "has no digest"),
-    "unknown digest": ({"hash_type": "crc32"}, "has no digest"),
+    "no digest": ({"hash_val": ""}, "has no sha256 or sha512"),
+    "unknown digest": ({"hash_type": "crc32"}, "has no sha256 or sha512"),
+    "weak digest": ({"hash_type": "md5"}, "has no sha256 or sha512"),
+    "MONAI's own digest": ({"hash_type": ""}, "has no sha256 or sha512"),
     "outside": ({"path": "../../a.pt"}, "is not inside the bundle"),
     "absolute": ({"path": "/tmp/a.pt"}, "is not inside the bundle"),
-    "scheme": ({"url": "ftp://example.org/a.pt"}, "begins with none of https, http, file"),
+    "scheme": ({"url": "ftp://example.org/a.pt"}, "does not begin with https"),
+    "plain transfer": ({"url": "http://example.org/a.pt"}, "does not begin with https"),
     "no address": ({"url": ""}, "is no list of large files"),
 }
 
@@ -170,12 +174,14 @@ def test_bad_lists_are_refused(bundle, source, name):
     change, message = BAD[name]
     listed(bundle, **{"url": source, **change})
     with pytest.raises(ValueError, match=message):
-        large_files(bundle)
+        large_files(bundle, allow_file=True)
 
 
 def test_the_digest_of_the_weights_may_be_that_of_the_card(bundle, source):
     listed(bundle, source, path="models/model.pt", hash_val="")
-    assert large_files(bundle)[0].digest == bundle.metadata["weights_sha256"]
+    assert large_files(bundle, allow_file=True)[0].digest == bundle.metadata["weights_sha256"]
+    with pytest.raises(ValueError, match="is a file of this machine; set allow_file"):
+        large_files(bundle)
 
 
 def test_the_commands_fetch_and_verify(bundle, source):
@@ -185,10 +191,59 @@ def test_the_commands_fetch_and_verify(bundle, source):
     assert run("verify").stdout == "models/model.pt: verified\n"
     listed(bundle, source)
     assert run("verify").exit_code == 3
-    result = run("get")
+    assert "set allow_file to take it" in run("get").stderr
+    result = run("get", "--allow-file")
     assert (result.exit_code, result.stdout) == (0, "models/large.pt: fetched, sha256 right\n")
     assert run("verify").exit_code == 0
     edit_json(bundle.root / "configs" / "metadata.json", lambda metadata: metadata.update(weights_sha256="0" * 64))
     result = run("verify")
     assert result.exit_code == 3
     assert "models/model.pt: another sha256 than listed" in result.stdout
+
+
+def outside(tmp_path):
+    path = tmp_path / "outside.txt"
+    path.write_text("mine")
+    return path
+
+
+LINKS = {
+    "part": lambda root, path: (root / "models" / "large.pt.part").symlink_to(path),
+    "second name of a part": lambda root, path: (root / "models" / "large.pt.part").hardlink_to(path),
+    "part that leads nowhere": lambda root, path: (root / "models" / "large.pt.part").symlink_to(path.parent / "new"),
+    "target": lambda root, path: (root / "models" / "large.pt").symlink_to(path),
+    "folder": lambda root, path: (root / "models").rename(root / "m") and (root / "models").symlink_to(path.parent),
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="links are a matter of Unix")
+@pytest.mark.parametrize("name", LINKS)
+def test_no_link_is_followed(bundle, source, tmp_path, name):
+    place = tmp_path / "elsewhere"
+    place.mkdir()
+    LINKS[name](bundle.root, outside(place))
+    listed(bundle, source)
+    with pytest.raises(ValueError, match=r"is a link|is not a file of its own"):
+        get_weights(bundle, overwrite=True, allow_file=True)
+    assert {path.name: path.read_text() for path in place.iterdir()} == {"outside.txt": "mine"}
+
+
+def test_no_more_is_fetched_than_allowed(bundle, source):
+    listed(bundle, source)
+    with pytest.raises(ValueError, match="more than 1000 bytes; nothing was kept"):
+        get_weights(bundle, allow_file=True, largest=1000)
+    assert sorted(path.name for path in (bundle.root / "models").iterdir()) == ["model.pt"]
+    get_weights(bundle, allow_file=True, largest=len(CONTENT))
+
+
+@pytest.mark.parametrize("elsewhere", ["http://127.0.0.1:1/a.pt", "file:///etc/passwd", "ftp://127.0.0.1/a.pt"])
+def test_a_server_that_leads_elsewhere_is_not_followed(tmp_path, server, monkeypatch, elsewhere):
+    def redirect(self):
+        self.send_response(302)
+        self.send_header("Location", elsewhere)
+        self.end_headers()
+
+    monkeypatch.setattr(Server, "do_GET", redirect)
+    with pytest.raises((ValueError, RuntimeError), match=r"does not begin with https|not allowed"):
+        download(LargeFile("a.pt", server, DIGEST), tmp_path / "a.pt")
+    assert not (tmp_path / "a.pt").exists()
