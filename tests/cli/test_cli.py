@@ -225,6 +225,9 @@ def test_a_bundle_beside_the_scan_does_not_run_in_place_of_the_installed_one(tmp
     result = run("restore", "a.npy", "-o", "out.npy")
     assert (result.exit_code, Path("canary").exists()) == (0, False)
     result = run("restore", "a.npy", "-o", "named.npy", "--bundle", planted)
+    assert (result.exit_code, Path("canary").exists()) == (3, False)
+    assert "configs/inference.json:self_ensemble: code: $open" in result.stderr
+    result = run("restore", "a.npy", "-o", "named.npy", "--bundle", planted, "--trust-bundle")
     assert (result.exit_code, Path("canary").exists()) == (0, True)
 
 

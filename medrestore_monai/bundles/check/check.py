@@ -149,8 +149,11 @@ def _check_configs(files: list[BundleFile], every: list[BundleFile]) -> Iterator
     reports = {name: _reporter(name, findings) for name in found}
     for name, items in found.items():
         configs.collect_imports(items, imported, reports[name])
+    definitions: dict[str, list[Any]] = {}
+    for items in found.values():
+        configs.collect_definitions(items, definitions)
     for name, items in found.items():
-        configs.check_items(name, items, imported, names, reports[name])
+        configs.check_items(name, items, imported, names, reports[name], definitions)
     yield from findings
 
 

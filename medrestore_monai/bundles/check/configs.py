@@ -6,9 +6,11 @@ MONAI can take any of them for its configuration: by a ``%`` macro, and ``metada
 import json
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
+from medrestore_monai.bundles.check import sinks, sizes
 from medrestore_monai.bundles.check.expressions import parse_import, problems
 from medrestore_monai.bundles.check.names import (
     LOCATED,
@@ -16,6 +18,7 @@ from medrestore_monai.bundles.check.names import (
     reason_against_target,
     target_takes_names,
 )
+from medrestore_monai.bundles.check.paths import ABSOLUTE, UP, path_problem
 
 DEFAULT_IMPORTS = {"monai": "monai", "torch": "torch", "np": "numpy", "numpy": "numpy"}  # MONAI's own
 LARGEST = 5_000_000  # bytes
@@ -25,9 +28,6 @@ _MODES = ("default", "callable")
 _SAFE: dict[str, tuple[Any, ...]] = {"allow_pickle": (False, "false"), "weights_only": (True, "true")}
 # as MONAI splits a macro into file and id
 _MACRO_FILE = re.compile(r"(.*\.(?:json|yaml|yml))(?=::|$)", re.IGNORECASE)
-_ABSOLUTE = re.compile(r"[/\\~]|[A-Za-z]:[/\\]")
-_UP = re.compile(r"(^|[/\\])\.\.([/\\]|$)")
-_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _CARD = "metadata.json"
 _LARGE_FILES = ("large_files.json", "large_files.yml", "large_files.yaml")
 
@@ -134,7 +134,27 @@ def collect_imports(found: list[Item], imported: dict[str, str], report: Report)
                 report(key, f"imports {target} as {name}, which stands for {imported[name]} elsewhere")
 
 
-def check_items(name: str, found: list[Item], imported: dict[str, str], files: set[str], report: Report) -> None:
+def collect_definitions(found: list[Item], definitions: dict[str, list[Any]]) -> None:
+    """Add every value of a configuration to ``definitions``, by its id."""
+    for key, value in found:
+        definitions.setdefault(key, []).append(value)
+
+
+def repeated_keys(found: list[Item]) -> Iterator[str]:
+    """Yield keys that stand twice in one configuration, as ``a::b`` and as ``b`` within ``a``."""
+    keys = [key for key, _ in found]
+    if len(set(keys)) < len(keys):
+        yield from sorted({key for key in keys if keys.count(key) > 1})
+
+
+def check_items(
+    name: str,
+    found: list[Item],
+    imported: dict[str, str],
+    files: set[str],
+    report: Report,
+    definitions: sinks.Definitions,
+) -> None:
     """Check every entry of one configuration.
 
     Args:
@@ -143,22 +163,41 @@ def check_items(name: str, found: list[Item], imported: dict[str, str], files: s
         imported: the names that all configurations of the bundle import.
         files: the paths of all files of the bundle.
         report: called for each finding.
+        definitions: the values of all configurations of the bundle by their ids.
     """
+    for key in repeated_keys(found):
+        report(key, "the key stands there twice")
     file = PurePosixPath(name).name.lower()
     for key, value in found:
         for repeated in getattr(value, "names", ()):
             report(f"{key}::{repeated}" if key else repeated, "the key stands there twice")
         _check_key(key, value, report)
-        if isinstance(value, dict) and value.get("_mode_", "default") != "default":
-            target = value.get("_target_")
-            if isinstance(target, str) and not reason_against_target(target) and target_takes_names(target):
-                report(key, f"{target} looks a name up, and must not be left to be called later")
+        if isinstance(value, dict):
+            _check_call(key, value, report, definitions)
+        if file != _CARD:
+            for reason in sizes.number_problems(key, value):
+                report(key, reason)
         if isinstance(value, str):
-            _check_code(key, value, imported, files, report)
+            _check_code(key, value, imported, files, report, definitions)
             if file != _CARD and not value.startswith("$"):  # the card's texts are for readers
                 reason = path_problem(value, ("https://", "http://") if file in _LARGE_FILES else ("env://",))
                 if reason:
                     report(key, reason)
+
+
+def _check_call(key: str, value: dict[str, Any], report: Report, definitions: sinks.Definitions) -> None:
+    target = value.get("_target_")
+    if not isinstance(target, str) or reason_against_target(target):
+        return  # reported already
+    if value.get("_mode_", "default") != "default":
+        if target_takes_names(target):
+            report(key, f"{target} looks a name up, and must not be left to be called later")
+        elif sinks.has_sinks(target):
+            report(key, f"{target} takes paths, and must not be left to be called later")
+    for name, reason in sinks.call_problems(target, value, definitions):
+        report(f"{key}::{name}" if key else name, reason)
+    for reason in sizes.call_problems(value):
+        report(key, reason)
 
 
 def _check_key(key: str, value: Any, report: Report) -> None:
@@ -181,38 +220,30 @@ def _check_key(key: str, value: Any, report: Report) -> None:
                 report(key, reason)
     elif last == "_debug_":
         report(key, "starts a debugger")
-    elif last.startswith("pretrained") and value not in (None, False, "", "false"):
-        report(key, "downloads weights; a bundle brings its own")
     elif last in _SAFE and value not in _SAFE[last]:
         report(key, "loads pickles")
 
 
-def _check_code(key: str, value: str, imported: dict[str, str], files: set[str], report: Report) -> None:
+def _check_code(
+    key: str,
+    value: str,
+    imported: dict[str, str],
+    files: set[str],
+    report: Report,
+    definitions: sinks.Definitions,
+) -> None:
     if value.startswith("%"):
         _check_macro(key, value, files, report)
     elif value.startswith("$"):
         if parse_import(value) is None:
-            for reason in problems(value, imported):
+            judge = partial(sinks.expression_problems, definitions)
+            for reason in (*problems(value, imported, judge), *sizes.expression_problems(value)):
                 report(key, f"{reason}: {' '.join(value.split())[:100]}")
-        if _UP.search(value.replace("'", "/").replace('"', "/")):
+        if UP.search(value.replace("'", "/").replace('"', "/")):
             report(key, "a path leaves the bundle by '..'")
         literal = value[1:].strip()
-        if literal[:1] in ("'", '"') and _ABSOLUTE.match(literal[1:]):
+        if literal[:1] in ("'", '"') and ABSOLUTE.match(literal[1:]):
             report(key, "an absolute path")
-
-
-def path_problem(value: str, schemes: tuple[str, ...] = ()) -> str:
-    """Say why a text must not be used as a path or an address, or an empty text.
-
-    Args:
-        value: the text.
-        schemes: what an address may begin with.
-    """
-    if _SCHEME.match(value):
-        return "" if schemes and value.lower().startswith(schemes) else f"an address outside the bundle: {value[:100]}"
-    if _UP.search(value):
-        return f"the path {value[:100]!r} leaves the bundle by '..'"
-    return f"the path {value[:100]!r} is absolute" if _ABSOLUTE.match(value) else ""
 
 
 def _check_macro(key: str, value: str, files: set[str], report: Report) -> None:
@@ -220,5 +251,5 @@ def _check_macro(key: str, value: str, files: set[str], report: Report) -> None:
     if match is None:
         return  # an id of the same configuration
     path = match.group(1)
-    if _ABSOLUTE.match(path) or _UP.search(path) or path.removeprefix("./") not in files:
+    if ABSOLUTE.match(path) or UP.search(path) or path.removeprefix("./") not in files:
         report(key, f"takes its content from {path!r}, which is no file of the bundle")

@@ -7,9 +7,11 @@ done here first: what is checked must be what would run.
 import ast
 import builtins
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from medrestore_monai.bundles.check.names import NAMES, is_module, reason_against, takes_names
+
+Judge = Callable[[str, ast.Call | None], Iterable[str]]
 
 REFERENCES = "__local_refs"
 _REFERENCE = re.compile(r"@\w*(?:::\w*)*")
@@ -83,12 +85,13 @@ def parse_import(text: str) -> tuple[str, str] | str | None:
     return bound, target
 
 
-def problems(text: str, imported: Mapping[str, str]) -> Iterator[str]:
+def problems(text: str, imported: Mapping[str, str], judge: Judge | None = None) -> Iterator[str]:
     """Say what is wrong with one expression.
 
     Args:
         text: with its leading ``$``; not an import.
         imported: name to module or full name, as the bundle's imports bind them.
+        judge: says what is wrong with the arguments of a call of a known name, or with the name where it is not called.
 
     Yields:
         One reason each; none for an expression that is known to be harmless.
@@ -98,7 +101,7 @@ def problems(text: str, imported: Mapping[str, str]) -> Iterator[str]:
         return
     try:
         tree = ast.parse(as_python(text).lstrip(" \t"), mode="eval")
-        yield from sorted(set(_Checker(imported).reasons(tree)))
+        yield from sorted(set(_Checker(imported, judge).reasons(tree)))
     except (SyntaxError, ValueError):
         yield "not an expression that can be read"
     except (RecursionError, MemoryError):
@@ -108,8 +111,8 @@ def problems(text: str, imported: Mapping[str, str]) -> Iterator[str]:
 class _Checker:
     """Goes through one syntax tree; everything that is not known is a reason."""
 
-    def __init__(self, imported: Mapping[str, str]) -> None:
-        self.imported = imported
+    def __init__(self, imported: Mapping[str, str], judge: Judge | None = None) -> None:
+        self.imported, self.judge = imported, judge
         self.bound: set[str] = set()
 
     def reasons(self, tree: ast.Expression) -> Iterator[str]:
@@ -128,9 +131,16 @@ class _Checker:
         if not isinstance(node, _NODES):
             yield f"{type(node).__name__} is not allowed in an expression"
             return
-        known = self.known_name(node)
+        known = self.known_name(node.func if isinstance(node, ast.Call) else node)
+        if known is not None and isinstance(node, ast.Call):
+            yield from known
+            yield from self.judged(node.func, node)
+            for child in (*node.args, *node.keywords):
+                yield from self.check(child)
+            return
         if known is not None:
             yield from known
+            yield from self.judged(node, None)
             return
         yield from self.check_node(node)
         for child in ast.iter_child_nodes(node):
@@ -164,20 +174,27 @@ class _Checker:
             reason = reason or why
         return [reason]
 
+    def judged(self, name: ast.AST, call: ast.Call | None) -> Iterator[str]:
+        """Yield what the judge has against a known name; of a chain, the longest known part counts."""
+        chain: list[str] = []
+        while isinstance(name, ast.Attribute):
+            chain.insert(0, name.attr)
+            name = name.value
+        if self.judge is None or not isinstance(name, ast.Name):
+            return
+        parts = [*self.imported[name.id].split("."), *chain]
+        for end in range(len(parts), 0, -1):
+            if not reason_against(".".join(parts[:end])):
+                yield from self.judge(".".join(parts[:end]), call if end == len(parts) else None)
+                return
+
     def check_node(self, node: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.Attribute) and not _plain(node.attr):
             yield f"the attribute {node.attr} is not among the known ones"
         elif isinstance(node, ast.Name) and node.id not in self.bound and node.id not in BUILTINS:
             yield f"the name {node.id} is not among the known ones"
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str | bytes):
-            if "__" in str(node.value):
-                yield "a text with two underscores"
-        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow | ast.LShift):
-            exponent = node.right
-            if not (isinstance(exponent, ast.Constant) and isinstance(exponent.value, int | float)):
-                yield "a power whose exponent is not a number"
-            elif abs(exponent.value) > 64:
-                yield "a power with a large exponent"
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str | bytes) and "__" in str(node.value):
+            yield "a text with two underscores"
 
 
 def _plain(attribute: str) -> bool:

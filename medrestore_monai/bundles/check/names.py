@@ -84,13 +84,43 @@ REFUSED = {
     "FlexUNetEncoderRegister": "looks a class up by a text",
     "TrtCompiler": "writes and loads engines",
     "CameraDataset": "opens a camera",
+    "MedicalNetPerceptualSimilarity": "downloads and runs code of another repository",
+    "RadImageNetPerceptualSimilarity": "downloads and runs code of another repository",
+    "CellSamWrapper": "downloads weights",
+    "Transchex": "downloads weights",
+    "MultiModal": "downloads weights",
+    "BertPreTrainedModel": "downloads weights",
+    "get_pretrained_resnet_medicalnet": "downloads weights",
+    "FID": "downloads weights",
+    "InceptionScore": "downloads weights",
+    "filter_swinunetr": "loads weights",
+    "register_as_decoder_plugin": "has a module imported by its name",
+    "register_writer": "changes what MONAI writes with",
+    "LearningRateFinder": "loads pickles",
+    "StateCacher": "loads pickles",
+    "TRTEngine": "loads engines",
+    "TRTWrapper": "loads engines",
+    "utils_create_transform_ims": "downloads, and writes where it likes",
+    "create_dataset": "writes data sets",
     "CuCIM": "takes any name of cuCIM",
     "RandCuCIM": "takes any name of cuCIM",
 }
 # parameters whose text MONAI looks up as the name of anything that Python can import
 LOCATED = frozenset(("reader", "writer", "merger_cls"))
 _READERS = ("itkreader", "nibabelreader", "nrrdreader", "nvimgcodecpydicomreader", "pilreader", "pydicomreader")
-_LOADERS = ("load", "save", "download", "pickle", "eval", "exec", "compile", "trt", "convert_to", "copy_model_state")
+_LOADERS = (
+    "load",
+    "save",
+    "write",
+    "download",
+    "pickle",
+    "eval",
+    "exec",
+    "compile",
+    "trt",
+    "convert_to",
+    "copy_model_state",
+)
 
 MODULES = frozenset(
     (
@@ -159,9 +189,13 @@ def target_takes_names(target: str) -> bool:
     return any(takes_names(f"{module}.{target}") for module in ([modules] if isinstance(modules, str) else modules))
 
 
-def resolve_target(target: str) -> Any:
-    """Return the class or function of a ``_target_`` that is known, given with its dots."""
-    return _resolve(target.split("."))
+def resolve_targets(target: str) -> list[Any]:
+    """Return what a ``_target_`` or a name with dots that is known stands for; several where a name alone does."""
+    modules = "" if "." in target else _components().get_component_module_name(target)
+    dotted = (
+        [target] if not modules else [f"{one}.{target}" for one in ([modules] if isinstance(modules, str) else modules)]
+    )
+    return [found for found in (_resolve(name.split(".")) for name in dotted) if found is not None]
 
 
 @cache

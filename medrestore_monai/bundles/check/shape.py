@@ -10,8 +10,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from medrestore_monai.bundles.check.configs import Repeated, path_problem
-from medrestore_monai.bundles.check.names import resolve_target
+from medrestore_monai.bundles.check.configs import Repeated
+from medrestore_monai.bundles.check.names import resolve_targets
+from medrestore_monai.bundles.check.paths import path_problem
 
 Problem = tuple[str, str]  # the key with ``::`` between its parts, and the reason
 
@@ -172,8 +173,8 @@ class _Comparison:
             return deeper and all(_KEY.fullmatch(part) for part in parts) and parts[0] not in _RUN
         if NETWORK not in key.split("::") or not str(target).startswith(_NETWORKS):
             return False
-        parameter = inspect.signature(resolve_target(target)).parameters.get(name)
-        return parameter is not None and parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        found = [inspect.signature(one).parameters.get(name) for one in resolve_targets(target)]
+        return all(one is not None and one.kind is not inspect.Parameter.VAR_KEYWORD for one in found)
 
 
 # what MONAI runs, if it is there
