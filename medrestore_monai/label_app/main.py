@@ -16,11 +16,12 @@ from monailabel.datastore.local import LocalDatastore
 from monailabel.interfaces.app import MONAILabelApp
 
 from medrestore_monai import __version__
-from medrestore_monai.bundles import list_bundles
 from medrestore_monai.images import KINDS
 from medrestore_monai.label_app.dicomweb import fetch_series, list_series
-from medrestore_monai.label_app.options import MODALITIES
+from medrestore_monai.label_app.endpoints import close_endpoints, is_on, limits_of, serve_in_threads
+from medrestore_monai.label_app.options import MODALITIES, offered_bundles
 from medrestore_monai.label_app.received import is_received
+from medrestore_monai.label_app.stores import GuardedStore
 from medrestore_monai.label_app.tasks import BatchRestore, RestoreTask
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,11 @@ logger = logging.getLogger(__name__)
 _ENDINGS = [ending for ending in KINDS if not ending.startswith(".np")]
 
 
-class SeriesStore(DICOMWebDatastore):
+class FolderStore(GuardedStore, LocalDatastore):
+    """The images of a folder."""
+
+
+class SeriesStore(GuardedStore, DICOMWebDatastore):
     """The series of a DICOMweb store that our bundles can restore, without those they have made.
 
     The filter ``MONAI_LABEL_DICOMWEB_SEARCH_FILTER`` counts, but for its modality.
@@ -55,7 +60,9 @@ class MedRestoreApp(MONAILabelApp):
     Args:
         app_dir: this folder, or a copy of it: MONAI Label makes ``logs`` and others in it.
         studies: a folder of images, or the URL of a DICOMweb store.
-        conf: from ``--conf``; ``models`` names the bundles to offer, separated by commas.
+        conf: from ``--conf``; ``models`` names the bundles to offer, separated by commas. ``allow_writes``,
+            ``allow_proxy`` and ``trust_bundle`` are off unless they are ``true``; ``largest_upload`` and
+            ``largest_unpacked`` are in GiB.
 
     Raises:
         ValueError: there is no bundle with weights, or none of that name.
@@ -73,9 +80,12 @@ class MedRestoreApp(MONAILabelApp):
 
     def init_datastore(self) -> Any:
         """Return the store: images of the kinds we read, and zipped DICOM series, or a DICOMweb store."""
-        if self.studies.startswith(("http://", "https://")):
-            return super().init_datastore()
-        return LocalDatastore(
+        store = super().init_datastore() if self.studies.startswith(("http://", "https://")) else self._folder_store()
+        store.is_guarded = not is_on(self.conf, "allow_writes")
+        return store
+
+    def _folder_store(self) -> FolderStore:
+        return FolderStore(
             self.studies,
             extensions=[f"*{ending}" for ending in (*_ENDINGS, ".zip")],
             auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
@@ -98,7 +108,10 @@ class MedRestoreApp(MONAILabelApp):
         """Return one task for every bundle whose weights are there."""
         store = self.datastore()
         client = store.client if isinstance(store, SeriesStore) else None
-        tasks = {bundle.name: RestoreTask(bundle, client) for bundle in list_bundles()}
+        bundles, refused = offered_bundles(is_on(self.conf, "trust_bundle"))
+        for name, reason in refused.items():
+            logger.warning("%s is not offered: %s", name, reason)
+        tasks = {bundle.name: RestoreTask(bundle, client, limits_of(self.conf)) for bundle in bundles}
         ready = {name: task for name, task in tasks.items() if task.is_valid()}
         for name in sorted(set(tasks) - set(ready)):
             logger.warning("%s is not offered: its weights are missing (medrestore bundles weights get).", name)
@@ -107,6 +120,18 @@ class MedRestoreApp(MONAILabelApp):
         if missing or not ready:
             raise ValueError(f"no bundle {', '.join(missing)} with weights; found: {', '.join(ready) or 'none'}.")
         return {name: ready[name] for name in wanted}
+
+    def on_init_complete(self) -> None:
+        """Close what is off, and serve slow requests in threads, as soon as the server starts."""
+        super().on_init_complete()
+        from monailabel.app import app
+        from monailabel.endpoints import batch_infer, infer
+
+        prefix, largest = settings.MONAI_LABEL_API_STR, limits_of(self.conf)[0]
+        writes, proxy = is_on(self.conf, "allow_writes"), is_on(self.conf, "allow_proxy")
+        serve_in_threads(app, f"{prefix}/infer/{{model}}", infer.api_run_inference, largest)
+        serve_in_threads(app, f"{prefix}/batch/infer/{{model}}", batch_infer.api_run, largest)
+        close_endpoints(app, prefix, writes, proxy)
 
     def init_batch_infer(self) -> BatchRestore:
         """Return what runs many images."""
@@ -134,7 +159,7 @@ class MedRestoreApp(MONAILabelApp):
             # MONAI Label would also take any path of this machine for an image
             if os.path.exists(image) or not store.get_image_uri(image):
                 raise HTTPException(404, f"there is no image {image!r}.")
-            return super().infer(request, store)
+            return super().infer(request if store.keeps_results else {**request, "save_label": False}, store)
 
     def batch_infer(self, request: dict[str, Any], datastore: Any = None) -> Any:
         """Restore many images; errors as in :meth:`infer`."""

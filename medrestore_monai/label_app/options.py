@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from medrestore_monai.bundles import Bundle
+from medrestore_monai.bundles import Bundle, UntrustedBundleError, list_bundles, open_bundle
 from medrestore_monai.bundles.settings import Setting, check_values, settings_in
 
 DTYPES = ("float32", "int16")
@@ -61,6 +61,22 @@ class Wanted:
     extension: str = ".nii.gz"
     write_back: bool = False
     overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+def offered_bundles(trust_bundle: bool = False) -> tuple[list[Bundle], dict[str, str]]:
+    """Return the bundles that may run, and why the others may not, by their names.
+
+    Args:
+        trust_bundle: offer bundles from elsewhere whatever they hold, see
+            :func:`~medrestore_monai.bundles.open_bundle`.
+    """
+    offered, refused = [], {}
+    for bundle in list_bundles():
+        try:
+            offered.append(open_bundle(bundle.root, trust_bundle))
+        except UntrustedBundleError as error:
+            refused[bundle.name] = str(error)
+    return offered, refused
 
 
 def offered_settings(bundle: Bundle, devices: Sequence[str], write_back: bool) -> dict[str, Setting]:

@@ -19,7 +19,9 @@ from medrestore_monai.bundles import Bundle
 from medrestore_monai.dicom.derivation import RESEARCH
 from medrestore_monai.images import KINDS
 from medrestore_monai.label_app.dicomweb import store_series
+from medrestore_monai.label_app.endpoints import LARGEST_UNPACKED, LARGEST_UPLOAD
 from medrestore_monai.label_app.options import Wanted, offered_settings, read_request, shown_options
+from medrestore_monai.label_app.received import check_size
 from medrestore_monai.label_app.results import write_result
 from medrestore_monai.restorer import Restored, Restorer
 
@@ -34,10 +36,13 @@ class RestoreTask(InferTask):
     Args:
         bundle: the model.
         client: of the DICOMweb store, where there is one.
+        limits: bytes of an image file, and of what it unpacks to.
     """
 
-    def __init__(self, bundle: Bundle, client: Any = None) -> None:
-        self.bundle, self.client = bundle, client
+    def __init__(
+        self, bundle: Bundle, client: Any = None, limits: tuple[int, int] = (LARGEST_UPLOAD, LARGEST_UNPACKED)
+    ) -> None:
+        self.bundle, self.client, self.limits = bundle, client, limits
         self._opened: tuple[Any, Restorer] | None = None
         devices = [*(f"cuda:{index}" for index in range(torch.cuda.device_count())), "cpu"]
         self.offered = offered_settings(bundle, devices, client is not None)
@@ -72,6 +77,7 @@ class RestoreTask(InferTask):
         wanted, source = read_request(request, self.offered), Path(request["image"])
         if wanted.write_back and not source.is_dir():
             raise ValueError("write_back needs a DICOM series of the store, not an image file.")
+        check_size(source, *self.limits)
         began = time.monotonic()
         with (
             tempfile.TemporaryDirectory(prefix="medrestore-label-") as place,
@@ -149,7 +155,8 @@ class BatchRestore(BatchInferTask):
 
         def tried(one: dict[str, Any], store: Any) -> dict[str, Any]:
             try:
-                result: dict[str, Any] = infer(one, store)
+                with store.keeping_results():
+                    result: dict[str, Any] = infer(one, store)
             except HTTPException as error:
                 logger.warning("an image was left out: %s", error.detail)
                 return {"error": str(error.detail)}
