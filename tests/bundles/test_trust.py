@@ -145,6 +145,12 @@ HOSTILE = {
     "an argument of no bundle": inside(lambda c: c["dataloader"].update(worker_init_fn=f"${TOUCH}")),
     "a plain argument of no bundle": inside(lambda c: c["dataloader"].update(multiprocessing_context="spawn")),
     "a reference to another object": inside(lambda c: c["evaluator"].update(network="@inferer")),
+    "an output elsewhere": inside(lambda c: c["datalist"].update(output="elsewhere")),
+    "overwriting unasked": inside(lambda c: c["datalist"].update(overwrite=True)),
+    "no provenance": inside(lambda c: c["postprocessing"]["transforms"][-1].update(derivation=None)),
+    "other weights": inference(weights="model"),
+    "a reference upward": inference(strength="@##strength"),
+    "the card's place": inference(_meta_={"x": f"${TOUCH}"}),
     "macro": inference(tile="%/tmp/evil.json::x"),
     "macro of a neighbor": inside(lambda c: c["network_def"].update(dim="%configs/train.json::run")),
     "the card, with a call": inside(lambda c: c.update(extra=CALL), "metadata"),
@@ -186,8 +192,7 @@ def test_hostile_bundles_are_refused_and_run_nothing(guest, name):
     HOSTILE[name](guest)
     medrestore("bundles", "weights", "verify", guest)
     for command in (
-        ("restore", "a.npy", "-o", "b.npy", "--bundle", guest),
-        ("restore", "a.npy", "-o", "b.npy", "--bundle", "./guest", "--set", "mean_hu=off", "--dry-run"),
+        ("restore", "a.npy", "-o", "b.npy", "--bundle", "./guest", "--set", "mean_hu=off"),
         ("export", "-o", "b.onnx", "--bundle", guest),
         ("evaluate", "--data", ".", "-o", "report", "--bundle", guest, "--baselines", "none"),
         ("evaluate", "--data", ".", "-o", "report", "--model", f"x={guest},unet.json", "--baselines", "none"),

@@ -18,7 +18,7 @@ Problem = tuple[str, str]  # the key with ``::`` between its parts, and the reas
 
 NETWORK = "network_def"
 _CODE = ("$", "@", "%")  # how MONAI marks an expression, a reference and a macro
-_WORD = re.compile(r"[a-z][a-z0-9_]*(:\d+)?")  # cpu, cuda:0, auto
+_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 _KEY = re.compile(r"(?!_)[\w .-]{1,100}")
 _REPLACED = "dataset_dir"  # every command sets it to the data of the user
 _LONGEST_TEXT, _LONGEST_LIST, _DEEPEST = 2000, 1000, 12
@@ -136,8 +136,9 @@ class _Comparison:
             yield from self._mappings(key, given, known)
 
     def _instead_of_code(self, key: str, given: Any, known: str) -> Iterator[Problem]:
-        plain = given is None or isinstance(given, bool | int | float)
-        if plain or (isinstance(given, str) and _WORD.fullmatch(given)):
+        # a reference hands a value of the user on, such as the output; an expression makes one
+        is_free = known.startswith("$") and (given is None or isinstance(given, bool | int | float))
+        if is_free or (isinstance(given, str) and _DEVICE.fullmatch(given) and known.startswith("$torch.device(")):
             yield from plain_problems(key, given)
         else:
             yield key, f"is {_shown(given)}, not {known[:100]}"
