@@ -14,9 +14,18 @@ import torch
 from tiny_bundle import BUNDLES, NAME, edit_json, make_tiny_bundle, write_tiny_weights
 from typer.testing import CliRunner
 
-from medrestore_monai.bundles import UntrustedBundleError, find_bundle, open_bundle, open_config, open_overlay, sha256
+from medrestore_monai.bundles import (
+    UntrustedBundleError,
+    find_bundle,
+    open_bundle,
+    open_config,
+    open_overlay,
+    read_config,
+    sha256,
+)
+from medrestore_monai.bundles.setting_checks import check_options
 from medrestore_monai.cli import app
-from medrestore_monai.restorer import check_options, check_settings, restore
+from medrestore_monai.restorer import Restorer, restore
 
 PET = "pet_synthesis_restore_rwkv"
 SHIPPED = sorted(path.parents[1] for path in BUNDLES.glob("*/configs/metadata.json"))
@@ -106,13 +115,13 @@ def link(path):
 
 
 def call(content):
-    content["preprocessing"]["transforms"].append({"_target_": "Lambdad", "keys": "image", "func": f"${TOUCH}"})
+    content["scaling"]["transforms"].append({"_target_": "Lambdad", "keys": "image", "func": f"${TOUCH}"})
 
 
 HOSTILE = {
     "expression in run": inference(run=[f"${TOUCH}"]),
     "expression in initialize": inference(initialize=[f"${TOUCH}"]),
-    "one more in initialize": inside(lambda c: c["initialize"].append(f"${TOUCH}")),
+    "one more in run": inside(lambda c: c["run"].insert(0, f"${TOUCH}")),
     "import": inside(lambda c: c["imports"].append("$import evil")),
     "import of os": inference(imports=["$import monai", "$import torch", "$import os"]),
     "finalize": inference(finalize=[f"${TOUCH}"]),
@@ -133,21 +142,21 @@ HOSTILE = {
     "another class by a key": inference(**{"network_def::_target_": "subprocess.Popen"}),
     "another class by an old key": inference(**{"network_def#_target_": "subprocess.Popen"}),
     "another class by a merging key": inference(**{"+network_def": {"_target_": "subprocess.Popen"}}),
-    "transform by a key": inference(**{"preprocessing::transforms::0": PARTIAL}),
+    "transform by a key": inference(**{"scaling::transforms::0": PARTIAL}),
     "target by reference": inside(lambda c: c["network_def"].update(_target_="@evil")),
     "one more transform": inside(call),
-    "one transform less": inside(lambda c: c["postprocessing"]["transforms"].pop()),
-    "transforms in another order": inside(lambda c: c["postprocessing"]["transforms"].reverse()),
+    "one transform less": inside(lambda c: c["unscaling"]["transforms"].pop()),
+    "transforms in another order": inside(lambda c: c["unscaling"]["transforms"].reverse()),
     "called later": inside(lambda c: c["inferer"].update(_mode_="callable")),
     "debugger": inside(lambda c: c["inferer"].update(_mode_="debug")),
-    "disabled": inside(lambda c: c["postprocessing"]["transforms"][2].update(_disabled_=True)),
+    "disabled": inside(lambda c: c["unscaling"]["transforms"][2].update(_disabled_=True)),
     "required first": inside(lambda c: c["inferer"].update(_requires_=[f"${TOUCH}"])),
     "an argument of no bundle": inside(lambda c: c["dataloader"].update(worker_init_fn=f"${TOUCH}")),
     "a plain argument of no bundle": inside(lambda c: c["dataloader"].update(multiprocessing_context="spawn")),
     "a reference to another object": inside(lambda c: c["evaluator"].update(network="@inferer")),
     "an output elsewhere": inside(lambda c: c["datalist"].update(output="elsewhere")),
     "overwriting unasked": inside(lambda c: c["datalist"].update(overwrite=True)),
-    "no provenance": inside(lambda c: c["postprocessing"]["transforms"][-1].update(derivation=None)),
+    "no provenance": inside(lambda c: c["save"].update(derivation=None)),
     "other weights": inference(weights="model"),
     "a reference upward": inference(strength="@##strength"),
     "the card's place": inference(_meta_={"x": f"${TOUCH}"}),
@@ -201,18 +210,18 @@ def test_hostile_bundles_are_refused_and_run_nothing(guest, name):
         assert result.exit_code == 3, (command, result.output)
         assert "trust_bundle" in result.stderr or "is no JSON object" in result.stderr
         assert not Path("CANARY").exists()
-    for run in (restore_by, check_options, lambda config: check_settings(config, {})):
+    for run in (restore_by, check_options, lambda config: Restorer(config.parents[1])):
         with pytest.raises(ValueError, match=r"trust_bundle"):
             run(guest / "configs" / "inference.json")
     assert not any(Path(made).exists() for made in ("CANARY", "b.npy", "b.onnx", "report"))
 
 
 def restore_by(config, **options):
-    return restore("a.npy", "b.npy", config, device="cpu", **options)
+    return restore("a.npy", "b.npy", config.parents[1], device="cpu", **options)
 
 
 @pytest.mark.parametrize(
-    "name", ["expression in run", "expression for a number", "one more transform", "one more in initialize"]
+    "name", ["expression in run", "expression for a number", "one more transform", "one more in run"]
 )
 def test_hostile_bundles_would_run_if_they_were_trusted(guest, name):
     HOSTILE[name](guest)
@@ -226,7 +235,7 @@ def test_hostile_bundles_would_run_if_they_were_trusted(guest, name):
 
 
 def test_the_command_line_trusts_with_an_option_and_a_note(guest):
-    HOSTILE["one more in initialize"](guest)
+    HOSTILE["one more in run"](guest)
     result = medrestore("restore", "a.npy", "-o", "b.npy", "--bundle", guest, "--trust-bundle", "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert "runs as you trust it" in " ".join(result.stderr.split())
@@ -241,6 +250,19 @@ EVALUATIONS = {
     "transform": inside(lambda c: c.update({"preprocessing::transforms::0": PARTIAL}), "evaluate"),
     "key twice": appended("evaluate.json", "{", '{"seed": {"_target_": "os.system"},'),
 }
+
+
+def test_trust_holds_for_each_configuration(guest):
+    EVALUATIONS["expression in run"](guest)
+    HOSTILE["expression in run"](guest)
+    with pytest.warns(UserWarning, match="runs as you trust it"):
+        open_bundle(guest, trust_bundle=True, configs=("inference", "evaluate"))
+    for name in ("inference", "evaluate"):
+        assert read_config(guest / "configs" / f"{name}.json").get("run") == [f"${TOUCH}"]
+        other = guest.parent / f"other {name}"
+        shutil.copytree(guest, other)
+        with pytest.raises(UntrustedBundleError):  # of this one, nothing was said
+            read_config(other / "configs" / f"{name}.json")
 
 
 @pytest.mark.parametrize("name", EVALUATIONS)
@@ -349,7 +371,7 @@ def test_a_bundle_is_looked_at_again_as_soon_as_it_changes(guest):
 
 
 def test_nothing_in_the_working_folder_goes_before_the_package(guest, monkeypatch):
-    HOSTILE["one more in initialize"](guest)
+    HOSTILE["one more in run"](guest)
     planted = guest.parent / NAME
     shutil.copytree(guest, planted)
     shutil.copytree(guest, guest.parent / "bundles" / NAME)
