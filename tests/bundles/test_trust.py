@@ -23,7 +23,6 @@ from medrestore_monai.bundles import (
     read_config,
     sha256,
 )
-from medrestore_monai.bundles.setting_checks import check_options
 from medrestore_monai.cli import app
 from medrestore_monai.restorer import Restorer, restore
 
@@ -210,7 +209,7 @@ def test_hostile_bundles_are_refused_and_run_nothing(guest, name):
         assert result.exit_code == 3, (command, result.output)
         assert "trust_bundle" in result.stderr or "is no JSON object" in result.stderr
         assert not Path("CANARY").exists()
-    for run in (restore_by, check_options, lambda config: Restorer(config.parents[1])):
+    for run in (restore_by, lambda config: Restorer(config.parents[1])):
         with pytest.raises(ValueError, match=r"trust_bundle"):
             run(guest / "configs" / "inference.json")
     assert not any(Path(made).exists() for made in ("CANARY", "b.npy", "b.onnx", "report"))

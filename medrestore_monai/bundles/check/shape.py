@@ -137,7 +137,8 @@ class _Comparison:
 
     def _instead_of_code(self, key: str, given: Any, known: str) -> Iterator[Problem]:
         # a reference hands a value of the user on, such as the output; an expression makes one
-        is_free = known.startswith("$") and (given is None or isinstance(given, bool | int | float))
+        may_be_plain = known.startswith("$") or NETWORK in key.split("::")
+        is_free = may_be_plain and (given is None or isinstance(given, bool | int | float))
         if is_free or (isinstance(given, str) and _DEVICE.fullmatch(given) and known.startswith("$torch.device(")):
             yield from plain_problems(key, given)
         else:
