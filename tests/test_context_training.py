@@ -38,12 +38,12 @@ def test_bundles_for_volumes_have_the_overlay():
 @each
 def test_configurations_and_metadata_agree_on_the_neighbors(name):
     configs = contents(BUNDLES / name)
-    context = {configs[file]["context"] for file in ("train", "inference")}
-    distance = {tuple(configs["inference"]["context_distance"])}
-    assert len(context) == len(distance) == 1
+    context = configs["inference"]["context"]
+    assert context in [configs[file]["context"] for file in ("train", "train_context")]
+    assert len(configs["inference"]["context_distance"]) == 2
     channels = configs["metadata"]["network_data_format"]["inputs"]["image"]
     outputs = configs["metadata"]["network_data_format"]["outputs"]["pred"]
-    assert channels["num_channels"] == len(channels["channel_def"]) == 2 * context.pop() + 1
+    assert channels["num_channels"] == len(channels["channel_def"]) == 2 * context + 1
     assert outputs["num_channels"] == len(outputs["channel_def"]) == 1
     for file in ("train", "inference"):
         parts = [configs[file][part] for part in ("network_def", "inferer")]

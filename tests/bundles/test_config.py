@@ -18,7 +18,7 @@ CONFIGS = sorted(BUNDLES.glob("*/configs/*.json"))
     ("text", "expected"),
     [
         ("medrestore_monai.loading.LoadImageOrSeriesd", "medrestore_monai.data.LoadImageOrSeriesd"),
-        ("$medrestore_monai.data.plan_outputs(@dataset_dir)", "medrestore_monai.data.plan_outputs"),
+        ("$medrestore_monai.saving.plan_outputs(@dataset_dir)", "medrestore_monai.data.plan_outputs"),
         ("medrestore_monai.layouts.clean.ixi", "medrestore_monai.data.ixi"),
         ("$from medrestore_monai.layouts import ixi", "medrestore_monai.data"),
         ("medrestore_monai.transforms.pet_fixed.PETLowCountd", "medrestore_monai.transforms.PETLowCountd"),

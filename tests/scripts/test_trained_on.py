@@ -113,7 +113,7 @@ def test_shipped_weights_say_what_they_were_trained_on(name):
     assert set(block) <= {"measured", "started_from", "modalities"}
     assert block["measured"].strip()
     assert (BUNDLES / block.get("started_from", name)).is_dir()
-    assert tuple(block["modalities"]) == bundle.modalities
+    assert tuple(block["modalities"]) == bundle.evaluated
     for modality, found in block["modalities"].items():
         assert found["unit"] == INTENSITY_RANGES[modality].unit
         assert found.get("pictures", 0) + found.get("patients", 0) > 0
