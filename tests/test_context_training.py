@@ -98,8 +98,11 @@ def test_a_training_with_neighbors_starts_from_the_weights_without(name, tmp_pat
     finally:
         set_track_meta(True)
         set_determinism(None)
-    assert torch.equal(started["embed.weight"][:, 2:3], shipped["embed.weight"])
-    assert not started["embed.weight"][:, [0, 1, 3, 4]].any()
+    if shipped["embed.weight"].shape[1] == 1:  # the neighbors start at zero
+        assert torch.equal(started["embed.weight"][:, 2:3], shipped["embed.weight"])
+        assert not started["embed.weight"][:, [0, 1, 3, 4]].any()
+    else:
+        assert torch.equal(started["embed.weight"], shipped["embed.weight"])
     assert isinstance(trainer.inferer, AutocastInferer)
     assert len(items) == 4 * len(modalities)
     assert {(tuple(item["image"].shape), tuple(item["label"].shape)) for item in items} == {((5, 32, 32), (1, 32, 32))}

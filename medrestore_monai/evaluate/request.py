@@ -103,7 +103,7 @@ class Request:
             if self.against not in classical + names:
                 raise ValueError(f"p-values are against one of {', '.join(classical + names)}, got {self.against!r}.")
         if self.hu_offset is not None and "CT" not in groups:
-            raise ValueError(f"hu_offset is for CT, not for {', '.join(groups)}.")
+            raise ValueError(f"`hu_offset` is for CT, not for {', '.join(groups)}.")
         missing = [modality for modality in groups if len(groups) > 1 and not (self.data / modality).is_dir()]
         if missing and self.data.is_dir():
             raise ValueError(

@@ -175,11 +175,11 @@ def test_dicom_whose_slope_makes_no_hu_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("args", "reason"),
     [
-        (["restore", "a.nii.gz", "--bundle", "pet_synthesis_restore_rwkv"], "hu_offset is for CT, not for PT"),
+        (["restore", "a.nii.gz", "--bundle", "pet_synthesis_restore_rwkv"], "hu-offset is for CT, not for PT"),
         (["restore", "a.nii.gz", "--bundle", "all_in_one_restore_rwkv", "--modality", "MR"], "is for CT, not for MR"),
         (["restore", "a.nii.gz", "--set", "hu_offset=0"], "hu_offset is not set by --set but by --hu-offset"),
         (["degrade", "a.nii.gz", "--task", "mri_kspace"], "task mri_kspace is not for CT"),
-        (["evaluate", "--data", ".", "--bundle", "pet_synthesis_restore_rwkv"], "hu_offset is for CT, not for PT"),
+        (["evaluate", "--data", ".", "--bundle", "pet_synthesis_restore_rwkv"], "hu-offset is for CT, not for PT"),
     ],
 )
 def test_an_offset_of_what_is_no_ct_is_a_usage_error(tmp_path, monkeypatch, args, reason):

@@ -318,7 +318,7 @@ def test_restored_on_the_command_line_in_bqml(tmp_path, pet_bundle):
     def strip(ds, index):
         del ds.PatientWeight, ds.RadiopharmaceuticalInformationSequence
 
-    usable = ["--bundle", str(pet_bundle), "--device", "cpu"]
+    usable = ["--bundle", str(pet_bundle), "--trust-bundle", "--device", "cpu"]
     assert (
         CliRunner().invoke(app, ["restore", str(tmp_path / "a"), "-o", str(tmp_path / "out"), *usable]).exit_code == 0
     )
@@ -353,7 +353,9 @@ def test_restored_on_the_command_line_in_bqml(tmp_path, pet_bundle):
 def test_bad_suv_options_on_the_command_line(tmp_path, pet_bundle):
     ct_series(tmp_path / "ct", slices=1)
     command = ["restore", str(tmp_path / "ct"), "-o", str(tmp_path / "out")]
-    refused = CliRunner().invoke(app, [*command, "--bundle", str(pet_bundle), "--patient-weight", "-3"])
+    refused = CliRunner().invoke(
+        app, [*command, "--bundle", str(pet_bundle), "--trust-bundle", "--patient-weight", "-3"]
+    )
     assert refused.exit_code == 2
     assert "patient_weight must be a number in (0, 500], got -3.0" in refused.output
     other = CliRunner().invoke(app, [*command, "--suv-factor", "1"])  # a CT bundle

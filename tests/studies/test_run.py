@@ -309,7 +309,7 @@ def test_what_comes_to_be_there_after_a_full_disk_is_not_replaced(job, monkeypat
 def test_weights_that_do_not_fit_stop_the_work(job, tmp_path):
     torch.save({"nothing": torch.zeros(1)}, tmp_path / "own.pt")
     result = command(job, "--weights", tmp_path / "own.pt")
-    assert result.exit_code == 2
+    assert result.exit_code == 3
     assert "own.pt does not hold the weights of RestoreRWKV" in result.stderr
     assert not job.output.exists()
 
