@@ -20,7 +20,7 @@ from medrestore_monai.degrader import TASKS, check_task, degrade
 from medrestore_monai.dicom import read_series
 from medrestore_monai.transforms import MotionBlur, truncate_kspace
 from medrestore_monai.transforms.axial_noise import axial_weights, correlation_of
-from medrestore_monai.transforms.blur_kernels import motion_kernel
+from medrestore_monai.transforms.blur.kernels import motion_kernel
 
 
 def test_degrade_is_the_same_again_and_different_by_seed_and_patient(tmp_path):

@@ -23,7 +23,7 @@ from medrestore_monai.data import (
 from medrestore_monai.engines.errors import unwrapped
 from medrestore_monai.evaluate.models import Model
 from medrestore_monai.transforms import ToSUVd
-from medrestore_monai.transforms.blur_kernels import gaussian_kernel, linear_motion_kernel, motion_kernel
+from medrestore_monai.transforms.blur.kernels import gaussian_kernel, linear_motion_kernel, motion_kernel
 
 _Layout = Callable[..., list[Item]]
 _PAIRED: dict[str, _Layout] = {

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from medrestore_monai.classical import BASELINES, GRIDS, KNOWN, METHODS, Classical
 from medrestore_monai.inferers import SliceWiseInferer
-from medrestore_monai.transforms.blur_kernels import linear_motion_kernel
+from medrestore_monai.transforms.blur.kernels import linear_motion_kernel
 from medrestore_monai.transforms.mri_kspace import keep_measured_kspace, truncate_kspace
 
 DEFAULTS = {name: values for one in BASELINES.values() for name, values in one.items()}

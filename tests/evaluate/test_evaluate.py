@@ -25,7 +25,7 @@ from medrestore_monai.cli import app
 from medrestore_monai.data import paired_folders
 from medrestore_monai.evaluate import known_psf, parse_contestant
 from medrestore_monai.networks import RestoreRWKV
-from medrestore_monai.transforms.blur_kernels import motion_kernel
+from medrestore_monai.transforms.blur.kernels import motion_kernel
 
 TABLES = ("table.csv", "table.json", "table.md", "slices.csv")
 SIZE = (40, 32)

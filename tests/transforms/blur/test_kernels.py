@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medrestore_monai.transforms.blur_kernels import gaussian_kernel, linear_motion_kernel, motion_kernel
+from medrestore_monai.transforms.blur.kernels import gaussian_kernel, linear_motion_kernel, motion_kernel
 
 ANGLES = [-45.0, -30.0, 0.0, 12.5, 45.0]
 

@@ -1,10 +1,6 @@
-"""Blurs: motion as in MedDeblur, straight uniform motion, and Gaussian.
+"""Motion: as in MedDeblur, and straight.
 
-Images have the shape ``(C, X, Y)`` or ``(C, X, Y, Z)``, in any unit; a volume is blurred slice by slice with the same
-kernel. Beyond its border an image goes on as its mirror image, the outermost pixel not repeated ("reflect"). The
-result has the image's shape, keeps flat areas flat and is not shifted. Where a patch is to look like a part of a
-blurred slice up to its border, blur the slice first, or crop wider. Lengths are in pixels; angles in degrees, from the
-first spatial axis towards the second.
+Lengths are in pixels; angles in degrees, from the first spatial axis towards the second.
 """
 
 from __future__ import annotations
@@ -12,60 +8,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import torch
 from monai.config import KeysCollection
 from torch import Tensor
 
-from medrestore_monai.transforms.blur_kernels import WIDEST, gaussian_kernel, linear_motion_kernel, motion_kernel
-from medrestore_monai.transforms.degradation import Degradation, RandDegradationd, plain_slices, range_of
+from medrestore_monai.transforms.blur.convolution import blur
+from medrestore_monai.transforms.blur.kernels import WIDEST, linear_motion_kernel, motion_kernel
+from medrestore_monai.transforms.degradation import Degradation, RandDegradationd, range_of
 
 __all__ = [
-    "GaussianBlur",
     "LinearMotionBlur",
     "MotionBlur",
-    "RandGaussianBlurd",
     "RandLinearMotionBlurd",
     "RandMotionBlurd",
-    "blur",
-    "gaussian_blur",
     "linear_motion_blur",
     "motion_blur",
 ]
 
 
-def blur(image: Tensor, kernel: np.ndarray) -> Tensor:
-    """Convolve every slice with a kernel.
-
-    The products are added up one kernel pixel after the other, so the result does not depend on the machine or on
-    threads. The kernels here have few pixels that are not 0.
-
-    Args:
-        image: shape ``(C, X, Y)`` or ``(C, X, Y, Z)``.
-        kernel: weights, shape ``(A, B)``, both odd.
-
-    Returns:
-        The blurred image, same shape, float32 (float64 stays).
-
-    Raises:
-        ValueError: the image has another shape, or a side of the kernel is even.
-    """
-    values = plain_slices(image)
-    if kernel.ndim != 2 or not all(side % 2 for side in kernel.shape):
-        raise ValueError(f"kernel must be two-dimensional with odd sides, got the shape {kernel.shape}.")
-    x, y = (_mirrored(size, side // 2) for size, side in zip(values.shape[1:3], kernel.shape, strict=True))
-    padded = values[:, x.to(values.device)][:, :, y.to(values.device)]
-    result = torch.zeros_like(values)
-    for a, b in np.argwhere(kernel).tolist():
-        # a convolution: the kernel is turned around
-        first, second = kernel.shape[0] - 1 - a, kernel.shape[1] - 1 - b
-        window = padded[:, first : first + values.shape[1], second : second + values.shape[2]]
-        result += window * float(kernel[a, b])
-    return result
-
-
 def motion_blur(image: Tensor, length: int, angle: float) -> Tensor:
-    """Blur as algorithm 1 of MedDeblur, see :func:`~medrestore_monai.transforms.blur_kernels.motion_kernel`.
+    """Blur as algorithm 1 of MedDeblur, see :func:`~medrestore_monai.transforms.blur.kernels.motion_kernel`.
 
     Args:
         image: shape ``(C, X, Y)`` or ``(C, X, Y, Z)``.
@@ -76,7 +37,7 @@ def motion_blur(image: Tensor, length: int, angle: float) -> Tensor:
 
 
 def linear_motion_blur(image: Tensor, length: float, angle: float) -> Tensor:
-    """Blur along a straight path, see :func:`~medrestore_monai.transforms.blur_kernels.linear_motion_kernel`.
+    """Blur along a straight path, see :func:`~medrestore_monai.transforms.blur.kernels.linear_motion_kernel`.
 
     Args:
         image: shape ``(C, X, Y)`` or ``(C, X, Y, Z)``.
@@ -84,17 +45,6 @@ def linear_motion_blur(image: Tensor, length: float, angle: float) -> Tensor:
         angle: of the path in degrees; 0 is along the first spatial axis.
     """
     return blur(image, linear_motion_kernel(length, angle))
-
-
-def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
-    """Blur with a Gaussian, cut off at 4 standard deviations.
-
-    Args:
-        image: shape ``(C, X, Y)`` or ``(C, X, Y, Z)``.
-        sigma: standard deviation in pixels; 0 changes nothing.
-    """
-    kernel = gaussian_kernel(sigma)
-    return blur(blur(image, kernel[:, None]), kernel[None, :])
 
 
 @dataclass(frozen=True)
@@ -129,21 +79,6 @@ class LinearMotionBlur(Degradation):
     def __call__(self, image: Tensor) -> Tensor:
         """Return the blurred image."""
         return linear_motion_blur(image, self.length, self.angle)
-
-
-@dataclass(frozen=True)
-class GaussianBlur(Degradation):
-    """One drawn Gaussian blur; see :func:`gaussian_blur`.
-
-    Args:
-        sigma: standard deviation in pixels; 0 changes nothing.
-    """
-
-    sigma: float
-
-    def __call__(self, image: Tensor) -> Tensor:
-        """Return the blurred image."""
-        return gaussian_blur(image, self.sigma)
 
 
 class RandMotionBlurd(RandDegradationd):
@@ -216,42 +151,3 @@ class RandLinearMotionBlurd(RandDegradationd):
     def draw(self) -> LinearMotionBlur:
         """Draw length and angle."""
         return LinearMotionBlur(float(self.R.uniform(*self.length)), float(self.R.uniform(*self.angle)))
-
-
-class RandGaussianBlurd(RandDegradationd):
-    """Gaussian blur of random width; it goes to ``gaussian_blur``.
-
-    The default is for pictures of 28x28 pixels, as those of AFF-UNet-RWKV, which states no values.
-
-    Args:
-        keys: images, shape ``(C, X, Y)`` or ``(C, X, Y, Z)``.
-        sigma: standard deviation in pixels, or a range of it, drawn uniformly.
-        prob: probability to blur at all.
-        allow_missing_keys: as in MONAI.
-
-    Raises:
-        ValueError: for a range that is none.
-    """
-
-    record, unchanged = "gaussian_blur", GaussianBlur(0.0)
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        sigma: float | Sequence[float] = (0.5, 1.5),
-        prob: float = 1.0,
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, prob, allow_missing_keys)
-        self.sigma = range_of("sigma", sigma, 0, WIDEST)
-
-    def draw(self) -> GaussianBlur:
-        """Draw sigma."""
-        return GaussianBlur(float(self.R.uniform(*self.sigma)))
-
-
-def _mirrored(size: int, margin: int) -> Tensor:
-    """Indices of ``size`` pixels and of their mirror images for ``margin`` more at either end, however many."""
-    period = max(2 * (size - 1), 1)
-    index = torch.arange(-margin, size + margin).remainder(period)
-    return torch.minimum(index, period - index) if size > 1 else torch.zeros_like(index)
