@@ -1,6 +1,7 @@
-"""Kernels of the blurs: point symmetric about the middle of an odd square, so that nothing is shifted; of sum 1.
+"""Kernels of the blurs: of sum 1, with their center of mass in the middle of an odd square, so that nothing is shifted.
 
-Lengths are in pixels. Angles are in degrees, from the first spatial axis towards the second.
+All but the one of a bent path are point symmetric. Lengths are in pixels. Angles are in degrees, from the first spatial
+axis towards the second.
 """
 
 from __future__ import annotations
@@ -9,10 +10,23 @@ import math
 
 import numpy as np
 
-__all__ = ["WIDEST", "gaussian_kernel", "linear_motion_kernel", "motion_kernel"]
+__all__ = [
+    "SHARPEST",
+    "WIDEST",
+    "anisotropic_gaussian_kernel",
+    "bent_path",
+    "disk_kernel",
+    "gaussian_kernel",
+    "linear_motion_kernel",
+    "motion_kernel",
+    "path_kernel",
+]
 
 _NEGLIGIBLE = 1e-9  # weights below are left out: what rounding leaves of a corner that is just touched
 _REACH = 4.0  # standard deviations
+_TURNS = 8  # pieces of a bent path with a curvature of their own
+_STEPS = 16  # points of a path per pixel of its length
+SHARPEST = 0.5  # pixels, of a Gaussian along two axes: narrower ones cannot be sampled at any angle
 WIDEST = 1000  # pixels, of length and sigma: far beyond any blur, and a bound for time and memory
 
 
@@ -104,6 +118,126 @@ def gaussian_kernel(sigma: float) -> np.ndarray:
         return np.ones(1)
     weights: np.ndarray = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     return weights / weights.sum()
+
+
+def anisotropic_gaussian_kernel(sigma_along: float, sigma_across: float, angle: float) -> np.ndarray:
+    """Sampled Gaussian of two widths, cut off at 4 standard deviations of the wider one.
+
+    Args:
+        sigma_along: standard deviation in pixels in the direction of ``angle``, 0.5 to 1000; 0 for both changes
+            nothing.
+        sigma_across: the same at a right angle to it.
+        angle: in degrees; 0 is along the first spatial axis, 90 along the second.
+
+    Returns:
+        Weights, float64, shape ``(2 * reach + 1, 2 * reach + 1)`` with ``reach = round(4 * max(sigmas))``.
+
+    Raises:
+        ValueError: a standard deviation is out of range, or the angle not finite.
+    """
+    sigmas = (sigma_along, sigma_across)
+    if not (all(SHARPEST <= one <= WIDEST for one in sigmas) or sigmas == (0, 0)) or not math.isfinite(angle):
+        raise ValueError(
+            f"sigma_along and sigma_across must be {SHARPEST} to {WIDEST} pixels, or 0 both, got {sigma_along} and "
+            f"{sigma_across} at {angle} degrees."
+        )
+    if sigmas == (0, 0):
+        return np.ones((1, 1))
+    reach = int(_REACH * max(sigmas) + 0.5)
+    x: np.ndarray = np.arange(-reach, reach + 1)
+    cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    along, across = cosine * x[:, None] + sine * x[None, :], cosine * x[None, :] - sine * x[:, None]
+    square = (along / sigma_along) ** 2 + (across / sigma_across) ** 2
+    return _normalized(np.exp(-square / 2))
+
+
+def disk_kernel(radius: float) -> np.ndarray:
+    """Defocus of a lens with a round aperture: a uniform disk, each pixel weighted by the part of it that is covered.
+
+    Args:
+        radius: in pixels, 0 to 1000; up to 0.5 the disk lies in one pixel and changes nothing.
+
+    Returns:
+        Weights, float64, an odd square that holds the disk.
+
+    Raises:
+        ValueError: the radius is out of range.
+    """
+    if not 0 <= radius <= WIDEST:
+        raise ValueError(f"radius must be 0 to {WIDEST} pixels, got {radius}.")
+    half = math.ceil(max(radius - 0.5, 0))
+    if half == 0:
+        return np.ones((1, 1))
+    edges = np.arange(-half, half + 2) - 0.5
+    corner = _quarter_disk(np.abs(edges)[:, None], np.abs(edges)[None, :], radius)
+    area = corner * np.sign(edges)[:, None] * np.sign(edges)[None, :]  # of the disk between the middle and a corner
+    return _normalized(np.diff(np.diff(area, axis=0), axis=1))
+
+
+def bent_path(length: float, bend: float, angle: float, seed: int) -> np.ndarray:
+    """Draw a smooth path of constant speed: its direction is a random walk, so its curvature changes along the way.
+
+    Args:
+        length: along the path, in pixels, 0 to 1000.
+        bend: root mean square of the direction about its mean, in degrees, 0 to 180; 0 is straight.
+        angle: mean direction in degrees; 0 is along the first spatial axis, 90 along the second.
+        seed: of the random walk.
+
+    Returns:
+        Points at equal distances with their center of mass at 0, in pixels, shape ``(N, 2)``.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+    if not 0 <= length <= WIDEST:
+        raise ValueError(f"length must be 0 to {WIDEST} pixels, got {length}.")
+    if not 0 <= bend <= 180 or not math.isfinite(angle):
+        raise ValueError(f"bend must be 0 to 180 degrees and angle finite, got {bend} and {angle}.")
+    count = math.ceil(_STEPS * length) + 1
+    walk: np.ndarray = np.cumsum(np.random.RandomState(seed).normal(size=_TURNS + 1))
+    turned = np.interp((np.arange(count) + 0.5) * _TURNS / count, np.arange(_TURNS + 1), walk)
+    turned -= turned.mean()
+    spread = math.sqrt(np.mean(turned**2))
+    direction = np.radians(angle + (turned * bend / spread if spread > 0 else turned))
+    steps = np.stack([np.cos(direction), np.sin(direction)], axis=1) * (length / count)
+    path: np.ndarray = np.cumsum(steps, axis=0)
+    return path - path.mean(axis=0)
+
+
+def path_kernel(path: np.ndarray) -> np.ndarray:
+    """Motion along any path: each point adds the same weight, shared by the four pixels around it (bilinear).
+
+    Args:
+        path: points in pixels, one for each equal interval of time, shape ``(N, 2)``; (0, 0) is the middle of the
+            middle pixel.
+
+    Returns:
+        Weights, float64, an odd square that holds the path. Its center of mass is that of the path.
+
+    Raises:
+        ValueError: the path has another shape, or leaves 1000 pixels.
+    """
+    if path.ndim != 2 or path.shape[1] != 2 or not len(path) or not np.abs(path).max() <= WIDEST:
+        raise ValueError(f"path must be points (N, 2) within {WIDEST} pixels, got the shape {path.shape}.")
+    half = math.ceil(np.abs(path).max())
+    corner = np.floor(path).astype(int)
+    share = path - corner
+    kernel = np.zeros((2 * half + 2, 2 * half + 2))  # one more for shares of 0
+    for x in (0, 1):
+        for y in (0, 1):
+            weight = np.abs(1 - x - share[:, 0]) * np.abs(1 - y - share[:, 1])
+            np.add.at(kernel, (corner[:, 0] + half + x, corner[:, 1] + half + y), weight)
+    whole: np.ndarray = kernel[:-1, :-1] / len(path)
+    return whole
+
+
+def _quarter_disk(x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
+    """Area of a disk about 0 within the rectangle from 0 to ``(x, y)``, both not negative."""
+    x, y = np.minimum(x, radius), np.minimum(y, radius)
+    bound = np.minimum(np.sqrt(radius**2 - y**2), x)  # up to here the rectangle is filled, from here the circle bounds
+    below_arc = [(t * np.sqrt(radius**2 - t**2) + radius**2 * np.arcsin(t / radius)) / 2 for t in (bound, x)]
+    area: np.ndarray = y * bound + below_arc[1] - below_arc[0]
+    return area
 
 
 def _normalized(kernel: np.ndarray) -> np.ndarray:

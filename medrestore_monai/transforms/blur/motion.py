@@ -1,4 +1,4 @@
-"""Motion: as in MedDeblur, and straight.
+"""Motion: as in MedDeblur, straight, and along a bent path.
 
 Lengths are in pixels; angles in degrees, from the first spatial axis towards the second.
 """
@@ -12,14 +12,23 @@ from monai.config import KeysCollection
 from torch import Tensor
 
 from medrestore_monai.transforms.blur.convolution import blur
-from medrestore_monai.transforms.blur.kernels import WIDEST, linear_motion_kernel, motion_kernel
+from medrestore_monai.transforms.blur.kernels import (
+    WIDEST,
+    bent_path,
+    linear_motion_kernel,
+    motion_kernel,
+    path_kernel,
+)
 from medrestore_monai.transforms.degradation import Degradation, RandDegradationd, range_of
 
 __all__ = [
+    "BentMotionBlur",
     "LinearMotionBlur",
     "MotionBlur",
+    "RandBentMotionBlurd",
     "RandLinearMotionBlurd",
     "RandMotionBlurd",
+    "bent_motion_blur",
     "linear_motion_blur",
     "motion_blur",
 ]
@@ -45,6 +54,19 @@ def linear_motion_blur(image: Tensor, length: float, angle: float) -> Tensor:
         angle: of the path in degrees; 0 is along the first spatial axis.
     """
     return blur(image, linear_motion_kernel(length, angle))
+
+
+def bent_motion_blur(image: Tensor, length: float, bend: float, angle: float, seed: int) -> Tensor:
+    """Blur along a bent path, see :func:`~medrestore_monai.transforms.blur.kernels.bent_path`.
+
+    Args:
+        image: shape ``(C, X, Y)`` or ``(C, X, Y, Z)``.
+        length: along the path, in pixels; 0 changes nothing.
+        bend: root mean square of the direction about its mean, in degrees, 0 to 180; 0 is straight.
+        angle: mean direction in degrees; 0 is along the first spatial axis.
+        seed: of the path's shape.
+    """
+    return blur(image, path_kernel(bent_path(length, bend, angle, seed)))
 
 
 @dataclass(frozen=True)
@@ -79,6 +101,27 @@ class LinearMotionBlur(Degradation):
     def __call__(self, image: Tensor) -> Tensor:
         """Return the blurred image."""
         return linear_motion_blur(image, self.length, self.angle)
+
+
+@dataclass(frozen=True)
+class BentMotionBlur(Degradation):
+    """One drawn motion along a bent path; see :func:`bent_motion_blur`.
+
+    Args:
+        length: along the path, in pixels; 0 changes nothing.
+        bend: root mean square of the direction about its mean, in degrees.
+        angle: mean direction in degrees.
+        seed: of the path's shape.
+    """
+
+    length: float
+    bend: float = 0.0
+    angle: float = 0.0
+    seed: int = 0
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Return the blurred image."""
+        return bent_motion_blur(image, self.length, self.bend, self.angle, self.seed)
 
 
 class RandMotionBlurd(RandDegradationd):
@@ -151,3 +194,42 @@ class RandLinearMotionBlurd(RandDegradationd):
     def draw(self) -> LinearMotionBlur:
         """Draw length and angle."""
         return LinearMotionBlur(float(self.R.uniform(*self.length)), float(self.R.uniform(*self.angle)))
+
+
+class RandBentMotionBlurd(RandDegradationd):
+    """Motion along a bent path of random length, direction and shape; the values go to ``bent_motion_blur``.
+
+    It is how a camera shakes, or a patient moves while a picture is taken.
+
+    Args:
+        keys: images, shape ``(C, X, Y)`` or ``(C, X, Y, Z)``.
+        length: along the path, in pixels, or a range of it, drawn uniformly.
+        bend: root mean square of the direction about its mean, in degrees, or a range of it within 0 to 180, drawn
+            uniformly.
+        angle: mean direction in degrees, or a range of it, drawn uniformly.
+        prob: probability to blur at all.
+        allow_missing_keys: as in MONAI.
+
+    Raises:
+        ValueError: if a range is invalid.
+    """
+
+    record, unchanged = "bent_motion_blur", BentMotionBlur(0.0)
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        length: float | Sequence[float] = (3.0, 31.0),
+        bend: float | Sequence[float] = (15.0, 75.0),
+        angle: float | Sequence[float] = (0.0, 360.0),
+        prob: float = 1.0,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, prob, allow_missing_keys)
+        self.length, self.angle = range_of("length", length, 0, WIDEST), range_of("angle", angle, -360, 360)
+        self.bend = range_of("bend", bend, 0, 180)
+
+    def draw(self) -> BentMotionBlur:
+        """Draw length, bend, angle and shape."""
+        length, bend, angle = (float(self.R.uniform(*ends)) for ends in (self.length, self.bend, self.angle))
+        return BentMotionBlur(length, bend, angle, int(self.R.randint(2**31 - 1)))

@@ -10,6 +10,9 @@ from medrestore_monai.transforms import (
     RandMotionBlurd,
     RandSensorNoised,
     SensorNoise,
+    anisotropic_gaussian_blur,
+    bent_motion_blur,
+    defocus_blur,
     gaussian_blur,
     linear_motion_blur,
     motion_blur,
@@ -35,7 +38,29 @@ def test_gaussian_blur_is_that_of_scipy(sigma):
     assert_close(gaussian_blur(torch.from_numpy(image), sigma).numpy(), expected)
 
 
-@pytest.mark.parametrize("degrade", [lambda i: motion_blur(i, 30, 20.0), lambda i: linear_motion_blur(i, 7.5, 100.0)])
+@pytest.mark.parametrize("shape", [(31, 44), (7, 5), (1, 9), (40, 33, 3)])  # also smaller than the kernel
+def test_kernels_of_many_pixels_are_applied_by_fft(shape):
+    random = np.random.RandomState(0)
+    image, kernel = random.rand(2, *shape), random.rand(19, 17)
+    kernels = kernel if len(shape) == 2 else kernel[..., None]
+    expected = [ndimage.convolve(channel, kernels, mode="mirror") for channel in image]
+    assert_close(blur(torch.from_numpy(image), kernel).numpy(), np.stack(expected))
+    single = blur(torch.from_numpy(image).float(), kernel)
+    assert single.dtype == torch.float32
+    assert_close(single.double().numpy(), np.stack(expected), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "degrade",
+    [
+        lambda i: motion_blur(i, 30, 20.0),
+        lambda i: linear_motion_blur(i, 7.5, 100.0),
+        lambda i: bent_motion_blur(i, 20.0, 50.0, 70.0, 3),
+        lambda i: defocus_blur(i, 3.3),
+        lambda i: defocus_blur(i, 12.5),
+        lambda i: anisotropic_gaussian_blur(i, 4.0, 1.0, 20.0),
+    ],
+)
 def test_a_blur_keeps_level_and_place(degrade):
     assert_close(degrade(torch.full((1, 40, 33), -1000.0)), torch.full((1, 40, 33), -1000.0))
     point = torch.zeros(1, 101, 101)
