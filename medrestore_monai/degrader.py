@@ -17,7 +17,15 @@ from medrestore_monai.data import LoadImageOrSeriesd, SaveLikeSourced, plan_outp
 from medrestore_monai.dicom import Derivation
 from medrestore_monai.engines.errors import unwrapped
 from medrestore_monai.intensity import NOT_YET_SUV
-from medrestore_monai.transforms.blur import RandGaussianBlurd, RandLinearMotionBlurd, RandMotionBlurd
+from medrestore_monai.transforms.blur import (
+    RandAnisotropicGaussianBlurd,
+    RandBentMotionBlurd,
+    RandDefocusBlurd,
+    RandGaussianBlurd,
+    RandLinearMotionBlurd,
+    RandMotionBlurd,
+    RandVaryingBlurd,
+)
 from medrestore_monai.transforms.ct.low_dose import CTLowDose
 from medrestore_monai.transforms.ct.noise import NoFlatTissueError
 from medrestore_monai.transforms.ct.noise_measure import typical_noise
@@ -82,16 +90,13 @@ def _pet_low_count(seed: int, drf: float, suv_factor: float, axial_width: float)
     return Compose([to_suv, PETLowCountd("image", drf, axial_width=axial_width, seed=seed), back])
 
 
-def _motion_blur(seed: int, length: Any, angle: Any, noise_std: float) -> Transformation:
-    return _blurred_and_noisy(RandMotionBlurd("image", length, angle), seed, noise_std)
+def _blur(kind: type[RandDegradationd]) -> Callable[..., Transformation]:
+    """Return what builds equation 1 of MedDeblur: all slices blurred alike, plus the noise of the sensor."""
 
+    def make(seed: int, noise_std: float, **ranges: Any) -> Transformation:
+        return Compose([_same_for_all_slices(kind("image", **ranges), seed), _noise(seed, noise_std)])
 
-def _linear_motion_blur(seed: int, length: Any, angle: Any, noise_std: float) -> Transformation:
-    return _blurred_and_noisy(RandLinearMotionBlurd("image", length, angle), seed, noise_std)
-
-
-def _gaussian_blur(seed: int, sigma: Any, noise_std: float) -> Transformation:
-    return _blurred_and_noisy(RandGaussianBlurd("image", sigma), seed, noise_std)
+    return make
 
 
 def _sensor_noise(seed: int, noise_std: float | None) -> Transformation:
@@ -108,11 +113,6 @@ def _jpeg(seed: int, quality: Any, lower: float | None, upper: float | None) -> 
     if lower is None or upper is None:
         raise ValueError("task jpeg needs lower and upper together.")
     return _same_for_all_slices(RandJPEGd("image", quality, lower, upper), seed)
-
-
-def _blurred_and_noisy(blur: RandDegradationd, seed: int, noise_std: float) -> Transformation:
-    """Equation 1 of MedDeblur: the blurred image plus the noise of the sensor."""
-    return Compose([_same_for_all_slices(blur, seed), _noise(seed, noise_std)])
 
 
 def _noise(seed: int, std: float) -> FixedDegradationd:
@@ -132,14 +132,28 @@ TASKS = {
         "simulated low count", {"drf": 12.0, "suv_factor": None, "axial_width": 5.0}, _pet_low_count, "PT"
     ),
     "motion_blur": Task(
-        "simulated motion blur", {"length": (20, 45), "angle": (-45.0, 45.0), "noise_std": 0.0}, _motion_blur
+        "simulated motion blur",
+        {"length": (20, 45), "angle": (-45.0, 45.0), "noise_std": 0.0},
+        _blur(RandMotionBlurd),
     ),
     "linear_motion_blur": Task(
         "simulated straight motion",
         {"length": (3.0, 9.0), "angle": (0.0, 180.0), "noise_std": 0.0},
-        _linear_motion_blur,
+        _blur(RandLinearMotionBlurd),
     ),
-    "gaussian_blur": Task("simulated Gaussian blur", {"sigma": (0.5, 1.5), "noise_std": 0.0}, _gaussian_blur),
+    "bent_motion_blur": Task(
+        "simulated bent motion",
+        {"length": (3.0, 31.0), "bend": (15.0, 75.0), "angle": (0.0, 360.0), "noise_std": 0.0},
+        _blur(RandBentMotionBlurd),
+    ),
+    "gaussian_blur": Task("simulated Gaussian blur", {"sigma": (0.5, 1.5), "noise_std": 0.0}, _blur(RandGaussianBlurd)),
+    "anisotropic_gaussian_blur": Task(
+        "simulated anisotropic blur",
+        {"sigma_along": (0.5, 5.0), "sigma_across": (0.5, 5.0), "angle": (0.0, 180.0), "noise_std": 0.0},
+        _blur(RandAnisotropicGaussianBlurd),
+    ),
+    "defocus_blur": Task("simulated defocus", {"radius": (1.5, 15.5), "noise_std": 0.0}, _blur(RandDefocusBlurd)),
+    "varying_blur": Task("simulated varying blur", {"width": (3.0, 31.0), "noise_std": 0.0}, _blur(RandVaryingBlurd)),
     "sensor_noise": Task("simulated sensor noise", {"noise_std": None}, _sensor_noise),
     "down_sampling": Task("simulated down-sampling", {"factor": (2, 4)}, _down_sampling),
     "jpeg": Task("simulated JPEG", {"quality": (20, 80), "lower": None, "upper": None}, _jpeg),
@@ -176,8 +190,9 @@ def degrade(
             ``fraction``: of the lines of k-space that are kept; ``drf``: dose reduction factor; ``axial_width``: full
             width at half maximum in mm of the filter that correlates the noise of neighboring slices, in [0, 100], by
             the distance of the slices; ``suv_factor``: SUV per unit of the image, by default the header's, and 1 for
-            files without a unit; ``length`` and ``sigma``: pixels; ``angle``: degrees, from the first spatial axis
-            towards the second; ``noise_std``: in the unit of the image; ``factor``: pixels that become one, along each
+            files without a unit; ``length``, ``sigma``, ``sigma_along``, ``sigma_across``, ``radius``, ``width``:
+            pixels; ``angle``, ``bend``: degrees, from the first spatial axis towards the second; ``noise_std``: in the
+            unit of the image; ``factor``: pixels that become one, along each
             axis; ``quality``: of JPEG, whose 0 and 255 are ``lower`` and ``upper``, in the unit of the image (by
             default the range of the integers of a picture, else the image's own extremes).
 

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import fields
 
 import nibabel as nib
 import numpy as np
@@ -15,10 +16,18 @@ from scipy import ndimage
 from skimage import data
 from typer.testing import CliRunner
 
-from medrestore_monai.cli.main import DEGRADATIONS, app
+from medrestore_monai.cli import app
+from medrestore_monai.cli.degrade import DEGRADATIONS
 from medrestore_monai.degrader import TASKS, check_task, degrade
 from medrestore_monai.dicom import read_series
-from medrestore_monai.transforms import MotionBlur, truncate_kspace
+from medrestore_monai.transforms import (
+    AnisotropicGaussianBlur,
+    BentMotionBlur,
+    DefocusBlur,
+    MotionBlur,
+    VaryingBlur,
+    truncate_kspace,
+)
 from medrestore_monai.transforms.axial_noise import axial_weights, correlation_of
 from medrestore_monai.transforms.blur.kernels import motion_kernel
 
@@ -109,6 +118,30 @@ def test_a_series_is_blurred_by_one_kernel_and_its_header_tells_which(tmp_path):
     assert "simulated motion blur" in header.SeriesDescription
 
 
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        ("bent_motion_blur", BentMotionBlur),
+        ("anisotropic_gaussian_blur", AnisotropicGaussianBlur),
+        ("defocus_blur", DefocusBlur),
+        ("varying_blur", VaryingBlur),
+    ],
+)
+def test_the_other_blurs_are_drawn_by_name_and_seed_alike_in_all_slices(tmp_path, task, expected):
+    volume = np.random.RandomState(0).rand(41, 38, 2).astype(np.float32)
+    nib.save(nib.Nifti1Image(volume[..., [0, 1, 0]], np.eye(4)), tmp_path / "a.nii.gz")
+    (one,), (again,), (other,) = (
+        degrade(tmp_path / "a.nii.gz", tmp_path / f"{name}.nii.gz", task, seed=seed)
+        for name, seed in (("one", 1), ("again", 1), ("other", 2))
+    )
+    assert one.parameters == again.parameters != other.parameters
+    assert one.parameters.keys() <= {field.name for field in fields(expected)} | {"noise_std"}
+    written = nib.load(one.output).get_fdata()
+    np.testing.assert_array_equal(written, nib.load(again.output).get_fdata())
+    np.testing.assert_array_equal(written[..., 0], written[..., 2])
+    assert written.std() < 0.8 * volume.std()
+
+
 def test_given_values_are_used_and_the_others_drawn_by_name_and_seed(tmp_path):
     for name in "ab":
         np.save(tmp_path / f"{name}.npy", ct_volume(1, (40, 30))[..., 0])
@@ -190,6 +223,10 @@ def test_a_nifti_volume_gets_new_noise_in_every_slice(tmp_path):
         ("motion_blur", {"noise_std": 2.0}),
         ("linear_motion_blur", {"length": 5, "angle": 30}),
         ("gaussian_blur", {"sigma": 1}),
+        ("bent_motion_blur", {"length": 9, "bend": 40}),
+        ("anisotropic_gaussian_blur", {"sigma_along": 2, "sigma_across": 0.7, "angle": 30}),
+        ("defocus_blur", {"radius": 2.5}),
+        ("varying_blur", {"width": 9, "noise_std": 1.0}),
         ("sensor_noise", {"noise_std": 3}),
         ("down_sampling", {"factor": 3}),
         ("jpeg", {"quality": 20}),
@@ -235,6 +272,11 @@ def test_jpeg_spans_the_extremes_of_other_images(tmp_path):
         ("motion_blur", {"noise_std": -1}, "std must be"),
         ("linear_motion_blur", {"length": 0.5}, "length must be"),
         ("gaussian_blur", {"sigma": float("inf")}, "sigma must be"),
+        ("bent_motion_blur", {"bend": 200}, "bend must be"),
+        ("anisotropic_gaussian_blur", {"sigma_across": 0.1}, "sigma_across must be"),
+        ("anisotropic_gaussian_blur", {"sigma": 1}, "takes sigma_along, sigma_across, angle, noise_std"),
+        ("defocus_blur", {"radius": -1}, "radius must be"),
+        ("varying_blur", {"width": 0.5}, "width must be"),
         ("down_sampling", {"factor": 0}, "factor must be"),
     ],
 )

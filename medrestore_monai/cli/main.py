@@ -12,24 +12,17 @@ from rich.table import Table
 
 from medrestore_monai import __version__
 from medrestore_monai.cli.bundles import bundles_app
+from medrestore_monai.cli.degrade import degrade
 from medrestore_monai.cli.options import (
     GapsOption,
     HUOffsetOption,
-    InputArgument,
-    OutputOption,
     OverwriteOption,
-    SeriesOption,
     TrustOption,
     check_source,
     refuse_own_options,
 )
-from medrestore_monai.cli.output import EVALUATE_FLAGS, RESEARCH, USAGE, console, errors, printable, reported
+from medrestore_monai.cli.output import EVALUATE_FLAGS, RESEARCH, USAGE, console, errors, reported
 from medrestore_monai.cli.restore import restore
-
-DEGRADATIONS = (
-    "ct_low_dose, mri_kspace, pet_low_count, motion_blur, linear_motion_blur, gaussian_blur, sensor_noise, "
-    "down_sampling, jpeg"
-)
 
 app = typer.Typer(
     help="Restore medical images: DICOM, NIfTI, PNG, JPEG or TIFF in, the same kind out, same units and geometry. "
@@ -42,6 +35,7 @@ app = typer.Typer(
 app.add_typer(bundles_app, name="bundles")
 
 app.command()(restore)
+app.command()(degrade)
 
 
 @app.callback()
@@ -49,101 +43,6 @@ def _clean_up_when_terminated() -> None:
     """Turn SIGTERM into an exit that takes temporary folders along, as Ctrl-C does."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-
-
-@app.command()
-def degrade(
-    source: InputArgument,
-    output: OutputOption,
-    task: Annotated[str, typer.Option(help=f"What to simulate: {DEGRADATIONS}.")] = "ct_low_dose",
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same images.")] = 0,
-    dose: Annotated[
-        float | None, typer.Option(help="ct_low_dose: fraction of the source's dose, in (0, 1]; 0.25 if not given.")
-    ] = None,
-    exact: Annotated[
-        bool, typer.Option("--exact", help="ct_low_dose: ray by ray, about 10 s a slice, not the fast method.")
-    ] = False,
-    axial_correlation: Annotated[
-        float | None,
-        typer.Option(help="ct_low_dose: of the noise of neighboring slices, 0..0.95; 0.3 if not given, 0 if exact."),
-    ] = None,
-    fraction: Annotated[
-        float | None, typer.Option(help="mri_kspace: part of the lines kept along each axis; 0.25 if not given.")
-    ] = None,
-    drf: Annotated[
-        float | None, typer.Option(help="pet_low_count: dose reduction factor, at least 1; 12 if not given.")
-    ] = None,
-    suv_factor: Annotated[
-        float | None, typer.Option(help="pet_low_count: SUV per unit of INPUT, instead of the header's; 1 for files.")
-    ] = None,
-    axial_width: Annotated[
-        float | None,
-        typer.Option(
-            help="pet_low_count: width in mm of the filter along the axis that correlates the noise of neighboring "
-            "slices, 0 for none; 5 if not given."
-        ),
-    ] = None,
-    length: Annotated[
-        float | None,
-        typer.Option(
-            help="motion_blur: side of the kernel in pixels, else drawn from 20..45. linear_motion_blur: 3..9."
-        ),
-    ] = None,
-    angle: Annotated[
-        float | None,
-        typer.Option(help="motion_blur: degrees, else drawn from -45..45. linear_motion_blur: 0..180, 0 is along X."),
-    ] = None,
-    sigma: Annotated[
-        float | None, typer.Option(help="gaussian_blur: standard deviation in pixels, else drawn from 0.5..1.5.")
-    ] = None,
-    noise_std: Annotated[
-        float | None,
-        typer.Option(
-            help="sensor_noise, and behind a blur: standard deviation in the unit of INPUT (HU, gray levels)."
-        ),
-    ] = None,
-    factor: Annotated[
-        int | None, typer.Option(help="down_sampling: pixels along each axis that become one, else drawn from 2..4.")
-    ] = None,
-    quality: Annotated[int | None, typer.Option(help="jpeg: 1..100, else drawn from 20..80.")] = None,
-    lower: Annotated[
-        float | None, typer.Option(help="jpeg: value of INPUT that becomes 0; by default the least there can be.")
-    ] = None,
-    upper: Annotated[
-        float | None, typer.Option(help="jpeg: value of INPUT that becomes 255; by default the greatest.")
-    ] = None,
-    hu_offset: HUOffsetOption = None,
-    series: SeriesOption = None,
-    allow_gaps: GapsOption = False,
-    overwrite: OverwriteOption = False,
-) -> None:
-    """Simulate a degraded scan of clean images, to test a restoration against a known truth.
-
-    What is not given is drawn for each image, from its name and the seed, and printed; a DICOM header tells it too.
-
-    Examples:
-      medrestore degrade scans/abdomen -o quarter_dose --task ct_low_dose --dose 0.25 --seed 1
-
-      medrestore degrade brain.nii.gz -o coarse.nii.gz --task mri_kspace --fraction 0.25
-
-      medrestore degrade chest.png -o moved.png --task motion_blur --length 30 --angle -20 --noise-std 2
-    """
-    check_source(source)
-    settings = {"dose": dose, "exact": exact or None, "fraction": fraction, "length": length, "angle": angle}
-    settings |= {"drf": drf, "suv_factor": suv_factor, "sigma": sigma, "noise_std": noise_std, "factor": factor}
-    settings |= {"quality": quality, "lower": lower, "upper": upper}
-    settings |= {"axial_correlation": axial_correlation, "axial_width": axial_width}
-    options = {name: value for name, value in settings.items() if value is not None}
-    with reported(USAGE):
-        from medrestore_monai.degrader import check_hu_offset, check_task
-        from medrestore_monai.degrader import degrade as run
-
-        check_task(task, options)
-        check_hu_offset(task, hu_offset)
-    with reported():
-        for done in run(source, output, task, seed, series or "", allow_gaps, overwrite, True, hu_offset, **options):
-            values = ", ".join(f"{name} {value}" for name, value in done.parameters.items())
-            console.print(printable(f"simulated: {done.output} ({task}: {values})"), soft_wrap=True, markup=False)
 
 
 @app.command()
