@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -111,6 +112,56 @@ def test_the_overlay_for_a_cpu_trains(bundle, tmp_path):
     assert json.loads((tmp_path / "out" / "model.json").read_text())["PSNR"] > 10
     network = TINY[bundle.name][0](**TINY[bundle.name][1])
     network.load_state_dict(torch.load(tmp_path / "out" / "model.pt", weights_only=True))
+
+
+BLURS = ["linear_motion_blur", "bent_motion_blur", "gaussian_blur"]
+BLURS += ["anisotropic_gaussian_blur", "defocus_blur", "varying_blur"]
+
+
+@pytest.mark.slow
+def test_the_overlay_for_all_blurs_starts_from_the_weights_and_keeps_their_moving_average(bundle, tmp_path):
+    write_clean(tmp_path / "data")
+    quick = {"max_epochs": 1, "epoch_length": 2, "val_interval": 1, "batch_size": 2, "crop_size": [64, 64]}
+    places = {"dataset_dir": str(tmp_path / "data"), "output_dir": str(tmp_path / "out"), "patch_size": [32, 32]}
+    start = {"first_bundle": str(bundle), "validation_size": [40, 40], "scheduler#warmup_steps": 1}
+    parser = parsed(bundle, "train", "train_cpu", "train_blur", **quick, **places, **start)
+    try:
+        parser.get_parsed_content("initialize")
+        network = parser.get_parsed_content("network")
+        shipped = torch.load(bundle / "models" / "model.pt", weights_only=True)
+        assert all(torch.equal(value, shipped[name]) for name, value in network.state_dict().items())
+        assert all(item["image"].shape == (3, 32, 32) for item in parser.get_parsed_content("train#dataset"))
+        parser.get_parsed_content("run")
+    finally:
+        monai.data.set_track_meta(True)
+        monai.utils.set_determinism(None)
+    saved = torch.load(tmp_path / "out" / "model.pt", weights_only=True)
+    trained = network.state_dict()
+    moved = [name for name in saved if not torch.equal(trained[name], shipped[name])]
+    assert moved
+    for name in moved:  # the average of two steps of momentum 0.001 has hardly left the start
+        far, near = (trained[name] - shipped[name]).abs().max(), (saved[name] - shipped[name]).abs().max()
+        assert near <= 0.01 * far or name.endswith("num_batches_tracked")
+    assert math.isfinite(json.loads((tmp_path / "out" / "model.json").read_text())["PSNR"])
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_all_blurs_are_drawn_with_noise_and_compressed_in_part(name, tmp_path):
+    parser = parsed(BUNDLES / name, "train", "train_cpu", "train_blur")
+    blur = parser.get_parsed_content("blur").set_random_state(0)
+    drawn = [blur({"image": torch.full((3, 8, 8), 100.0)}) for _ in range(200)]
+    counts = {record: sum(record in item for item in drawn) for record in BLURS}
+    assert sum(counts.values()) == 200
+    for record, share in zip(BLURS, parser.get("shares"), strict=True):
+        assert counts[record] == pytest.approx(200 * share, abs=20)
+    assert {item["jpeg"]["quality"] == 0 for item in drawn} == {True, False}
+    assert all(item["jpeg"]["quality"] == 0 or 60 <= item["jpeg"]["quality"] <= 95 for item in drawn)
+    assert all(0 <= item["sensor_noise"]["std"] <= 4 for item in drawn)
+    # what is cut off after the blur is as wide as what a kernel reaches over the border
+    margin = (parser.get("crop_size")[0] - parser.get("patch_size")[0]) // 2
+    assert margin >= max(parser.get("length")[1], parser.get("width")[1]) / 2
+    assert margin >= parser.get("radius")[1]
+    assert parser.get("patch_size") == [128, 128]
 
 
 @pytest.mark.parametrize("overlay", ["unet", "srn"])
