@@ -29,11 +29,12 @@ from medrestore_monai.transforms.blur import (
 from medrestore_monai.transforms.ct.low_dose import CTLowDose
 from medrestore_monai.transforms.ct.noise import NoFlatTissueError
 from medrestore_monai.transforms.ct.noise_measure import typical_noise
+from medrestore_monai.transforms.ct.simulate import SimulateCTLowDosed
 from medrestore_monai.transforms.degradation import RandDegradationd
-from medrestore_monai.transforms.fixed import CTLowDosed, FixedDegradationd
+from medrestore_monai.transforms.fixed import FixedDegradationd
 from medrestore_monai.transforms.jpeg import RandJPEGd
 from medrestore_monai.transforms.mri_kspace import KSpaceTruncationd
-from medrestore_monai.transforms.pet.fixed import PETLowCountd
+from medrestore_monai.transforms.pet.simulate import SimulatePETLowCountd
 from medrestore_monai.transforms.resolution import RandDownSamplingd
 from medrestore_monai.transforms.sensor_noise import RandSensorNoised
 
@@ -75,7 +76,8 @@ def _ct_low_dose(seed: int, dose: float, exact: bool, axial_correlation: float) 
         raise ValueError(f"dose must be a fraction in (0, 1], got {dose}.")
     if exact and axial_correlation:
         raise ValueError("exact slices are independent: leave axial_correlation out, or exact.")
-    return CTLowDosed("image", dose=dose, axial_correlation=axial_correlation, seed=seed, exact=exact)
+    simulate = SimulateCTLowDosed("image", dose=dose, axial_correlation=axial_correlation, exact=exact)
+    return FixedDegradationd(simulate, seed)
 
 
 def _mri_kspace(seed: int, fraction: float) -> Transformation:
@@ -87,7 +89,8 @@ def _pet_low_count(seed: int, drf: float, suv_factor: float, axial_width: float)
         raise ValueError(f"suv_factor must be above 0, got {suv_factor}.")
     to_suv = Lambdad("image", lambda image: image * suv_factor)
     back = Lambdad("image", lambda image: image / suv_factor)
-    return Compose([to_suv, PETLowCountd("image", drf, axial_width=axial_width, seed=seed), back])
+    low_count = FixedDegradationd(SimulatePETLowCountd("image", drf, axial_width=axial_width), seed)
+    return Compose([to_suv, low_count, back])
 
 
 def _blur(kind: type[RandDegradationd]) -> Callable[..., Transformation]:
@@ -116,11 +119,11 @@ def _jpeg(seed: int, quality: Any, lower: float | None, upper: float | None) -> 
 
 
 def _noise(seed: int, std: float) -> FixedDegradationd:
-    return FixedDegradationd(RandSensorNoised("image", std), seed, ("name", "slice"))
+    return FixedDegradationd(RandSensorNoised("image", std), seed, "name")
 
 
 def _same_for_all_slices(transform: RandDegradationd, seed: int) -> FixedDegradationd:
-    return FixedDegradationd(transform, seed, ("name",))
+    return FixedDegradationd(transform, seed, "name", per_slice=False)
 
 
 TASKS = {
@@ -185,7 +188,7 @@ def degrade(
         progress: show a progress bar over slices on the standard error stream.
         hu_offset: of CT, see :class:`~medrestore_monai.data.LoadImageOrSeriesd`.
         options: those of the task; ranges and other defaults are in :data:`TASKS`. ``dose``: fraction of the source's
-            dose; ``exact``: ray by ray, see :class:`~medrestore_monai.transforms.fixed.CTLowDosed`;
+            dose; ``exact``: ray by ray, see :class:`~medrestore_monai.transforms.SimulateCTLowDosed`;
             ``axial_correlation``: of the noise of neighboring slices, in [0, 0.95], by default 0.3, 0 with ``exact``;
             ``fraction``: of the lines of k-space that are kept; ``drf``: dose reduction factor; ``axial_width``: full
             width at half maximum in mm of the filter that correlates the noise of neighboring slices, in [0, 100], by
@@ -300,10 +303,11 @@ def _each_slice(
 
 def _one_slice(degradation: Transformation, item: dict[Any, Any], slices: list[MetaTensor]) -> Mapping[Any, Any]:
     """Degrade one slice; where a CT slice shows too little tissue, its noise is taken from the others."""
-    if not isinstance(degradation, CTLowDosed):
+    simulate = getattr(degradation, "transform", None)
+    if not isinstance(simulate, SimulateCTLowDosed):
         return degradation(item)
     try:
         return degradation(item)
     except NoFlatTissueError:
-        degradation.fallback = typical_noise([one.as_tensor() for one in slices], float(slices[0].pixdim[0]))
+        simulate.fallback = typical_noise([one.as_tensor() for one in slices], float(slices[0].pixdim[0]))
         return degradation(item)

@@ -12,6 +12,9 @@ MOVED = {
     **{f"medrestore_monai.{name}": "medrestore_monai.data" for name in ("layouts", "loading", "saving")},
     **{f"medrestore_monai.transforms.{name}": "medrestore_monai.transforms" for name in _TRANSFORMS.split()},
 }
+# classes that are now the transform of a FixedDegradationd, and their names there
+WRAPPED = {"CTLowDosed": "SimulateCTLowDosed", "PETLowCountd": "SimulatePETLowCountd"}
+_OLD_CLASS = re.compile(rf"\bmedrestore_monai\.transforms\.(?:\w+\.)*({'|'.join(WRAPPED)})\b")
 _OLD_NAME = re.compile(rf"\b({'|'.join(map(re.escape, MOVED))})\b((?:\.\w+)*)")
 
 
@@ -21,6 +24,9 @@ def reason_moved(text: str) -> str:
     Args:
         text: of a configuration, such as a ``_target_`` or an expression.
     """
+    if found := _OLD_CLASS.search(text):
+        place = "medrestore_monai.transforms"
+        return f"{found[0]} is now {place}.FixedDegradationd with the transform {place}.{WRAPPED[found[1]]}"
     found = _OLD_NAME.search(text)
     if found is None:
         return ""

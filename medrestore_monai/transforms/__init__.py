@@ -33,6 +33,8 @@ from medrestore_monai.transforms.ct.mean import MeanHUd, body_mean_shift
 from medrestore_monai.transforms.ct.noise import CTNoise, ct_noise_map, estimate_ct_noise
 from medrestore_monai.transforms.ct.noise_measure import CTNoiseMapd
 from medrestore_monai.transforms.ct.scan import CTScan, scan_ct, simulate_ct_low_dose
+from medrestore_monai.transforms.ct.simulate import SimulateCTLowDosed
+from medrestore_monai.transforms.fixed import FixedDegradationd
 from medrestore_monai.transforms.gamma import Gamma, RandGammad, apply_gamma
 from medrestore_monai.transforms.jpeg import JPEG, RandJPEGd, compress_jpeg
 from medrestore_monai.transforms.mri_kspace import (
@@ -48,10 +50,10 @@ from medrestore_monai.transforms.mri_kspace import (
 from medrestore_monai.transforms.of_modality import OfModalityd
 from medrestore_monai.transforms.outside import KeepOutsided, NoteOutsided
 from medrestore_monai.transforms.pet.activity import KeepTotalActivityd, ToSUVd, keep_total_activity
-from medrestore_monai.transforms.pet.fixed import PETLowCountd
 from medrestore_monai.transforms.pet.low_count import PETLowCount, PETNoiseMapd, RandPETLowCountd, insert_pet_noise
 from medrestore_monai.transforms.pet.noise import pet_noise_map
 from medrestore_monai.transforms.pet.scan import PETScan, scan_pet, simulate_pet_low_count
+from medrestore_monai.transforms.pet.simulate import SimulatePETLowCountd
 from medrestore_monai.transforms.resolution import DownSampling, RandDownSamplingd, down_sample
 from medrestore_monai.transforms.sensor_noise import RandSensorNoised, SensorNoise, add_sensor_noise
 from medrestore_monai.transforms.slabs import ContextChannelsd, HaloCropd, RandSlabCropd
@@ -67,6 +69,7 @@ __all__ = [
     "ContextChannelsd",
     "DefocusBlur",
     "DownSampling",
+    "FixedDegradationd",
     "Gamma",
     "GaussianBlur",
     "HaloCropd",
@@ -82,7 +85,6 @@ __all__ = [
     "OfModalityd",
     "OriginalChannelsd",
     "PETLowCount",
-    "PETLowCountd",
     "PETNoiseMapd",
     "PETScan",
     "PictureModalityd",
@@ -103,6 +105,8 @@ __all__ = [
     "RandSlabCropd",
     "RandVaryingBlurd",
     "SensorNoise",
+    "SimulateCTLowDosed",
+    "SimulatePETLowCountd",
     "ThreeChannelsd",
     "ToSUVd",
     "VaryingBlur",

@@ -8,18 +8,22 @@ A degradation is a frozen dataclass of numbers, called with an image. The number
 from __future__ import annotations
 
 import math
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform
 from torch import Tensor
 
-__all__ = ["SLAB", "Degradation", "RandDegradationd", "pixel_spacing", "slice_distance"]
+from medrestore_monai.neighbors import inner_slices
+
+__all__ = ["SLAB", "Degradation", "NumberedDegradationd", "RandDegradationd", "pixel_spacing", "slice_distance"]
 
 #: Key of the item for the numbers of the neighboring slices that were cut out of a volume.
 SLAB = "slab"
@@ -74,6 +78,54 @@ class RandDegradationd(RandomizableTransform, MapTransform, ABC):
                 out[key] = _like(self.degradation(plain_slices(out[key])), out[key])
         out[self.record] = asdict(self.degradation)
         return out
+
+
+class NumberedDegradationd(MapTransform, ABC):
+    """Degrade slices with noise that a seed and the numbers of the slices in their volume decide.
+
+    A slice is the same alone, in a slab and in its volume. The seed comes from
+    :class:`~medrestore_monai.transforms.FixedDegradationd`; without one, a call is refused. The values used go to
+    ``data[record]``.
+
+    Args:
+        keys: images, shape ``(C, X, Y)`` or ``(C, X, Y, Z)``.
+        allow_missing_keys: as in MONAI.
+    """
+
+    record: ClassVar[str]
+    """Key of the item for the values."""
+
+    @abstractmethod
+    def values(self, seed: int) -> dict[str, Any]:
+        """Return the values of a degradation by ``seed``, for JSON."""
+
+    @abstractmethod
+    def degraded(self, image: Tensor, numbers: Sequence[int], seed: int) -> Tensor:
+        """Return an image degraded, with its meta data; ``numbers`` are those of its slices."""
+
+    def __call__(self, data: Mapping[Hashable, Any], seed: int) -> dict[Hashable, Any]:
+        """Return a copy of ``data`` with the images degraded and the values under ``record``."""
+        out = dict(data)
+        for key in self.key_iterator(out):
+            out[key] = self.degraded(out[key], slice_numbers(out, out[key]), seed)
+        out[self.record] = self.values(seed)
+        return out
+
+
+def slice_numbers(data: Mapping[Hashable, Any], image: Tensor) -> Sequence[int]:
+    """Numbers of the slices of an image ``(C, X, Y[, Z])`` in their volume, from 0 unless the item has others."""
+    if image.ndim == 4 and SLAB in data:
+        return [int(number) for number in data[SLAB]]
+    first = int(data.get("slice") or data.get("start") or 0)
+    if image.ndim == 3:
+        return [first]
+    first -= inner_slices(getattr(image, "meta", {}), image.shape[3]).start  # what was read with a slab begins before
+    return range(first, first + image.shape[3])
+
+
+def slice_generator(seed: int, number: int) -> np.random.RandomState:
+    """What draws an exact simulation of one slice of a volume."""
+    return np.random.RandomState(zlib.crc32(f"{seed}/{number}".encode()))
 
 
 def plain_slices(image: Tensor) -> Tensor:

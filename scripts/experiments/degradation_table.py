@@ -36,7 +36,8 @@ from medrestore_monai.transforms import (
     RandMotionBlurd,
     RandSensorNoised,
 )
-from medrestore_monai.transforms.fixed import CTLowDosed, FixedDegradationd
+from medrestore_monai.transforms.ct.simulate import SimulateCTLowDosed
+from medrestore_monai.transforms.fixed import FixedDegradationd
 from medrestore_monai.transforms.pet.low_count import PETLowCount, RandPETLowCountd
 
 Items = Iterator[dict]
@@ -118,8 +119,8 @@ def rows() -> list[Row]:
         "chest X-rays 28x28",
     )
     return [
-        Row("CT low dose, dose 1/4", ct, ct_slices, "CT", CTLowDosed("image", dose=0.25)),
-        Row("CT low dose, dose 1/10", ct, ct_slices, "CT", CTLowDosed("image", dose=0.1)),
+        Row("CT low dose, dose 1/4", ct, ct_slices, "CT", FixedDegradationd(SimulateCTLowDosed("image", dose=0.25))),
+        Row("CT low dose, dose 1/10", ct, ct_slices, "CT", FixedDegradationd(SimulateCTLowDosed("image", dose=0.1))),
         Row("k-space truncation, 25 % x 25 %", mr, mr_slices, "MR", FixedDegradationd(RandKSpaceTruncationd("image"))),
         Row("PET low count, DRF 4", pet, pet_slices, "PT", low_count(4.0)),
         Row("PET low count, DRF 12", pet, pet_slices, "PT", low_count(12.0)),

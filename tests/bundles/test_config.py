@@ -7,6 +7,7 @@ import pytest
 from tiny_bundle import BUNDLES, edit_json, make_tiny_bundle
 
 import medrestore_monai
+from medrestore_monai import transforms
 from medrestore_monai.bundles.check import check_bundle
 from medrestore_monai.bundles.moved import MOVED, reason_moved
 from medrestore_monai.restorer import restore
@@ -21,7 +22,7 @@ CONFIGS = sorted(BUNDLES.glob("*/configs/*.json"))
         ("$medrestore_monai.saving.plan_outputs(@dataset_dir)", "medrestore_monai.data.plan_outputs"),
         ("medrestore_monai.layouts.clean.ixi", "medrestore_monai.data.ixi"),
         ("$from medrestore_monai.layouts import ixi", "medrestore_monai.data"),
-        ("medrestore_monai.transforms.pet_fixed.PETLowCountd", "medrestore_monai.transforms.PETLowCountd"),
+        ("medrestore_monai.transforms.pet_low_count.PETNoiseMapd", "medrestore_monai.transforms.PETNoiseMapd"),
     ],
 )
 def test_an_old_name_has_a_new_one(text, expected):
@@ -31,7 +32,26 @@ def test_an_old_name_has_a_new_one(text, expected):
 
 
 @pytest.mark.parametrize(
-    "text", ["medrestore_monai.data.ixi", "medrestore_monai.transforms.CTNoise", "mine.medrestore_monai.loadings", ""]
+    ("text", "kind"),
+    [
+        ("medrestore_monai.transforms.fixed.CTLowDosed", "SimulateCTLowDosed"),
+        ("medrestore_monai.transforms.pet_fixed.PETLowCountd", "SimulatePETLowCountd"),
+        ("medrestore_monai.transforms.PETLowCountd", "SimulatePETLowCountd"),
+    ],
+)
+def test_a_class_with_a_seed_rule_of_its_own_is_wrapped_now(text, kind):
+    place = "medrestore_monai.transforms"
+    assert reason_moved(text) == f"{text} is now {place}.FixedDegradationd with the transform {place}.{kind}"
+    assert hasattr(transforms, kind)
+    assert hasattr(transforms, "FixedDegradationd")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("medrestore_monai.data.ixi", "medrestore_monai.transforms.CTNoise", "mine.medrestore_monai.loadings", ""),
+        *("medrestore_monai.transforms.RandPETLowCountd", "medrestore_monai.transforms.fixed.FixedDegradationd"),
+    ],
 )
 def test_a_name_that_has_not_moved_is_left_alone(text):
     assert reason_moved(text) == ""

@@ -10,7 +10,14 @@ from monai.data import MetaTensor
 from scipy import ndimage
 
 from medrestore_monai.neighbors import HALO
-from medrestore_monai.transforms import PETLowCount, PETLowCountd, RandPETLowCountd, axial_noise, insert_pet_noise
+from medrestore_monai.transforms import (
+    FixedDegradationd,
+    PETLowCount,
+    RandPETLowCountd,
+    SimulatePETLowCountd,
+    axial_noise,
+    insert_pet_noise,
+)
 from medrestore_monai.transforms.axial_noise import axial_weights, axial_width, correlation_of, white_slices
 
 SIZE = (61, 70)
@@ -93,7 +100,7 @@ def volume():
 
 def test_low_count_pet_agrees_for_slice_slab_and_volume(volume):
     affine = torch.diag(torch.tensor([4.0, 4.0, 3.3, 1.0], dtype=torch.float64))
-    degrade = PETLowCountd("image", drf=6, axial_width=6)
+    degrade = FixedDegradationd(SimulatePETLowCountd("image", drf=6, axial_width=6))
 
     def run(values, halo=(0, 0), **more):
         image = MetaTensor(values, affine=affine, meta={HALO: halo})
@@ -112,7 +119,7 @@ def test_low_count_pet_agrees_for_slice_slab_and_volume(volume):
 @pytest.mark.parametrize("wrong", [-1.0, 101.0, math.inf, math.nan])
 def test_an_axial_width_out_of_range_is_refused(wrong):
     with pytest.raises(ValueError, match=r"axial_width must be in 0\.\.100 mm"):
-        PETLowCountd("image", axial_width=wrong)
+        SimulatePETLowCountd("image", axial_width=wrong)
     if wrong != wrong or wrong > 100:
         with pytest.raises(ValueError, match="axial_width must"):
             RandPETLowCountd("image", axial_width=(1.0, wrong))

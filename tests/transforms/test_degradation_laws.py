@@ -20,6 +20,7 @@ from medrestore_monai.transforms import (
     CTNoiseMapd,
     DefocusBlur,
     DownSampling,
+    FixedDegradationd,
     Gamma,
     GaussianBlur,
     LinearMotionBlur,
@@ -42,7 +43,6 @@ from medrestore_monai.transforms import (
     insert_ct_noise,
     truncate_kspace,
 )
-from medrestore_monai.transforms.fixed import FixedDegradationd
 from medrestore_monai.transforms.pet.low_count import PETLowCount, RandPETLowCountd, insert_pet_noise
 
 SIZE = (97, 90)

@@ -8,11 +8,18 @@ import torch
 from monai.data import MetaTensor
 from torch.testing import assert_close
 
-from medrestore_monai.transforms import CTLowDose, CTNoise, CTNoiseMapd, RandCTLowDosed, insert_ct_noise
+from medrestore_monai.transforms import (
+    CTLowDose,
+    CTNoise,
+    CTNoiseMapd,
+    RandCTLowDosed,
+    SimulateCTLowDosed,
+    insert_ct_noise,
+)
 from medrestore_monai.transforms.axial_noise import axial_weights, axial_width, correlation_of
 from medrestore_monai.transforms.ct.noise import NoFlatTissueError
 from medrestore_monai.transforms.degradation import SLAB
-from medrestore_monai.transforms.fixed import CTLowDosed
+from medrestore_monai.transforms.fixed import FixedDegradationd
 
 SPACING = 1.5
 SIZE = (97, 110)  # odd sides, too
@@ -68,7 +75,7 @@ def test_slices_of_a_slab_are_those_of_the_volume(volume, scan):
 @pytest.mark.parametrize("exact", [False, True])
 def test_low_dose_ct_agrees_for_slice_slab_and_volume(volume, exact):
     volume = volume[..., :3] if exact else volume
-    degrade = CTLowDosed("image", seed=1, exact=exact)
+    degrade = FixedDegradationd(SimulateCTLowDosed("image", exact=exact), seed=1)
 
     def run(values, degrade=degrade, **more):
         out = degrade({"image": MetaTensor(values, affine=AFFINE), "name": "a", **more})
@@ -80,7 +87,10 @@ def test_low_dose_ct_agrees_for_slice_slab_and_volume(volume, exact):
     assert torch.equal(run(volume[..., 1:3], start=1, stop=3), whole[..., 1:3])
     assert torch.equal(run(volume[..., 2], slice=2), whole[..., 2])
     assert torch.equal(run(volume[..., [1, 1, 2]], **{SLAB: [1, 1, 2]}), whole[..., [1, 1, 2]])
-    for other in (run(volume, name="b"), run(volume, CTLowDosed("image", seed=2, exact=exact))):
+    for other in (
+        run(volume, name="b"),
+        run(volume, FixedDegradationd(SimulateCTLowDosed("image", exact=exact), seed=2)),
+    ):
         both = torch.stack([(other - volume).flatten(), (whole - volume).flatten()])
         assert abs(float(torch.corrcoef(both)[0, 1])) < 0.1
     inside = (whole - volume)[:, 30:70, 30:80]
@@ -111,13 +121,15 @@ def test_slices_without_tissue_take_the_fallback_where_no_other_has_any(volume):
     with pytest.raises(NoFlatTissueError, match="none of 6 slices"):
         CTNoiseMapd("image")({"image": air})
     with pytest.raises(NoFlatTissueError):
-        CTLowDosed("image")({"image": air, "name": "a"})
+        FixedDegradationd(SimulateCTLowDosed("image"))({"image": air, "name": "a"})
     known = CTNoise(std=20, scale=1.3, cutoff=0.5)
     noise_map = CTNoiseMapd("image", fallback=known)({"image": air})["noise_map"]
     assert noise_map.meta["ct_noise_cutoff"] == 0.5
     half = volume.clone()
     half[..., 2] = -1000.0
-    out = CTLowDosed("image")({"image": MetaTensor(half, affine=AFFINE), "name": "a"})["image"]
+    out = FixedDegradationd(SimulateCTLowDosed("image"))({"image": MetaTensor(half, affine=AFFINE), "name": "a"})[
+        "image"
+    ]
     assert 0 < (out - half)[..., 2].std() < (out - half)[:, 40:57, 45:65, 3].std()
 
 
@@ -154,6 +166,6 @@ def test_a_correlation_out_of_range_is_refused(wrong):
     with pytest.raises(ValueError, match=r"axial_correlation must be in 0\.\.0\.95"):
         CTLowDose(0.5, axial_correlation=wrong)
     with pytest.raises(ValueError, match=r"axial_correlation must be in 0\.\.0\.95"):
-        CTLowDosed("image", axial_correlation=wrong)
+        SimulateCTLowDosed("image", axial_correlation=wrong)
     with pytest.raises(ValueError, match="axial_correlation must be one number or a range"):
         RandCTLowDosed("image", axial_correlation=(wrong, wrong))

@@ -7,12 +7,13 @@ from torch.testing import assert_close
 from medrestore_monai.intensity import FromUnitRanged, ToUnitRanged
 from medrestore_monai.ops.radon import parallel_backproject, parallel_project, view_angles
 from medrestore_monai.transforms import (
+    FixedDegradationd,
     KeepTotalActivityd,
     PETLowCount,
-    PETLowCountd,
     PETNoiseMapd,
     PETScan,
     RandPETLowCountd,
+    SimulatePETLowCountd,
     insert_pet_noise,
     keep_total_activity,
     pet_noise_map,
@@ -248,7 +249,8 @@ def test_drawn_values_replay_with_a_map(suv):
 
 @pytest.mark.parametrize("exact", [False, True])
 def test_fixed_noise_comes_from_the_name(suv, exact):
-    degrade = PETLowCountd("image", drf=4, seed=1, exact=exact)
+    degrade = FixedDegradationd(SimulatePETLowCountd("image", drf=4, exact=exact), seed=1)
+    another = FixedDegradationd(SimulatePETLowCountd("image", drf=4, exact=exact), seed=2)
     small = MetaTensor(suv[:, 20:44, 20:44], affine=AFFINE)
 
     def run(transform=degrade, **name):
@@ -256,7 +258,7 @@ def test_fixed_noise_comes_from_the_name(suv, exact):
 
     first = run()
     assert torch.equal(first["image"], run()["image"])
-    for other in (run(slice=4), run(name="b"), run(PETLowCountd("image", drf=4, seed=2, exact=exact))):
+    for other in (run(slice=4), run(name="b"), run(another)):
         assert not torch.equal(first["image"], other["image"])
     assert first["pet_low_count"]["drf"] == 4
     if not exact:
@@ -308,7 +310,7 @@ def test_total_activity_in_postprocessing(suv):
         (lambda: RandPETLowCountd("image", drf=(12, 4)), "drf must be a range"),
         (lambda: RandPETLowCountd("image", drf=(0.5, 4)), "at least 1"),
         (lambda: PETNoiseMapd(["a", "b"]), "one key"),
-        (lambda: PETLowCountd("image", drf=0), "at least 1"),
+        (lambda: SimulatePETLowCountd("image", drf=0), "at least 1"),
         (lambda: pet_noise_map(torch.rand(1, 8, 8), 4.0, directions=3), "divide 20"),
         (lambda: pet_noise_map(torch.rand(8, 8), 4.0), "one slice"),
         (lambda: insert_pet_noise(torch.rand(1, 8, 8), torch.rand(5, 7, 8), 4.0, PETLowCount(4)), "do not fit"),
@@ -327,5 +329,6 @@ def test_bad_values_are_refused(make, message):
 def test_names_of_any_bytes_and_exact_slices_without_neighbors():
     affine = torch.diag(torch.tensor([4.0, 4.0, 3.3, 1.0], dtype=torch.float64))
     item = {"image": MetaTensor(torch.full((1, 41, 38, 1), 2.0), affine=affine), "name": "not UTF-8 \udcff"}
-    assert PETLowCountd("image")(item)["pet_low_count"]["axial_width"] == 5
-    assert PETLowCountd("image", exact=True)(item)["pet_low_count"]["axial_width"] == 0  # what was simulated
+    assert FixedDegradationd(SimulatePETLowCountd("image"))(item)["pet_low_count"]["axial_width"] == 5
+    exact = FixedDegradationd(SimulatePETLowCountd("image", exact=True))
+    assert exact(item)["pet_low_count"]["axial_width"] == 0  # what was simulated
