@@ -47,7 +47,12 @@ RANGES = {
     "RandZoomd": {"zoom": ("rand_zoom.min_zoom", "rand_zoom.max_zoom")},
     "RandLinearMotionBlurd": {"motion_px": "length"},
     "RandMotionBlurd": {"shaken_motion_px": "length"},
+    "RandBentMotionBlurd": {"bent_motion_px": "length"},
     "RandGaussianBlurd": {"gaussian_sigma_px": "sigma"},
+    "RandAnisotropicGaussianBlurd": {"along_sigma_px": "sigma_along", "across_sigma_px": "sigma_across"},
+    "RandDefocusBlurd": {"defocus_radius_px": "radius"},
+    "RandVaryingBlurd": {"varying_width_px": "width"},
+    "RandJPEGd": {"jpeg_quality": "quality"},
     "RandSensorNoised": {"noise_gray_levels": "std"},
 }
 

@@ -4,10 +4,12 @@ import importlib
 import json
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
+from monai.bundle import ConfigParser
 from tiny_bundle import BUNDLES, make_tiny_bundle
 
 from medrestore_monai.bundles import find_bundle
@@ -104,6 +106,27 @@ def test_each_modality_of_a_bundle_has_its_own_entry(tmp_path, monkeypatch):
     assert [one["pixel_mm"] for one in found["modalities"].values()] == [[0.7, 0.7], [1.1, 1.1], [4.0, 4.0]]
     assert found["modalities"]["MR"]["degradations"]["kspace_fraction"] == [0.25, 0.25]
     assert found["modalities"]["CT"]["degradations"]["dose"] == [0.1, 0.5]
+
+
+@pytest.mark.parametrize("name", sorted(path.parents[1].name for path in BUNDLES.glob("*/configs/train_blur.json")))
+def test_every_kind_of_blur_of_a_training_has_its_range(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    script = importlib.import_module("trained_on")
+    parser = ConfigParser()
+    places = [BUNDLES / name / "configs" / f"{stage}.json" for stage in ("train", "train_cpu", "train_blur")]
+    parser.read_config([str(place) for place in places])
+    found = script.degradations(SimpleNamespace(transform=parser.get_parsed_content("blur")))
+    assert found == {
+        "motion_px": [3.0, 31.0],
+        "bent_motion_px": [3.0, 31.0],
+        "gaussian_sigma_px": [0.5, 5.0],
+        "along_sigma_px": [0.5, 5.0],
+        "across_sigma_px": [0.5, 5.0],
+        "defocus_radius_px": [1.5, 8.0],
+        "varying_width_px": [3.0, 31.0],
+        "noise_gray_levels": [0.0, 4.0],
+        "jpeg_quality": [60.0, 95.0],
+    }
 
 
 @pytest.mark.parametrize("name", SHIPPED)
