@@ -112,7 +112,7 @@ def degrade(
 ) -> None:
     """Simulate a degraded scan of clean images, to test a restoration against a known truth.
 
-    What is not given is drawn for each image, from its name and the seed, and printed; a DICOM header tells it too.
+    What is not given is drawn for each image, from its name and the seed; it is printed, and noted in a DICOM header.
 
     Examples:
       medrestore degrade scans/abdomen -o quarter_dose --task ct_low_dose --dose 0.25 --seed 1

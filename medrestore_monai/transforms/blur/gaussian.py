@@ -100,7 +100,7 @@ class RandGaussianBlurd(RandDegradationd):
         allow_missing_keys: as in MONAI.
 
     Raises:
-        ValueError: for a range that is none.
+        ValueError: if a range is invalid.
     """
 
     record, unchanged = "gaussian_blur", GaussianBlur(0.0)

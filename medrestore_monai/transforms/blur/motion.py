@@ -138,7 +138,7 @@ class RandMotionBlurd(RandDegradationd):
         allow_missing_keys: as in MONAI.
 
     Raises:
-        ValueError: for a range that is none, or lengths that are not whole numbers.
+        ValueError: if a range is invalid, or lengths that are not whole numbers.
     """
 
     record, unchanged = "motion_blur", MotionBlur(1)
@@ -175,7 +175,7 @@ class RandLinearMotionBlurd(RandDegradationd):
         allow_missing_keys: as in MONAI.
 
     Raises:
-        ValueError: for a range that is none.
+        ValueError: if a range is invalid.
     """
 
     record, unchanged = "linear_motion_blur", LinearMotionBlur(1.0)
