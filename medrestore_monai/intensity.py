@@ -22,6 +22,7 @@ from medrestore_monai.notes import note
 __all__ = [
     "INTENSITY_RANGES",
     "NOT_YET_SUV",
+    "PADDING",
     "FromUnitRanged",
     "IntensityRange",
     "LEAST_CT_SPAN",
@@ -30,6 +31,7 @@ __all__ = [
     "choose_range",
     "modality_of",
     "scale_from_unit",
+    "scale_problem",
     "scale_to_unit",
 ]
 
@@ -40,11 +42,15 @@ _MR_PERCENTILE = 99.9
 LEAST_CT_SPAN = 50.0
 #: Units of PET that the SUV is worked out from.
 NOT_YET_SUV = ("Bq/ml", "counts")
+#: Key of the meta data: a mask of voxels that the file gives no value (NaN); they are kept.
+PADDING = "padding"
 _MOST_SUV = 1000.0  # no tissue has more: such values are in Bq/ml, or the SUV per unit is wrong
 _MOST_BEYOND = 0.01  # of all voxels; what did not get into the vein may have more
 _PICTURE_BITS = 16
 _GRAY_LEVELS = 255  # of 8 bit without slope and intercept
 _FLOAT_OVERSHOOT = 0.5  # filters and earlier processing may leave the range a little
+# of counts in SUV up to counts per second in Bq/ml; of HU
+_SLOPES, _CT_SLOPES, _MOST_INTERCEPT = (1e-9, 1e5), (1e-4, 100.0), 1e5
 _RECORD, _WINDOW = "intensity_range", "intensity_window"
 
 
@@ -194,6 +200,23 @@ def _picture_range(image: np.ndarray | torch.Tensor, intensity: IntensityRange, 
         used = max(8, min(int(largest).bit_length(), bits)) if bits == _PICTURE_BITS else 8
         upper = float(2**used - 1)
     return replace(intensity, upper=upper, window=(0.0, upper))
+
+
+def scale_problem(slope: float, intercept: float, modality: str | None = None) -> str:
+    """What is wrong with the slope and intercept from stored to physical values, as the end of a sentence.
+
+    Args:
+        slope: of a header.
+        intercept: of a header.
+        modality: of the image, if known.
+
+    Returns:
+        Nothing where they can be those of a scanner or a converter.
+    """
+    least, most = _CT_SLOPES if modality == "CT" else _SLOPES
+    if least <= abs(slope) <= most and abs(intercept) <= _MOST_INTERCEPT:
+        return ""
+    return f"the slope {slope:g} and the intercept {intercept:g}, which no image in a physical unit can have"
 
 
 def modality_of(image: Any, key: Hashable = "image") -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
+import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import UID
 
-from medrestore_monai.intensity import LEAST_CT_SPAN
+from medrestore_monai.intensity import LEAST_CT_SPAN, scale_problem
 from medrestore_monai.quiet import quiet
 
 #: The images that can be restored: their SOP class and the modality each one belongs to.
@@ -49,23 +50,9 @@ _ALIKE = {
 }
 #: Values of Image Type (0008,0008), from the third on: MR that is no magnitude.
 _NO_MAGNITUDE = {"P", "PHASE", "PHASE MAP", "R", "REAL", "I", "IMAGINARY", "VELOCITY", "VELOCITY MAP"}
+#: Parts of pydicom that decode pixels, in its releases 2 and 3.
+_DECODERS = {"pixels", "pixel_data_handlers", "encaps.py"}
 _MAX_PIXELS = 1 << 26  # 8192 x 8192: beyond it a compressed slice is refused before it is unpacked
-#: What pydicom and its decoders raise on damaged files.
-DAMAGE = (
-    InvalidDicomError,
-    BytesLengthException,
-    EOFError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    NotImplementedError,
-    OverflowError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-)
 
 
 class DicomError(ValueError):
@@ -74,7 +61,7 @@ class DicomError(ValueError):
 
 @contextmanager
 def reading(label: str) -> Iterator[None]:
-    """Turn whatever a damaged file makes pydicom raise into one :class:`DicomError`.
+    """Turn whatever a file makes pydicom and its decoders raise into one :class:`DicomError`.
 
     Neither the error nor a warning of pydicom may show what the header holds: it may name the patient.
 
@@ -90,8 +77,25 @@ def reading(label: str) -> Iterator[None]:
         raise DicomError(f"{label}: its sequences are nested too deeply to be read.") from None
     except OSError as error:
         raise DicomError(f"{label} cannot be read: {error.strerror or type(error).__name__}.") from None
-    except DAMAGE as error:
+    except Exception as error:  # a parser may raise anything on damaged data
         raise DicomError(f"{label} is damaged or cut short: {type(error).__name__} in its DICOM header.") from None
+
+
+@contextmanager
+def decoding(label: str) -> Iterator[None]:
+    """Refuse pixel data that a decoder warns of: it may have made up what is missing.
+
+    Args:
+        label: name of the file in the message.
+    """
+    with quiet(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for one in caught or ():
+        parts = Path(one.filename).parts
+        # pydicom warns of header values, too
+        if "pydicom" not in parts or not _DECODERS.isdisjoint(parts):
+            raise DicomError(f"{label} is damaged: the decoder of its pixel data warns of them.")
 
 
 def check_slice(ds: Dataset, label: str) -> None:
@@ -112,15 +116,21 @@ def check_slice(ds: Dataset, label: str) -> None:
             floats(ds.get(keyword) or ())  # raises where they are no numbers
 
 
+def known_modality(modality: str) -> str:
+    """A modality for a message: DICOM's defined terms have two to eight capitals, anything else may be a free text."""
+    return modality if re.fullmatch(r"[A-Z]{2,8}", modality) else "unknown"
+
+
 def kind_problem(sop_class: str, modality: str) -> str:
     """Why objects of this class cannot be restored, as the end of a sentence; empty if they can."""
     if sop_class in ENHANCED_CLASSES:
         return "is an enhanced (multi-frame) image; convert it to one file per slice first"
+    name = UID(sop_class).name
     if sop_class not in IMAGE_CLASSES:
-        kind = UID(sop_class).name if sop_class else "an object without SOP class"
-        return f"is {kind} (modality {modality or 'unknown'}), where CT, MR or PET image slices are expected"
+        kind = name if name != sop_class else f"an object of {'an unknown' if sop_class else 'no'} SOP class"
+        return f"is {kind} (modality {known_modality(modality)}), where CT, MR or PET image slices are expected"
     if IMAGE_CLASSES[sop_class] != modality:
-        return f"has modality {modality or 'unknown'} in a {UID(sop_class).name} object"
+        return f"has modality {known_modality(modality)} in a {name} object"
     return ""
 
 
@@ -153,7 +163,7 @@ def _check_kind(ds: Dataset, label: str) -> None:
         raise DicomError(f"{label} is a phase, real or imaginary image, where a magnitude is expected.")
     colors, photometric = ds.get("SamplesPerPixel", 1), ds.get("PhotometricInterpretation", "missing")
     if colors != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise DicomError(f"{label} is a color or palette image ({photometric}), where gray values are expected.")
+        raise DicomError(f"{label} is a color or palette image, where gray values are expected.")
 
 
 def _check_layout(ds: Dataset, label: str) -> None:
@@ -191,9 +201,12 @@ def _check_layout(ds: Dataset, label: str) -> None:
             f"{label} has {columns} columns and {rows} rows, where 1 to {_MAX_PIXELS} pixels are expected."
         )
     if not ds.file_meta.TransferSyntaxUID.is_compressed:
-        expected, found = rows * columns * allocated // 8, len(ds.PixelData)
+        row = columns * allocated // 8
+        expected, found = rows * row, len(ds.PixelData)
         if found < expected:
             raise DicomError(f"{label} is cut short: {found} bytes of pixel data where {expected} are expected.")
+        if found > expected + expected % 2 and (found > expected + row or any(ds.PixelData[expected:])):
+            raise DicomError(f"{label} holds {found} bytes of pixel data where {expected} are expected.")
 
 
 def _check_values(ds: Dataset, label: str) -> None:
@@ -205,18 +218,20 @@ def _check_values(ds: Dataset, label: str) -> None:
         if ds.get(keyword) is None and (ds.Modality != "MR" or keyword in ds):
             raise DicomError(f"{label} has no {keyword}, so the unit of its values is unknown.")
     slope, intercept = rescale(ds)
-    if not (np.isfinite(slope) and np.isfinite(intercept) and slope != 0):
-        raise DicomError(f"{label} has rescale slope {slope} and intercept {intercept}, which make no image.")
+    problem = scale_problem(slope, intercept, str(ds.Modality))
+    if problem:
+        raise DicomError(f"{label} has {problem}.")
     least, most = _ends(ds)
     if ds.Modality == "CT" and most - least < LEAST_CT_SPAN:
         raise DicomError(f"{label} can store {least:g} to {most:g} by its slope and intercept, which cannot be HU.")
     if ds.Modality == "PT" and ds.get("Units") not in ("BQML", "CNTS", "GML"):
-        units = ds.get("Units") or "missing"
-        raise DicomError(f"{label} has PET units {units}, where BQML (Bq/ml), CNTS (counts) or GML (SUV) is expected.")
+        raise DicomError(
+            f"{label} has other PET units (0054,1001), where BQML (Bq/ml), CNTS (counts) or GML (SUV) is expected."
+        )
     if ds.Modality == "PT" and ds.Units == "GML" and (ds.get("SUVType") or "BW") != "BW":
-        raise DicomError(f"{label} has SUV of type {ds.SUVType}, where SUV by body weight (BW) is expected.")
+        raise DicomError(f"{label} has another SUV Type (0054,1006), where SUV by body weight (BW) is expected.")
     if ds.Modality == "CT" and (ds.get("RescaleType") or "HU") not in ("HU", "US"):
-        raise DicomError(f"{label} has values of type {ds.RescaleType}, where HU is expected.")
+        raise DicomError(f"{label} has another Rescale Type (0028,1054), where HU is expected.")
 
 
 def rescale(ds: Dataset) -> tuple[float, float]:
@@ -260,11 +275,12 @@ def check_alike(datasets: Sequence[Dataset], labels: Sequence[str]) -> None:
             else:
                 same = len(value) == len(first) and np.allclose(floats(value), floats(first), rtol=0, atol=tolerance)
             if not same:
-                raise DicomError(f"{labels[0]} and {label} differ in {keyword} ({_show(first)} and {_show(value)}).")
+                values = "" if tolerance is None else f" ({_show(first)} and {_show(value)})"
+                raise DicomError(f"{labels[0]} and {label} differ in {keyword}{values}.")
 
 
-def _show(value: object) -> str:
-    return "missing" if value is None else str(value)
+def _show(value: Any) -> str:
+    return "missing" if value is None else str(floats(value).tolist())
 
 
 def floats(values: Sequence[object]) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import lzma
 import os
 import re
 import shutil
@@ -18,8 +17,16 @@ import pydicom
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.filereader import read_file_meta_info
 
-from medrestore_monai.dicom.checks import DAMAGE, ENHANCED_CLASSES, IMAGE_CLASSES, DicomError, kind_problem, reading
+from medrestore_monai.dicom.checks import (
+    ENHANCED_CLASSES,
+    IMAGE_CLASSES,
+    DicomError,
+    kind_problem,
+    known_modality,
+    reading,
+)
 from medrestore_monai.files import walk
+from medrestore_monai.texts import printable
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _OTHER_FORMATS = (".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".img", ".mgz", ".mgh")  # that SimpleITK or nibabel convert
@@ -64,7 +71,7 @@ class SeriesInfo:
 
     def __str__(self) -> str:
         count = f"{len(self.files)} file{'s' * (len(self.files) != 1)}"
-        return f"{self.modality} '{self.description}', {count}, UID {self.uid}"
+        return f"{self.modality}, {count}, UID {printable(self.uid, 64)}"
 
 
 class _Header(NamedTuple):
@@ -200,7 +207,7 @@ def _unpack_to(folder: Path, path: Path) -> list[SourceFile]:
         raise
     except (zipfile.BadZipFile, RuntimeError) as error:  # RuntimeError: a password, or an unknown method
         raise DicomError(f"{path.name} cannot be unpacked: {error}.") from None
-    except (lzma.LZMAError, OSError, *DAMAGE) as error:
+    except Exception as error:  # whatever a method of compression raises
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # of bzip2, and of a wrong offset
             raise
         raise DicomError(f"{path.name} cannot be unpacked: it is damaged.") from None
@@ -244,7 +251,7 @@ def _group_header(file: SourceFile, alone: bool) -> _Header | None:
                 raise DicomError(f"{file.label} has no {keyword} (cut short or stripped), so its series is unknown.")
         localizer = "LOCALIZER" in [str(value).strip() for value in ds.get("ImageType", None) or []]
         sop_class, series, modality, description = (str(ds.get(keyword) or "") for keyword in tags[:4])
-        return _Header(file, sop_class, series, modality, description, localizer)
+        return _Header(file, sop_class, series, known_modality(modality), description, localizer)
 
 
 def _is_index(file: SourceFile) -> bool:

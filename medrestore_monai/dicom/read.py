@@ -18,10 +18,10 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 
 from medrestore_monai.dicom.checks import (
-    DAMAGE,
     DicomError,
     check_alike,
     check_slice,
+    decoding,
     reading,
     rescale,
     storable,
@@ -32,6 +32,8 @@ from medrestore_monai.neighbors import slice_steps
 
 UNITS = {"CT": "HU", "PT": "Bq/ml", "MR": "arbitrary"}
 _OTHER_PET_UNITS = {"GML": "SUV", "CNTS": "counts"}
+_PIXELS = 0x7FE00010
+_AT_THE_END = (0xFFFA, 0xFFFC)  # digital signatures, trailing padding
 _J2K, _JPEG = "pylibjpeg pylibjpeg-openjpeg", "python-gdcm"
 _TEXTS = ("PN", "LO", "SH", "LT", "ST", "UC", "UT")  # in the character set of the header (PS3.5 6.1.2.3)
 _EXTENDED = ("SeriesDescription", "DerivationDescription")  # texts that a derived series adds to
@@ -173,10 +175,26 @@ def _read_slice(file: SourceFile) -> Dataset:
     with reading(file.label):
         ds = pydicom.dcmread(str(file.path))
         little_endian = ds.file_meta.TransferSyntaxUID.is_little_endian
+        _check_end(ds, file)
         check_slice(ds, file.label)
         del ds.PixelData
         _decode_header(ds, little_endian)
         return ds
+
+
+def _check_end(ds: Dataset, file: SourceFile) -> None:
+    """Refuse a file that goes on behind its pixel data with anything but signatures or zeros."""
+    element = ds.get_item(_PIXELS)
+    if not isinstance(element, RawDataElement) or element.value is None:
+        return  # none, or not read yet: check_slice says so
+    if any(tag > _PIXELS and tag.group not in _AT_THE_END for tag in ds.keys()):  # noqa: SIM118
+        raise DicomError(f"{file.label} goes on behind its pixel data, as if it were damaged.")
+    if max(ds.keys()) == _PIXELS:
+        undefined = element.length == 0xFFFFFFFF
+        with file.path.open("rb") as stream:
+            stream.seek(element.value_tell + len(element.value) + 8 * undefined)  # 8: the delimiter
+            if any(stream.read()):
+                raise DicomError(f"{file.label} goes on behind its pixel data, as if it were damaged.")
 
 
 class _Bytes(bytes):
@@ -229,13 +247,17 @@ def _decompress(ds: Dataset, label: str) -> np.ndarray:
     syntax = ds.file_meta.TransferSyntaxUID
     package = _DECODERS.get(syntax.rpartition("1.2.")[2], _JPEG)
     try:
-        return ds.pixel_array
-    except (RuntimeError, OSError, *DAMAGE) as error:  # OSError: Pillow does not know the data
+        with decoding(label):
+            return ds.pixel_array
+    except DicomError:
+        raise
+    except Exception as error:  # a decoder may raise anything
         if "missing" in str(error) or isinstance(error, NotImplementedError):
             reason = f"no decoder for it is installed: pip install {package}"
         else:
             reason = f"the data are damaged or need another decoder, such as that of: pip install {package}"
-        raise DicomError(f"{label} is compressed ({syntax.name}) and {reason}.") from None
+        name = syntax.name if syntax.name != syntax else "an unknown transfer syntax"
+        raise DicomError(f"{label} is compressed ({name}) and {reason}.") from None
 
 
 class DicomSeriesReader(ImageReader):

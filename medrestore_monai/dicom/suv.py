@@ -127,10 +127,10 @@ def suv_factor(datasets: Sequence[Dataset], options: SUVOptions | None = None, l
             raise SUVError(f"{label} is in SUV already, which weight, dose and times do not change: leave them out.")
         kind = str(first.get("SUVType", "") or "BW")
         if kind != "BW":
-            raise SUVError(f"{label} is in SUV of type {kind}, where SUV by body weight (BW) is expected.")
+            raise SUVError(f"{label} has another SUV Type (0054,1006), where SUV by body weight (BW) is expected.")
         return 1.0
     if units not in ("BQML", "CNTS"):
-        raise SUVError(f"{label} has PET units {units or 'missing'}: give its SUV per unit, `suv_factor`.")
+        raise SUVError(f"{label} has other PET units (0054,1001): give its SUV per unit, `suv_factor`.")
     scale = 1.0
     if units == "CNTS":
         to_suv, to_bqml = (_philips(datasets, element) for element in (_PHILIPS_SUV, _PHILIPS_BQML))

@@ -18,6 +18,7 @@ import numpy as np
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.valuerep import format_number_as_ds
 
 from medrestore_monai.dicom.checks import DicomError, reading, rescale, storable
 from medrestore_monai.dicom.derivation import Derivation, derive, drop_outdated, identify
@@ -27,6 +28,7 @@ from medrestore_monai.neighbors import neighbor_numbers
 from medrestore_monai.notes import note
 from medrestore_monai.quiet import quiet
 
+_TRIED = 16  # whole numbers to divide a slope by
 _IMPLEMENTATION_UID = "2.25.54331898515762389943907171665167166527"  # of this writer, drawn once
 
 
@@ -48,8 +50,10 @@ def write_derived_series(
     """Write a restored image as a derived DICOM series: uncompressed, on the source's grid, in the source's study.
 
     CT and MR keep slope, intercept, bits and sign of the source, so that unchanged voxels are stored unchanged; PET
-    gets a slope per slice. Padding voxels are those of the source. The UIDs depend on source, derivation and voxels
-    only. The folder appears as a whole or not at all. ``image`` is taken slice by slice, so it may be a memory map.
+    gets a slope per slice: the source's divided by a whole number where that has room for all values, so that voxels
+    that did not change keep theirs exactly. Padding voxels are those of the source. The UIDs depend on source,
+    derivation and voxels only. The folder appears as a whole or not at all. ``image`` is taken slice by slice, so it
+    may be a memory map.
 
     Args:
         source: the series that was restored, or the path of one.
@@ -151,22 +155,26 @@ def _uid(*words: str) -> str:
 
 
 def _quantize(series: Series, image: np.ndarray, index: int) -> _Stored:
-    """Turn one slice into stored integers; what is padding in the source stays as it is."""
+    """Turn one slice into stored integers; padding, and what a PET slice has unchanged, stay as they are stored."""
     ds, pet = series.datasets[index], series.modality == "PT"
     physical = np.asarray(image[..., index], dtype=np.float64)
     signed, bits = bool(ds.PixelRepresentation), 16 if pet else int(ds.BitsStored)
     low, high = storable(bits, signed)
     dtype = f"<{'i' if signed else 'u'}{2 if pet else int(ds.BitsAllocated) // 8}"
     padding, padded = _padding_range(ds), np.zeros(physical.shape, dtype=bool)
+    needed = pet or padding is not None
+    original = series.stored(index).astype(np.int64) if needed else np.zeros(physical.shape, dtype=np.int64)
     if padding is not None:
-        original = series.stored(index)
         padded = (original >= padding[0]) & (original <= padding[1])
     slope, intercept = rescale(ds)
-    text = None
+    text, steps, unchanged = None, 0, np.zeros(physical.shape, dtype=bool)
     if pet:
-        text, intercept = _pet_slope(physical[~padded], low, high), 0.0
-        slope = float(text)
+        unchanged = physical.astype(np.float32) == np.asarray(original * slope + intercept, dtype=np.float32)
+        text, steps = _pet_slope(ds, physical[~padded], original[unchanged & ~padded], (low, high))
+        slope, intercept = float(text), 0.0
     exact = (physical - intercept) / slope
+    if steps:
+        exact = np.where(unchanged, steps * original, exact)
     values = np.clip(np.rint(exact), low, high)
     clipped = int(((values != np.rint(exact)) & ~padded).sum())
     if padding is not None:
@@ -201,13 +209,45 @@ def _beside(padding: tuple[int, int], exact: np.ndarray, low: int, high: int) ->
     return np.where(exact - below < above - exact, below, above)
 
 
-def _pet_slope(physical: np.ndarray, low: int, high: int) -> str:
-    """Least slope that stores the slice in 16 bits, as the text of at most 16 characters that will be in the header."""
+def _pet_slope(ds: Dataset, physical: np.ndarray, kept: np.ndarray, ends: tuple[int, int]) -> tuple[str, int]:
+    """Slope of a slice, as the text of at most 16 characters that will be in the header.
+
+    It is the source's divided by a whole number, the greatest that leaves room for all values and changes none of those
+    that are kept; where there is no such number, the least slope that stores the slice in 16 bits.
+
+    Args:
+        ds: header of the source.
+        physical: values to store.
+        kept: stored values of the source that its slice shares.
+        ends: least and greatest integer that can be stored.
+
+    Returns:
+        The text, and the number, 0 where there is none.
+    """
+    low, high = ends
+    own, intercept = rescale(ds)
     top, bottom = float(physical.max(initial=0)), float(physical.min(initial=0))
-    slope = max(top / high, bottom / low if low else 0.0)
-    if slope == 0:
-        return "1"
-    return f"{slope:.8E}"  # 14 characters; its rounding moves the greatest value by 0.0002 steps at most
+    least = max(top / high, bottom / low if low else 0.0)
+    if least == 0:
+        return "1", 0
+    if own > 0 and intercept == 0:
+        kept = np.unique(kept)
+        values = (kept * own).astype(np.float32)
+        most = int(own / least * (1 + 1e-6))  # a float32 may lie a little above what it stands for
+        for steps in range(most, max(most - _TRIED, 0), -1):
+            text = _ds_text(ds) if steps == 1 else format_number_as_ds(own / steps)
+            inside = kept.size == 0 or (kept.min() * steps >= low and kept.max() * steps <= high)
+            if inside and np.array_equal((kept * steps * float(text)).astype(np.float32), values):
+                return text, steps
+        if most:
+            return _ds_text(ds), 1
+    return f"{least:.8E}", 0  # 14 characters; its rounding moves the greatest value by 0.0002 steps at most
+
+
+def _ds_text(ds: Dataset) -> str:
+    """The slope of a header as it is written there, where that has at most 16 characters."""
+    text = str(ds.RescaleSlope).strip()
+    return text if len(text) <= 16 else format_number_as_ds(float(ds.RescaleSlope))
 
 
 def _set_pixels(ds: Dataset, stored: _Stored) -> None:

@@ -1,39 +1,24 @@
-"""What libraries raise on a damaged file, turned into one sentence."""
+"""The one boundary around the decoders and parsers of image files: what they raise or warn of becomes one sentence."""
 
 from __future__ import annotations
 
-import struct
-import zipfile
-import zlib
+import logging
+import re
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 from PIL import Image
-from tifffile import TiffFileError
 
 __all__ = ["UnfitImageError", "explained"]
 
-_DAMAGE = (
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    SyntaxError,  # Pillow, broken PNG
-    KeyError,
-    IndexError,
-    MemoryError,
-    RuntimeError,  # imagecodecs, broken TIFF; zipfile, locked or unknown compression
-    struct.error,
-    zlib.error,
-    zipfile.BadZipFile,
-    ImageFileError,
-    HeaderDataError,
-    TiffFileError,  # a ValueError in newer releases only
-    Image.DecompressionBombError,
-)
+_LOGGERS = ("tifffile", "nibabel.global")
+#: Warnings that say nothing of the data; large pictures are read as they are.
+_HARMLESS = (Image.DecompressionBombWarning, DeprecationWarning, FutureWarning, ResourceWarning)
+#: What nibabel says of headers that only other programs cannot read, or that know no size of a voxel.
+_HARMLESS_RECORDS = ("divisible by 16", "should be non-zero")
+_LONGEST_REASON = 160
 
 
 class UnfitImageError(ValueError):
@@ -42,16 +27,51 @@ class UnfitImageError(ValueError):
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn what a library raises on a damaged file into a ValueError of one sentence that names ``path``.
+    """Turn what a library raises or warns of into a ValueError of one sentence that names ``path``.
 
-    A file that is not there or may not be read stays what it is, and so does a file that is whole but unfit.
+    A file that is not there or may not be read stays what it is, and so does a file that is whole but unfit. Warnings
+    of our own must not be raised inside.
     """
     try:
-        yield
+        with _warnings_are_damage():
+            yield
     except (FileNotFoundError, PermissionError, UnfitImageError):
         raise
-    except _DAMAGE as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-        if "imagecodecs" in reason:  # tifffile, of LZW, JPEG and others
+    except Exception as error:  # a parser may raise anything on damaged data
+        if "imagecodecs" in str(error):  # tifffile, of LZW, JPEG and others
             raise ValueError(f"{path} is compressed in a way that needs a package: pip install imagecodecs.") from error
-        raise ValueError(f"{path} cannot be read, it is damaged, cut short or of another kind: {reason}.") from error
+        raise ValueError(
+            f"{path} cannot be read, it is damaged, cut short or of another kind: {_reason(error)}."
+        ) from error
+
+
+@contextmanager
+def _warnings_are_damage() -> Iterator[None]:
+    """Raise an OSError at the end if a library warned of, or logged, something about the data."""
+    records: list[str] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if record.levelno >= logging.WARNING and not any(words in text for words in _HARMLESS_RECORDS):
+            records.append(text)
+        return False
+
+    with ExitStack() as stack:
+        caught = stack.enter_context(warnings.catch_warnings(record=True))
+        warnings.simplefilter("always")
+        for name in _LOGGERS:
+            logger = logging.getLogger(name)
+            logger.addFilter(keep)
+            stack.callback(logger.removeFilter, keep)
+        yield
+        records += [str(one.message) for one in caught or () if not issubclass(one.category, _HARMLESS)]
+    if records:
+        raise OSError(f"its decoder warns: {records[0]}")
+
+
+def _reason(error: Exception) -> str:
+    """The words of a library without what it quotes, which may be a text of the file."""
+    line = (str(error).splitlines() or [""])[0]
+    line = re.sub(r"""b?(["'`]).*?\1|<[^>]*>|\[[^]]*]|{[^}]*}""", "...", line)
+    words = re.split(r"""["'`<\[{\\]""", line)[0].strip(" :(.,@")
+    return words[:_LONGEST_REASON] if re.search(r"[A-Za-z]{3}", words) else type(error).__name__

@@ -14,9 +14,11 @@ from monai.utils import ensure_tuple
 
 from medrestore_monai.files import atomic_file
 from medrestore_monai.images.arrays import read_npy, read_npz, write_npy, write_npz
+from medrestore_monai.images.damage import explained
 from medrestore_monai.images.jpeg import read_jpeg, write_jpeg
 from medrestore_monai.images.nifti import read_nifti, write_nifti
 from medrestore_monai.images.pictures import read_png, read_tiff, write_png, write_tiff
+from medrestore_monai.intensity import scale_problem
 from medrestore_monai.notes import note
 
 __all__ = ["KINDS", "ImageFileReader", "kind_of", "read_image", "write_image"]
@@ -74,23 +76,33 @@ def read_image(path: Path | str) -> tuple[np.ndarray, dict[str, Any]]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is damaged, holds something else than described above, or has NaN or infinite values.
+        ValueError: if the file is damaged, holds something else than described above, has infinite values, or none that
+            is finite. NaN means padding, and is written as such again.
     """
     path = Path(path)
     kind = kind_of(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
-    stored, meta = _READERS[kind](path)
+    with explained(path):
+        stored, meta = _READERS[kind](path)
+    sizes = meta.pop("tiff_sizes", 1)
+    if sizes > 1:
+        note(f"{path}: only the largest of the {sizes} sizes of the picture is kept.", stacklevel=2)
     if stored.dtype.name not in _TYPES:
         raise ValueError(f"{path}: expected numbers of type {', '.join(_TYPES)}, got {stored.dtype}.")
     color = meta.pop("color", False)
     if stored.ndim not in ((3,) if color else (2, 3)) or stored.size == 0:
         raise ValueError(f"{path}: expected one 2D image or 3D volume, got the shape {stored.shape}.")
     slope, inter = meta.get("scl_slope", 1.0), meta.get("scl_inter", 0.0)
+    problem = scale_problem(slope, inter)
+    if problem:
+        raise ValueError(f"{path} has {problem}.")
     image = scaled(stored, slope, inter)
-    bad = int(np.count_nonzero(~np.isfinite(image)))
-    if bad:
-        raise ValueError(f"{path} has {bad} NaN or infinite values: expected finite ones.")
+    bad, padding = int(np.isinf(image).sum()), int(np.isnan(image).sum())
+    if bad or padding == image.size:
+        raise ValueError(f"{path} has {bad or padding} infinite or NaN values: expected finite ones.")
+    if padding:
+        meta["nan_voxels"] = padding
     affine = meta.setdefault("affine", np.eye(4))
     meta.update(
         kind=kind,
@@ -244,7 +256,7 @@ def stored_values(path: Path | str, kind: str, array: np.ndarray, like: Mapping[
     types = _SAMPLE_TYPES.get((kind, color), _TYPES)
     if dtype.name not in types:
         raise ValueError(f"{path}: expected values of type {' or '.join(types)}, got {dtype}.")
-    if not np.isfinite(array).all():
+    if int((~np.isfinite(array)).sum()) != int(like.get("nan_voxels", 0)) or np.isinf(array).any():
         raise ValueError(f"{path}: the image to write has NaN or infinite values.")
     if dtype.kind == "f":
         if dtype == np.float64 and array.dtype == np.float32:
@@ -266,7 +278,8 @@ def _with_own_digits(array: np.ndarray, like: Mapping[str, Any]) -> np.ndarray:
     own: np.ndarray = array.astype(np.float64)
     source = Path(str(like.get("filename_or_obj", "")))
     if source.is_file():
-        stored, meta = _READERS[kind_of(source)](source)
+        with explained(source):
+            stored, meta = _READERS[kind_of(source)](source)
         exact = stored.astype(np.float64) * meta.get("scl_slope", 1.0) + meta.get("scl_inter", 0.0)
         offset = np.float32(like.get("hu_offset", 0))
         if exact.shape == own.shape:

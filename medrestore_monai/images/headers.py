@@ -10,11 +10,12 @@ import numpy as np
 import tifffile
 
 from medrestore_monai.images.arrays import list_arrays
-from medrestore_monai.images.damage import explained
+from medrestore_monai.images.damage import UnfitImageError, explained
 from medrestore_monai.images.files import kind_of, read_image
 from medrestore_monai.images.jpeg import open_jpeg
 from medrestore_monai.images.nifti import open_nifti
 from medrestore_monai.images.pictures import open_png, tiff_layout
+from medrestore_monai.images.slice_axis import choose_slice_axis, slice_order
 
 __all__ = ["ImageHeader", "read_header"]
 
@@ -27,8 +28,9 @@ class ImageHeader:
     """Size of one image.
 
     Args:
-        size: columns and rows.
-        slices: 1 for a picture.
+        size: columns and rows of a slice.
+        slices: 1 for a picture; of a volume, those along the axis of
+            :func:`~medrestore_monai.images.slice_axis.choose_slice_axis`.
         channels: 3 for RGB, else 1.
     """
 
@@ -51,19 +53,8 @@ def read_header(path: Path | str) -> ImageHeader:
     kind = kind_of(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
-    if kind == "tiff":
-        with explained(path), tifffile.TiffFile(path) as tiff:
-            shape, color = tiff_layout(path, tiff)
-            whole = all(
-                start + length <= path.stat().st_size
-                for page in tiff.series[0].pages
-                if page is not None
-                for start, length in zip(page.dataoffsets, page.databytecounts, strict=True)
-            )
-        size = shape[::-1]
-        size = size[1:] if color else size
-    else:
-        size, color, whole = {"nifti": _nifti, "png": _png, "jpeg": _jpeg}.get(kind, _numpy)(path)
+    with explained(path):
+        size, color, whole = {"nifti": _nifti, "png": _png, "jpeg": _jpeg, "tiff": _tiff}.get(kind, _numpy)(path)
     if len(size) not in (2, 3) or 0 in size:
         raise ValueError(f"{path}: expected one 2D image or 3D volume, got the shape {size}.")
     if not whole:
@@ -71,8 +62,24 @@ def read_header(path: Path | str) -> ImageHeader:
     return ImageHeader((size[0], size[1]), size[2] if len(size) == 3 else 1, 3 if color else 1)
 
 
+def _tiff(path: Path) -> tuple[tuple[int, ...], bool, bool]:
+    with tifffile.TiffFile(path) as tiff:
+        shape, color = tiff_layout(path, tiff)
+        whole = all(
+            start + length <= path.stat().st_size
+            for page in tiff.series[0].pages
+            if page is not None
+            for start, length in zip(page.dataoffsets, page.databytecounts, strict=True)
+        )
+    return shape[-2::-1] if color else shape[::-1], color, whole
+
+
 def _nifti(path: Path) -> tuple[tuple[int, ...], bool, bool]:
-    image, size = open_nifti(path)
+    image, shape = open_nifti(path)
+    size = shape
+    if len(shape) == 3:
+        axis = choose_slice_axis(shape, image.affine, image.header.get_dim_info()[2])
+        size = tuple(shape[one] for one in slice_order(image.affine, axis))
     promised = int(image.dataobj.offset) + int(np.prod(size)) * image.get_data_dtype().itemsize
     if path.name.lower().endswith(".gz"):
         # a gzip file ends with the size of what is packed, modulo 2**32
@@ -88,8 +95,7 @@ def _png(path: Path) -> tuple[tuple[int, ...], bool, bool]:
 
 def _jpeg(path: Path) -> tuple[tuple[int, ...], bool, bool]:
     with open_jpeg(path) as picture:
-        with explained(path):
-            rotated = picture.getexif().get(0x0112) in _ROTATED
+        rotated = picture.getexif().get(0x0112) in _ROTATED
         size = picture.size[::-1] if rotated else picture.size
         return size, picture.mode == "RGB", b"\xff\xd9" in _tail(path)
 
@@ -97,7 +103,7 @@ def _jpeg(path: Path) -> tuple[tuple[int, ...], bool, bool]:
 def _numpy(path: Path) -> tuple[tuple[int, ...], bool, bool]:
     arrays = list_arrays(path)
     if len(arrays) != 1:
-        raise ValueError(f"{path}: expected one array, got {len(arrays)}: {', '.join([*arrays][:8])}.")
+        raise UnfitImageError(f"{path}: expected one array, got {len(arrays)}: {', '.join([*arrays][:8])}.")
     ((shape, _),) = arrays.values()
     return shape, False, True
 

@@ -11,8 +11,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
-from medrestore_monai.images.damage import explained
+from medrestore_monai.images.damage import UnfitImageError
 from medrestore_monai.images.pictures import ORIENTATION, orientation_exif
+from medrestore_monai.images.whole import check_jpeg
 from medrestore_monai.notes import note
 
 __all__ = ["open_jpeg", "read_jpeg", "write_jpeg"]
@@ -28,13 +29,13 @@ def open_jpeg(path: Path) -> Image.Image:
     """Open one JPEG picture without decoding it.
 
     Raises:
-        ValueError: if the file is no JPEG, or holds CMYK.
+        UnfitImageError: if the file holds CMYK.
+        Exception: whatever Pillow raises if the file is no JPEG.
     """
-    with explained(path):
-        picture = Image.open(path, formats=["JPEG"])
+    picture = Image.open(path, formats=["JPEG"])
     if picture.mode not in ("L", "RGB"):
         picture.close()
-        raise ValueError(f"{path}: expected JPEG with gray or RGB, got {picture.mode}.")
+        raise UnfitImageError(f"{path}: expected JPEG with gray or RGB, got {picture.mode}.")
     return picture
 
 
@@ -42,8 +43,10 @@ def read_jpeg(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """Read one JPEG picture, shape ``(X, Y)`` or ``(3, X, Y)``, turned upright where EXIF says how the camera was held.
 
     Raises:
-        ValueError: if the file is damaged or holds CMYK.
+        UnfitImageError: if the file holds CMYK.
+        Exception: whatever Pillow raises on a damaged file; OSError if it lacks data for some pixels.
     """
+    check_jpeg(path.read_bytes())
     with open_jpeg(path) as picture:
         meta: dict[str, Any] = {"color": picture.mode == "RGB"}
         if "dpi" in picture.info and (picture.info.get("jfif_unit") or _X_RESOLUTION in picture.getexif()):
@@ -57,9 +60,7 @@ def read_jpeg(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
                 meta["aspect"].reverse()
         if "icc_profile" in picture.info:
             meta["icc_profile"] = np.frombuffer(picture.info["icc_profile"], dtype=np.uint8).copy()
-        with explained(path):
-            picture.load()
-            rows = np.asarray(ImageOps.exif_transpose(picture))
+        rows = np.asarray(ImageOps.exif_transpose(picture))
     return rows.T, meta
 
 

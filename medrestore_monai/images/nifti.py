@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import io
-import sys
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,30 +11,32 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from medrestore_monai.images.damage import explained
+from medrestore_monai.images.damage import UnfitImageError
+from medrestore_monai.images.slice_axis import SLICE_DIM
+from medrestore_monai.images.whole import check_nothing_follows
 
 __all__ = ["nifti_meta", "open_nifti", "read_nifti", "write_nifti"]
 
-_SWAP = sys.byteorder != "little"  # headers and extensions are kept in little-endian bytes
+# fields of the header that a result does not get, see descriptions.py
+_TEXTS = ("descrip", "aux_file", "intent_name", "data_type", "db_name", "unused_str")
 
 
 def read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """Read the stored numbers, shape ``(X, Y[, Z])``, and the affine, the header's bytes, slope and intercept.
 
     Raises:
-        ValueError: if the file is damaged or holds a time series.
+        UnfitImageError: if the file holds a time series.
+        Exception: whatever nibabel raises on a damaged file; OSError if something follows the voxels.
     """
     image, shape = open_nifti(path)
-    with explained(path):
-        stored = image.dataobj.get_unscaled()
-        if path.name.lower().endswith(".gz"):
-            _check_whole(path)
-        meta = nifti_meta(image)
-    return stored.reshape(shape), meta
+    stored = image.dataobj.get_unscaled()
+    end = int(image.dataobj.offset) + stored.nbytes
+    check_nothing_follows((_unpacked_size(path) if _is_packed(path) else path.stat().st_size) - end)
+    return stored.reshape(shape), nifti_meta(image)
 
 
 def nifti_meta(image: Any) -> dict[str, Any]:
-    """Return what :func:`write_nifti` needs of an image of nibabel: affine, header, extensions, slope and intercept."""
+    """Return what :func:`write_nifti` needs of an image of nibabel: affine, header, slope and intercept."""
     header = image.header.as_byteswapped("<")
     meta = {
         "affine": np.array(image.affine, dtype=np.float64),
@@ -44,34 +45,39 @@ def nifti_meta(image: Any) -> dict[str, Any]:
         "scl_slope": float(getattr(image.dataobj, "slope", 1.0)),
         "scl_inter": float(getattr(image.dataobj, "inter", 0.0)),
     }
-    if len(image.header.extensions):
-        extensions = io.BytesIO()
-        image.header.extensions.write_to(extensions, byteswap=_SWAP)
-        meta["nifti_extensions"] = np.frombuffer(extensions.getvalue(), dtype=np.uint8).copy()
+    slice_dim = image.header.get_dim_info()[2]
+    if slice_dim is not None:
+        meta[SLICE_DIM] = slice_dim
     return meta
 
 
-def _check_whole(path: Path) -> None:
+def _is_packed(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
+
+
+def _unpacked_size(path: Path) -> int:
     """Read a gzip file to its end, where its check sum is: who takes the voxels alone does not get there."""
     with gzip.open(path) as file:
-        while file.read(1 << 20):
-            pass
+        return sum(len(part) for part in iter(lambda: file.read(1 << 20), b""))
 
 
 def open_nifti(path: Path) -> tuple[Any, tuple[int, ...]]:
     """Open one image without its voxels; also its shape ``(X, Y[, Z])``.
 
     Raises:
-        ValueError: as :func:`read_nifti`, as far as the header tells.
+        Exception: as :func:`read_nifti`, as far as the header tells.
     """
-    with explained(path):
-        image = nib.load(path)
-        shape, dtype = image.shape, image.get_data_dtype()
-        # no deflate stream grows more than 1032 times
-        if np.prod(shape, dtype=float) * dtype.itemsize > 1032 * path.stat().st_size:
-            raise OSError(f"the header promises {shape} voxels, more than the file can hold")
+    image = nib.load(path)
+    shape, dtype = image.shape, image.get_data_dtype()
+    # no deflate stream grows more than 1032 times
+    if math.prod(shape) * dtype.itemsize > 1032 * path.stat().st_size:
+        raise OSError(f"the header promises {shape} voxels, more than the file can hold")
+    if not np.isfinite(image.affine).all():
+        raise OSError("its affine is not finite")
     if len(shape) > 3 and any(side != 1 for side in shape[3:]):
-        raise ValueError(f"{path}: expected one 2D image or 3D volume, got a series of shape {shape}: split it first.")
+        raise UnfitImageError(
+            f"{path}: expected one 2D image or 3D volume, got a series of shape {shape}: split it first."
+        )
     return image, tuple(int(side) for side in shape[:3])
 
 
@@ -85,10 +91,9 @@ def write_nifti(file: Any, stored: np.ndarray, like: Mapping[str, Any]) -> None:
     """
     if "nifti_header" in like:
         header = _header(np.asarray(like["nifti_header"], dtype=np.uint8).tobytes())
-        if "nifti_extensions" in like:
-            block = np.asarray(like["nifti_extensions"], dtype=np.uint8).tobytes()
-            found = type(header.extensions).from_fileobj(io.BytesIO(block), len(block), byteswap=_SWAP)
-            header.extensions.extend(found)
+        for name in _TEXTS:
+            if name in header.keys():  # noqa: SIM118
+                header[name] = b""
     else:
         image = nib.Nifti1Image(stored, np.asarray(like.get("affine", np.eye(4)), dtype=np.float64))
         header = image.header

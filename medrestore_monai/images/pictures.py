@@ -19,16 +19,17 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from medrestore_monai.images.damage import UnfitImageError, explained
-from medrestore_monai.notes import note
+from medrestore_monai.images.damage import UnfitImageError
+from medrestore_monai.images.descriptions import technical_description
+from medrestore_monai.images.whole import check_tiff, png_chunks
 
 __all__ = ["open_png", "orientation_exif", "read_png", "read_tiff", "tiff_layout", "write_png", "write_tiff"]
 
 ORIENTATION = 274
 _TURNED = range(2, 9)  # orientations; 1 is upright, others mean nothing
 _COLOR_TYPES = {0: "gray", 2: "RGB", 3: "palette", 4: "gray with alpha", 6: "RGB with alpha"}
-# color, size of a pixel (which need not be square) and texts; sBIT is left out, as restored values use all bits
-_CHUNKS = ("gAMA", "cHRM", "sRGB", "cICP", "pHYs", "tEXt", "zTXt", "iTXt")
+# color and size of a pixel, which need not be square; sBIT is left out, as restored values use all bits
+_CHUNKS = ("gAMA", "cHRM", "sRGB", "cICP", "pHYs")
 _SIGNATURE_AND_IHDR = 8 + 25
 
 
@@ -36,12 +37,11 @@ def open_png(path: Path) -> tuple[Image.Image, int, int]:
     """Open one PNG picture without decoding it; also its bits per sample and PNG's color type.
 
     Raises:
-        ValueError: as :func:`read_png`, as far as the header tells.
+        Exception: as :func:`read_png`, as far as the header tells.
     """
     with path.open("rb") as file:
         head = file.read(26).ljust(26, b"\0")
-    with explained(path):
-        picture = Image.open(path, formats=["PNG"])
+    picture = Image.open(path, formats=["PNG"])
     depth, color_type = head[24], head[25]  # of the IHDR chunk
     try:
         _check_png(path, picture, depth, color_type)
@@ -55,33 +55,34 @@ def _check_png(path: Path, picture: Image.Image, depth: int, color_type: int) ->
     if depth < 8 or color_type == 3 or (depth == 16 and color_type != 0):
         # Pillow would cut 16 bit color to 8 bit without a word
         hint = "; save it as TIFF, which is read with all 16" if depth == 16 else ""
-        raise ValueError(
+        raise UnfitImageError(
             f"{path}: expected PNG with 8 or 16 bit gray or 8 bit RGB, got {depth} bit "
             f"{_COLOR_TYPES.get(color_type, 'of an unknown type')}{hint}."
         )
     if getattr(picture, "n_frames", 1) > 1 or "transparency" in picture.info:
-        raise ValueError(f"{path}: expected one opaque picture, got an animation or transparency.")
+        raise UnfitImageError(f"{path}: expected one opaque picture, got an animation or transparency.")
 
 
 def read_png(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """Read one PNG picture, shape ``(X, Y)`` or ``(3, X, Y)``; an alpha channel that is opaque is noted and left out.
 
     Raises:
-        ValueError: if the file is damaged, transparent, animated, or has a palette, 16 bit color or under 8 bit.
+        UnfitImageError: if the picture is transparent or animated, or has a palette, 16 bit color or under 8 bit.
+        Exception: whatever Pillow raises on a damaged file; OSError if it lacks rows or a check sum is wrong.
     """
     picture, depth, color_type = open_png(path)
     with picture:
-        with explained(path):
-            picture.load()
-            orientation = picture.getexif().get(ORIENTATION)
-            chunks = _kept_chunks(path.read_bytes())
+        found = png_chunks(path.read_bytes())
+        chunks = [(kind, base64.b64encode(content).decode()) for kind, content in found if kind in _CHUNKS]
+        picture.load()
+        orientation = picture.getexif().get(ORIENTATION)
         rows = np.asarray(picture)
     if "transparency" in picture.info:
-        raise ValueError(f"{path}: expected one opaque picture, got an animation or transparency.")
+        raise UnfitImageError(f"{path}: expected one opaque picture, got an animation or transparency.")
     meta: dict[str, Any] = {"color": color_type in (2, 6), "png_mode": picture.mode}
     if color_type in (4, 6):
         if (rows[..., -1] != 255).any():
-            raise ValueError(f"{path}: expected an opaque picture, got a transparent one.")
+            raise UnfitImageError(f"{path}: expected an opaque picture, got a transparent one.")
         rows = rows[..., :-1] if meta["color"] else rows[..., 0]
     if "dpi" in picture.info:
         meta["dpi"] = [float(value) for value in picture.info["dpi"]]
@@ -98,7 +99,7 @@ def read_png(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
 
 
 def write_png(file: BinaryIO, stored: np.ndarray, like: Mapping[str, Any]) -> None:
-    """Write one picture with the resolution, orientation, texts, color profile and color chunks of ``like``."""
+    """Write one picture with the resolution, orientation, color profile and color chunks of ``like``."""
     picture = Image.fromarray(np.ascontiguousarray(stored.T))
     if like.get("png_mode") in ("LA", "RGBA"):
         picture.putalpha(255)
@@ -121,25 +122,6 @@ def write_png(file: BinaryIO, stored: np.ndarray, like: Mapping[str, Any]) -> No
     file.write(written.getbuffer()[_SIGNATURE_AND_IHDR:])
 
 
-def _kept_chunks(data: bytes) -> list[tuple[str, str]]:
-    """Names and contents, in base64, of those chunks of a PNG that its result gets, too; damaged ones are left out.
-
-    Raises:
-        OSError: a chunk of the pixels is damaged, which Pillow does not look for.
-    """
-    kept, start = [], 8
-    while start + 12 <= len(data):
-        length = int.from_bytes(data[start : start + 4], "big")
-        kind, end = data[start + 4 : start + 8].decode("latin-1"), start + 8 + length
-        whole = data[end : end + 4] == struct.pack(">I", zlib.crc32(data[start + 4 : end]))
-        if kind in ("IHDR", "IDAT") and not whole:
-            raise OSError(f"the check sum of its {kind} chunk is wrong")
-        if kind in _CHUNKS and whole:
-            kept.append((kind, base64.b64encode(data[start + 8 : end]).decode()))
-        start = end + 4
-    return kept
-
-
 def orientation_exif(like: Mapping[str, Any]) -> bytes:
     """Return EXIF that holds the orientation of ``like`` and nothing else; empty if it has none."""
     if "orientation" not in like:
@@ -153,18 +135,22 @@ def read_tiff(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """Read TIFF pages, shape ``(X, Y)``, ``(X, Y, Z)`` or ``(3, X, Y)``.
 
     Raises:
-        ValueError: if the file is damaged, or holds pages of several sizes, an alpha channel, a palette, or samples
-            packed into fewer bits than their type has.
+        UnfitImageError: if the file holds pages of several sizes, an alpha channel, a palette, or samples packed into
+            fewer bits than their type has.
+        Exception: whatever tifffile raises on a damaged file; OSError if it lacks some pixels.
     """
-    with explained(path), tifffile.TiffFile(path) as tiff:
+    with tifffile.TiffFile(path) as tiff:
         shape, color = tiff_layout(path, tiff)
         series = tiff.series[0]
         page = series.keyframe
-        if series.is_pyramidal:
-            sizes = len(series.levels)
-            note(f"{path}: only the largest of the {sizes} sizes of the picture is kept.", stacklevel=3)
+        for index, one in enumerate(series.pages):
+            if one is None and series.dataoffset is None:
+                raise OSError(f"its page {index} is missing")
+            if one is not None:
+                check_tiff(one if isinstance(one, tifffile.TiffPage) else one.aspage(), path.stat().st_size)
         rows = series.asarray().reshape(shape)
         meta: dict[str, Any] = {
+            "tiff_sizes": len(series.levels),
             "tiff_photometric": tifffile.PHOTOMETRIC(page.photometric).name,
             "tiff_compressed": int(page.compression != 1),
             "color": color,
@@ -174,8 +160,9 @@ def read_tiff(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
             unit = page.tags["ResolutionUnit"].value if "ResolutionUnit" in page.tags else 2
             if all(bottom > 0 for _, bottom in resolution):
                 meta["tiff_resolution"] = [int(v) for pair in resolution for v in pair] + [int(unit)]
-        if page.description:
-            meta["tiff_description"] = page.description
+        description = technical_description(page.description)
+        if description:
+            meta["tiff_description"] = description
         if page.tags.valueof(ORIENTATION) in _TURNED:
             meta["orientation"] = int(page.tags.valueof(ORIENTATION))
         profile = page.tags.valueof("InterColorProfile")
@@ -188,7 +175,7 @@ def tiff_layout(path: Path, tiff: tifffile.TiffFile) -> tuple[tuple[int, ...], b
     """Shape of the picture or pages as they lie in the file, ``(..., rows, columns[, 3])``, and whether it is color.
 
     Raises:
-        ValueError: as :func:`read_tiff`.
+        UnfitImageError: as :func:`read_tiff`.
     """
     series, count = tiff.series[0], len(tiff.series)
     page = series.keyframe

@@ -185,13 +185,11 @@ def test_two_series_are_listed_and_one_can_be_picked(tmp_path):
     phantoms.ct_series(tmp_path, slices=3)
     phantoms.pet_series(tmp_path, slices=2, series="b")
     uids = {series.modality: series.uid for series in find_series(tmp_path)}
-    with pytest.raises(
-        DicomError, match=r"2 series in .* `series_uid`: CT 'phantom a', 3 files, UID [\d.]+; PT"
-    ) as caught:
+    with pytest.raises(DicomError, match=r"2 series in .* `series_uid`: CT, 3 files, UID [\d.]+; PT") as caught:
         read_series(tmp_path)
     assert all(uid in str(caught.value) for uid in uids.values())
     assert read_series(tmp_path, series_uid=uids["PT"]).shape == (32, 32, 2)
-    with pytest.raises(DicomError, match=r"no series 1\.2\.3 in .*CT 'phantom a'"):
+    with pytest.raises(DicomError, match=r"no series 1\.2\.3 in .*CT, 3 files"):
         read_series(tmp_path, series_uid="1.2.3")
 
 
@@ -330,7 +328,7 @@ def test_missing_geometry(tmp_path, keyword):
     [
         ({"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}, "differ in ImageOrientationPatient"),
         ({"PixelSpacing": [0.7, 0.75]}, "differ in PixelSpacing"),
-        ({"Rows": 16}, "differ in Rows"),
+        ({"Rows": 16}, "holds 2048 bytes of pixel data where 1024 are expected"),
         ({"PixelRepresentation": 1}, "differ in PixelRepresentation"),
         ({"BitsStored": 16, "HighBit": 15}, "differ in BitsStored"),
         ({"FrameOfReferenceUID": "1.2.3"}, "differ in FrameOfReferenceUID"),
@@ -363,9 +361,9 @@ def test_geometry_that_makes_no_sense(tmp_path, values, message):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"RescaleSlope": 0}, "rescale slope 0"),
+        ({"RescaleSlope": 0}, "has the slope 0 and"),
         ({"RescaleSlope": None}, "no RescaleSlope"),
-        ({"RescaleType": "MGML"}, "type MGML, where HU"),
+        ({"RescaleType": "MGML"}, "another Rescale Type .*, where HU"),
         ({"NumberOfFrames": 3}, "3 frames"),
         ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "color or palette"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "color or palette"),
@@ -432,9 +430,9 @@ def test_a_projection_of_pet_is_no_slice(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"Units": "PROPCNTS"}, "PET units PROPCNTS, where BQML"),
-        ({"Units": None}, "PET units missing, where BQML"),
-        ({"Units": "GML", "SUVType": "LBM"}, "SUV of type LBM, where SUV by body weight"),
+        ({"Units": "PROPCNTS"}, "other PET units .*, where BQML"),
+        ({"Units": None}, "other PET units .*, where BQML"),
+        ({"Units": "GML", "SUVType": "LBM"}, "another SUV Type .*, where SUV by body weight"),
     ],
 )
 def test_pet_in_other_units(tmp_path, values, message):

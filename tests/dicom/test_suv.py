@@ -155,8 +155,8 @@ def test_earliest_slice_is_the_start_of_a_reprocessed_series():
         ({"RadiopharmaceuticalStartTime": "109900"}, "cannot be"),
         ({"DecayCorrection": "LATER"}, r"Decay Correction \(0054,1102\): give .*`suv_factor`"),
         ({"CorrectedImage": ["DECY"]}, "not corrected for attenuation"),
-        ({"Units": "CM2ML"}, "has PET units CM2ML"),
-        ({"Units": "GML", "SUVType": "LBM"}, "SUV of type LBM"),
+        ({"Units": "CM2ML"}, "has other PET units"),
+        ({"Units": "GML", "SUVType": "LBM"}, "another SUV Type"),
     ],
 )
 def test_what_is_missing_is_named_with_the_option_that_gives_it(values, message):

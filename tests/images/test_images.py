@@ -70,7 +70,8 @@ def test_nifti_comes_back_with_its_header(tmp_path, name, dtype, kind):
     assert type(after) is type(before)
     np.testing.assert_array_equal(after.dataobj.get_unscaled(), stored)
     for field in before.header:
-        np.testing.assert_array_equal(after.header[field], before.header[field], err_msg=field)
+        expected = b"" if field == "descrip" else before.header[field]  # a text, see descriptions.py
+        np.testing.assert_array_equal(after.header[field], expected, err_msg=field)
 
 
 @pytest.mark.parametrize(("slope", "inter"), [(0.5, -1024.0), (0.0037, 0.0), (3.1, 12.0)])
@@ -88,7 +89,7 @@ def test_nifti_with_a_slope_keeps_its_stored_numbers(tmp_path, slope, inter):
 
 
 def test_nifti_whose_steps_float32_cannot_hold_becomes_float32(tmp_path):
-    write_nifti(tmp_path / "a.nii", np.arange(24, dtype=np.int16).reshape(2, 3, 4), 0.001, 1e6)
+    write_nifti(tmp_path / "a.nii", np.arange(24, dtype=np.int16).reshape(2, 3, 4), 0.001, 5e4)
     with pytest.warns(UserWarning, match="written as float32"):
         image, meta = read_image(tmp_path / "a.nii")
     write_image(tmp_path / "b.nii", image, like=meta)
@@ -107,18 +108,15 @@ def test_big_endian_nifti(tmp_path):
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_nifti_keeps_its_extensions(tmp_path, order):
+def test_nifti_extensions_are_left_out(tmp_path, order):
     header = nib.Nifti1Header(endianness=order)
     header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"of the scanner, 27 bytes it"))
-    header.extensions.append(nib.nifti1.Nifti1Extension("afni", b"<AFNI/>"))
     stored = numbers((4, 3, 2), "int16")
     nib.Nifti1Image(stored.astype(f"{order}i2"), AFFINE, header).to_filename(tmp_path / "a.nii")
     image, meta = read_image(tmp_path / "a.nii")
     write_image(tmp_path / "b.nii.gz", image, like=meta)
-    before, after = nib.load(tmp_path / "a.nii"), nib.load(tmp_path / "b.nii.gz")
-    kept = [(one.get_code(), one.get_content().rstrip(b"\0")) for one in after.header.extensions]
-    assert kept == [(one.get_code(), one.get_content().rstrip(b"\0")) for one in before.header.extensions]
-    assert len(kept) == 2
+    after = nib.load(tmp_path / "b.nii.gz")
+    assert len(after.header.extensions) == 0
     np.testing.assert_array_equal(after.get_fdata(), stored)
 
 
@@ -509,7 +507,11 @@ def _deep_png(path):
     [
         ("a.nii.gz", _time_series, "got a series of shape"),
         ("b.nii.gz", _promise, "promises"),
-        ("c.nii", lambda p: nib.Nifti1Image(np.full((2, 2, 2), np.nan, "f4"), AFFINE).to_filename(p), "8 NaN"),
+        (
+            "c.nii",
+            lambda p: nib.Nifti1Image(np.full((2, 2, 2), np.nan, "f4"), AFFINE).to_filename(p),
+            "8 infinite or NaN",
+        ),
         ("d.nii", lambda p: p.write_bytes(b"no header" * 100), "cannot be read"),
         ("a.bmp", lambda p: p.write_bytes(b""), "expected a name ending"),
         ("a.png", lambda p: Image.new("P", (4, 4)).save(p), "gray or 8 bit RGB"),

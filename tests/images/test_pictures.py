@@ -160,29 +160,15 @@ def test_color_chunks_of_png_are_kept(tmp_path, stored):
     assert not wanted.keys() & chunks(again(tmp_path / "plain.png")).keys()
 
 
-def test_texts_of_png_are_kept(tmp_path):
+def test_texts_of_png_are_left_out(tmp_path):
     info = PngInfo()
     info.add_text("Title", "Kidney, 5 \xb5m")
     info.add_text("Comment", "long " * 100, zip=True)
     info.add_itxt("XML:com.adobe.xmp", "<x:xmpmeta/>")
-    info.add_itxt("Author", "\u0141ucja", "pl", "Autor")
     Image.fromarray(GRAY).save(tmp_path / "a.png", pnginfo=info)
     out = again(tmp_path / "a.png")
-    before, after = (chunks(path) for path in (tmp_path / "a.png", out))
-    assert after[b"iTXt"] == before[b"iTXt"] == b"Author\0\0\0pl\0Autor\0" + "\u0141ucja".encode()
-    texts = Image.open(out).text
-    assert texts == Image.open(tmp_path / "a.png").text
-    assert texts["Comment"] == "long " * 100
-    assert list(texts) == ["Title", "Comment", "XML:com.adobe.xmp", "Author"]
-
-
-def test_repeated_texts_of_png_are_kept(tmp_path):
-    info = PngInfo()
-    for text in ("first", "second"):
-        info.add_text("Comment", text)
-    Image.fromarray(GRAY).save(tmp_path / "a.png", pnginfo=info)
-    out = again(tmp_path / "a.png").read_bytes()
-    assert out.index(b"tEXtComment\0first") < out.index(b"tEXtComment\0second") < out.index(b"IDAT")
+    assert not {b"tEXt", b"zTXt", b"iTXt"} & chunks(out).keys()
+    assert Image.open(out).text == {}
 
 
 @pytest.mark.parametrize("size", [(2, 1, 0), (11811, 5906, 1), (0, 0, 1)], ids=["ratio", "per meter", "none"])
@@ -198,18 +184,12 @@ def test_pixels_of_png_keep_their_size_and_shape(tmp_path, size):
     np.testing.assert_array_equal(np.asarray(Image.open(out)), GRAY)
 
 
-def test_significant_bits_and_damaged_texts_of_png_are_left_out(tmp_path):
+def test_significant_bits_of_png_are_left_out(tmp_path):
     info = PngInfo()
     info.add(b"sBIT", b"\x05")  # a decoder may drop the other bits, which a restored picture uses
-    info.add_text("Title", "kidney")
-    Image.fromarray(GRAY).save(tmp_path / "plain.png", pnginfo=info)
-    assert {b"sBIT", b"tEXt"} <= chunks(tmp_path / "plain.png").keys()
-    assert b"sBIT" not in chunks(again(tmp_path / "plain.png"))
-    damaged = (tmp_path / "plain.png").read_bytes()
-    text, end = damaged.index(b"\0\0\0\x0ctEXt"), damaged.index(b"\0\0\0\0IEND")
-    late = damaged[text : text + 24].replace(b"kidney", b"kidnex")  # after the pixels, where readers are lenient
-    (tmp_path / "a.png").write_bytes(damaged[:text] + damaged[text + 24 : end] + late + damaged[end:])
-    assert b"tEXt" not in chunks(again(tmp_path / "a.png"))
+    Image.fromarray(GRAY).save(tmp_path / "a.png", pnginfo=info)
+    assert b"sBIT" in chunks(tmp_path / "a.png")
+    assert b"sBIT" not in chunks(again(tmp_path / "a.png"))
 
 
 def test_smaller_copies_in_a_tiff_are_left_out_with_a_note(tmp_path):

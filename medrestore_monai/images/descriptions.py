@@ -1,0 +1,105 @@
+"""Which texts of a source its result gets: those that are technical and can be checked to be nothing else.
+
+A result goes further than its source, and free texts may name who was imaged. So none is carried into a NIfTI, PNG,
+TIFF or JPEG result: not NIfTI's ``descrip``, ``aux_file``, ``intent_name``, ``db_name`` and header extensions, not the
+texts and EXIF entries of PNG, TIFF and JPEG. Kept are sizes, units and orders of axes that a TIFF description holds in
+the words of ImageJ, OME or tifffile, the color profile, and the name of the array in a NumPy archive.
+A derived DICOM series keeps the header of its source: it belongs to the same study of the same patient.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from xml.etree import ElementTree
+
+__all__ = ["technical_description"]
+
+_NUMBER = r"[-+]?[0-9.]+([eE][-+]?[0-9]+)?"
+_COUNT = r"[0-9]{1,9}"
+_UNIT = r"(\\u00B5|µ|u|n|c|m)?m|micron|inch|pixel|s|ms|sec"
+_IMAGEJ = {
+    "ImageJ": r"[0-9.a-z]{1,12}",
+    **dict.fromkeys(("images", "channels", "slices", "frames", "spacing", "min", "max", "finterval", "fps"), _NUMBER),
+    **dict.fromkeys(("hyperstack", "loop"), "true|false"),
+    "mode": "grayscale|color|composite",
+    **dict.fromkeys(("unit", "yunit", "zunit"), _UNIT),
+}
+_OME = "{http://www.openmicroscopy.org/Schemas/OME/2016-06}"
+_OME_ELEMENTS = {_OME + name for name in ("OME", "Image", "Pixels", "Channel", "LightPath", "TiffData")}
+_OME_ATTRIBUTES = {
+    "ID": r"[A-Z][A-Za-z]{1,20}(:[0-9]{1,9}){1,3}",
+    "DimensionOrder": r"XY[CZT]{3}",
+    "Type": r"u?int(8|16|32)|float|double",
+    "Interleaved": "true|false",
+    "BigEndian": "true|false",
+    **{f"PhysicalSize{axis}": _NUMBER for axis in "XYZ"},
+    **{f"PhysicalSize{axis}Unit": _UNIT for axis in "XYZ"},
+    **dict.fromkeys(("SizeX", "SizeY", "SizeZ", "SizeC", "SizeT", "SamplesPerPixel"), _COUNT),
+    **dict.fromkeys(("IFD", "PlaneCount", "FirstC", "FirstT", "FirstZ", "SignificantBits"), _COUNT),
+    "Creator": r"tifffile\.py [0-9.]{1,20}",
+    "{http://www.w3.org/2001/XMLSchema-instance}schemaLocation": r"[-A-Za-z0-9:/._ ]{1,200}",
+    "UUID": r"urn:uuid:[0-9a-f-]{36}",
+    "Name": r"Image[0-9]{1,9}",
+}
+
+
+def technical_description(text: str) -> str:
+    """The technical part of the description of a TIFF; empty if it has none.
+
+    Args:
+        text: of tag 270.
+    """
+    if text.startswith("ImageJ="):
+        lines = text.splitlines(keepends=True)
+        return "".join(line for line in lines if _is_technical(*line.strip().partition("=")[::2]))
+    if text.lstrip().startswith("{"):
+        return _shape(text)
+    if text.rstrip().endswith("</OME>"):
+        return _ome(text)
+    return ""
+
+
+def _is_technical(key: str, value: str) -> bool:
+    return re.fullmatch(_IMAGEJ.get(key, "(?!)"), value) is not None
+
+
+def _shape(text: str) -> str:
+    """What tifffile writes: the shape that the pages have together."""
+    try:
+        shape = json.loads(text)["shape"]
+        return json.dumps({"shape": [int(side) for side in shape]})
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return ""
+
+
+def _ome(text: str) -> str:
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        return ""
+    try:
+        root = ElementTree.fromstring(text)
+    except ElementTree.ParseError:
+        return ""
+    if root.tag not in _OME_ELEMENTS:
+        return ""
+    if not _strip(root) and "<!--" not in text:
+        return text  # as it was written, where all of it is technical
+    ElementTree.register_namespace("", _OME[1:-1])
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _strip(element: ElementTree.Element) -> bool:
+    """Take away what is not technical; tell whether there was something."""
+    unfit = [child for child in element if child.tag not in _OME_ELEMENTS]
+    for child in unfit:
+        element.remove(child)
+    words = [
+        name for name, value in element.attrib.items() if not re.fullmatch(_OME_ATTRIBUTES.get(name, "(?!)"), value)
+    ]
+    for name in words:
+        del element.attrib[name]
+    texts = [place for place in ("text", "tail") if (getattr(element, place) or "").strip()]
+    for place in texts:
+        setattr(element, place, None)
+    below = [_strip(child) for child in element]
+    return bool(unfit or words or texts or any(below))
