@@ -173,6 +173,7 @@ def degrade(
     overwrite: bool = False,
     progress: bool = False,
     hu_offset: float | None = None,
+    slice_axis: int | None = None,
     **options: Any,
 ) -> list[Simulation]:
     """Simulate a degraded scan of every image of a source, slice by slice, and write the same kind.
@@ -187,6 +188,7 @@ def degrade(
         overwrite: replace outputs that exist.
         progress: show a progress bar over slices on the standard error stream.
         hu_offset: of CT, see :class:`~medrestore_monai.data.LoadImageOrSeriesd`.
+        slice_axis: of volumes in files, see there.
         options: those of the task; ranges and other defaults are in :data:`TASKS`. ``dose``: fraction of the source's
             dose; ``exact``: ray by ray, see :class:`~medrestore_monai.transforms.SimulateCTLowDosed`;
             ``axial_correlation``: of the noise of neighboring slices, in [0, 0.95], by default 0.3, 0 with ``exact``;
@@ -209,7 +211,8 @@ def degrade(
     check_task(task, options)
     chosen = TASKS[task]
     check_hu_offset(task, hu_offset)
-    load = LoadImageOrSeriesd("image", modality=chosen.modality, allow_gaps=allow_gaps, hu_offset=hu_offset)
+    suv = {"factor": options["suv_factor"]} if options.get("suv_factor") else None
+    load = LoadImageOrSeriesd("image", chosen.modality, allow_gaps, suv=suv, hu_offset=hu_offset, slice_axis=slice_axis)
     written = []
     for item in plan_outputs(source, output, series_uid, overwrite):
         image = load(item)["image"]

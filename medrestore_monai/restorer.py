@@ -260,7 +260,8 @@ class Restorer:
     ) -> Any:
         pictures = "RGB" in self.modalities and (modality is None or MODALITY.check(modality) == "RGB")
         only = pictures and (modality is not None or self.modalities == ("RGB",))
-        opened = open_in_memory(image, only, pictures, spacing, slice_axis)
+        axis = self._values.get("slice_axis") if slice_axis is None else slice_axis
+        opened = open_in_memory(image, only, pictures, spacing, axis)
         meta = opened.meta
         if only or meta["original_channel_dim"] == 0:
             meta["modality"] = "RGB" if meta["original_channel_dim"] == 0 else "GRAY"

@@ -93,7 +93,7 @@ def test_degrade_refuses_what_it_cannot_simulate(tmp_path):
         ({"dose": 0}, "dose must be a fraction"),
         ({"source": tmp_path / "ct"}, r"ct, slice 0: too little flat soft tissue"),
         ({"source": tmp_path / "pet"}, "modality PT, where CT is expected"),
-        ({"source": tmp_path / "a.npy"}, r"a\.npy has 9216 NaN or infinite values"),
+        ({"source": tmp_path / "a.npy"}, r"a\.npy has 9216 infinite or NaN values"),
     ):
         with pytest.raises(ValueError, match=message):
             degrade(**{"source": tmp_path / "ct", "output": tmp_path / "out", **options})

@@ -58,6 +58,12 @@ SHARED: tuple[Setting, ...] = (
     ),
     Setting("allow_gaps", "bool", "take a series with missing slices, as single images", recorded=False, served=False),
     Setting(
+        "slice_axis",
+        "int",
+        "axis that the slices of a volume in a file lie across; by default as its header says",
+        range="[0, 2]",
+    ),
+    Setting(
         "hu_offset",
         "float",
         "what is added to the numbers of a file to make them HU: -1024 for stored values, 0 if they are HU",

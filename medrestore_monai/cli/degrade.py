@@ -1,6 +1,6 @@
 """``medrestore degrade``: simulate a degraded scan of clean images."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,9 +11,11 @@ from medrestore_monai.cli.options import (
     OutputOption,
     OverwriteOption,
     SeriesOption,
+    SliceAxisOption,
     check_source,
 )
-from medrestore_monai.cli.output import USAGE, console, printable, reported
+from medrestore_monai.cli.output import USAGE, console, reported
+from medrestore_monai.texts import printable
 
 DEGRADATIONS = (
     "ct_low_dose, mri_kspace, pet_low_count, motion_blur, linear_motion_blur, bent_motion_blur, gaussian_blur, "
@@ -106,6 +108,7 @@ def degrade(
         float | None, typer.Option(help="jpeg: value of INPUT that becomes 255; by default the greatest.")
     ] = None,
     hu_offset: HUOffsetOption = None,
+    slice_axis: SliceAxisOption = None,
     series: SeriesOption = None,
     allow_gaps: GapsOption = False,
     overwrite: OverwriteOption = False,
@@ -128,7 +131,7 @@ def degrade(
     settings |= {"bend": bend, "sigma_along": sigma_along, "sigma_across": sigma_across, "radius": radius}
     settings |= {"width": width}
     settings |= {"axial_correlation": axial_correlation, "axial_width": axial_width}
-    options = {name: value for name, value in settings.items() if value is not None}
+    options: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
     with reported(USAGE):
         from medrestore_monai.degrader import check_hu_offset, check_task
         from medrestore_monai.degrader import degrade as run
@@ -136,6 +139,7 @@ def degrade(
         check_task(task, options)
         check_hu_offset(task, hu_offset)
     with reported():
-        for done in run(source, output, task, seed, series or "", allow_gaps, overwrite, True, hu_offset, **options):
+        options |= {"hu_offset": hu_offset, "slice_axis": slice_axis}
+        for done in run(source, output, task, seed, series or "", allow_gaps, overwrite, True, **options):
             values = ", ".join(f"{name} {value}" for name, value in done.parameters.items())
             console.print(printable(f"simulated: {done.output} ({task}: {values})"), soft_wrap=True, markup=False)

@@ -4,7 +4,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -23,6 +23,7 @@ from medrestore_monai.cli.options import (
 )
 from medrestore_monai.cli.output import EVALUATE_FLAGS, RESEARCH, USAGE, console, errors, reported
 from medrestore_monai.cli.restore import restore
+from medrestore_monai.texts import printable
 
 app = typer.Typer(
     help="Restore medical images: DICOM, NIfTI, PNG, JPEG or TIFF in, the same kind out, same units and geometry. "

@@ -30,6 +30,16 @@ HUOffsetOption = Annotated[
         show_default=False,
     ),
 ]
+SliceAxisOption = Annotated[
+    int | None,
+    typer.Option(
+        "--slice-axis",
+        min=0,
+        max=2,
+        help="NIfTI: axis (0, 1 or 2) that the slices of a volume lie across; by default as its header says.",
+        show_default=False,
+    ),
+]
 
 
 def check_source(source: Path) -> None:

@@ -33,6 +33,7 @@ FLAGS = {
     "precision": "--precision",
     "seed": "--seed",
     "series_uid": "--series",
+    "slice_axis": "--slice-axis",
     "strength": "--strength",
     "suv_factor": "--suv-factor",
     "tile": "--tile",

@@ -12,11 +12,13 @@ from medrestore_monai.cli.options import (
     InputArgument,
     OutputOption,
     SeriesOption,
+    SliceAxisOption,
     TrustOption,
     check_source,
     refuse_own_options,
 )
-from medrestore_monai.cli.output import RESEARCH, RESTORE_FLAGS, USAGE, console, printable, reported
+from medrestore_monai.cli.output import RESEARCH, RESTORE_FLAGS, USAGE, console, reported
+from medrestore_monai.texts import printable
 
 if TYPE_CHECKING:
     from medrestore_monai.restorer import Restorer
@@ -67,6 +69,7 @@ def restore(
     hu_offset: HUOffsetOption = None,
     series: SeriesOption = None,
     allow_gaps: GapsOption = False,
+    slice_axis: SliceAxisOption = None,
     trust_bundle: TrustOption = False,
     overwrite: OverwriteOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the studies and what would be done.")] = False,
@@ -115,6 +118,7 @@ def restore(
             "injection_time": injection_time,
             "half_life": half_life,
             "hu_offset": hu_offset,
+            "slice_axis": slice_axis,
             "series_uid": series or "",
             "allow_gaps": allow_gaps,
             **changes,

@@ -16,9 +16,17 @@ from monai.transforms import MapTransform
 from medrestore_monai.data.find import is_image_file
 from medrestore_monai.data.hounsfield import WORD, check_hounsfield
 from medrestore_monai.dicom import Series, SUVError, SUVOptions, read_series, stores_air, suv_factor
-from medrestore_monai.images import read_image, read_picture_set
-from medrestore_monai.intensity import choose_range
+from medrestore_monai.images import (
+    SLICE_DIM,
+    SLICE_ORDER,
+    choose_slice_axis,
+    read_image,
+    read_picture_set,
+    slice_order,
+)
+from medrestore_monai.intensity import INTENSITY_RANGES, PADDING, choose_range
 from medrestore_monai.neighbors import HALO, SLICE_STEPS, steps_of_affine
+from medrestore_monai.notes import note
 
 __all__ = ["LoadImageOrSeriesd", "without_offset"]
 
@@ -85,6 +93,9 @@ class LoadImageOrSeriesd(MapTransform):
         context: slices on each side that a slab from ``start`` to ``stop`` is read with, as far as there are such; the
             meta data hold their numbers as ``halo``. Those of a volume hold ``slice_steps``, where the positions of its
             slices are known, see :mod:`medrestore_monai.neighbors`.
+        slice_axis: axis (0, 1 or 2) that the slices of a volume in a file lie across; ``None``: chosen by the header,
+            see :func:`~medrestore_monai.images.choose_slice_axis`, with a note where it is not the third. It is moved
+            to the end; the meta data hold the order of the axes as ``slice_order``.
         hu_offset: what makes the numbers of a CT file HU, 0 where they are; ``None`` if unknown: then
             one without a value below 0 is refused. A DICOM series is trusted, unless its slope and intercept leave no
             room for air. The meta data hold what was added as ``hu_offset``; a result is written without it.
@@ -104,8 +115,12 @@ class LoadImageOrSeriesd(MapTransform):
         suv: Mapping[str, Any] | None = None,
         context: int = 0,
         hu_offset: float | None = None,
+        slice_axis: int | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        if slice_axis not in (None, 0, 1, 2):
+            raise ValueError(f"slice_axis must be 0, 1 or 2, got {slice_axis!r}.")
+        self.slice_axis = slice_axis
         if context < 0:
             raise ValueError(f"context must be at least 0, got {context}.")
         self.context = context
@@ -135,6 +150,9 @@ class LoadImageOrSeriesd(MapTransform):
                 out[key] = self._load_picture(path, str(out["array"]), int(out["slice"]))
             elif is_image_file(path):
                 out[key] = self._load_file(path, part)
+                if out.get("slice") is not None:  # items of a batch must have the same keys
+                    for name in (SLICE_ORDER, SLICE_DIM, PADDING, "nan_voxels"):
+                        out[key].meta.pop(name, None)
             else:
                 out[key] = self._load_series(path, out.get("series_uid", ""), part)
             if out.get("slice") is not None and out[key].ndim == 4:
@@ -157,6 +175,8 @@ class LoadImageOrSeriesd(MapTransform):
     def _load_file(self, path: Path, part: slice | None) -> MetaTensor:
         array, meta = read_image(path) if part is None else self._open_image(path)
         meta = {**meta, "source": str(path)}
+        if not _is_color(meta) and array.ndim == 3:
+            array, meta = self._slices_last(path, array, meta)
         if "nifti_header" in meta and array.ndim == 3:
             meta[SLICE_STEPS] = steps_of_affine(meta["affine"], array.shape[2])
         if part is None:
@@ -169,6 +189,7 @@ class LoadImageOrSeriesd(MapTransform):
             if array.ndim == 3:
                 part, around = self._with_halo(part, array.shape[2])
                 array, meta = array[..., part], {**meta, **around, **_steps_within(meta, part)}
+            array, meta = self._filled(array, meta, str(path))
             array = array[None]
         if self.modality == "MR":
             whole = self._of_files.get(path, lambda: _mr_range(self._open_image(path)[0]))
@@ -191,7 +212,8 @@ class LoadImageOrSeriesd(MapTransform):
         """
         self._refuse_color(meta, name)
         if self.modality == "CT" and meta.get("unit") != "HU":
-            check_hounsfield(array, name, str(meta["original_dtype"]), self.hu_offset)
+            self._check_hounsfield(array, meta, name)
+        array, meta = self._filled(array, meta, name)
         return self._noted(array if _is_color(meta) else array[None], meta, name)
 
     def _refuse_color(self, meta: Mapping[str, Any], name: str) -> None:
@@ -203,7 +225,7 @@ class LoadImageOrSeriesd(MapTransform):
         if self.modality == "CT" and meta.get("unit") != "HU":
             meta = {**meta, "unit": "HU", "hu_offset": self.hu_offset or 0.0}
             array = array + np.float32(self.hu_offset or 0.0)
-        return _tensor(array, meta["affine"], {**meta, **self._unit_of_file(name), **self._said()})
+        return _tensor(array, meta["affine"], {**meta, **self._unit_of_file(name, meta), **self._said()})
 
     def _open_image(self, path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         found: tuple[np.ndarray, dict[str, Any]] = self._files.get(path, lambda: read_image(path))
@@ -217,17 +239,51 @@ class LoadImageOrSeriesd(MapTransform):
 
     def _check_whole(self, path: Path) -> None:
         array, meta = self._open_image(path)
-        check_hounsfield(array, str(path), str(meta["original_dtype"]), self.hu_offset)
+        self._check_hounsfield(array, meta, str(path))
+
+    def _check_hounsfield(self, array: np.ndarray, meta: Mapping[str, Any], name: str) -> None:
+        finite = array[np.isfinite(array)] if "nan_voxels" in meta else array
+        check_hounsfield(finite, name, str(meta["original_dtype"]), self.hu_offset)
+
+    def _slices_last(self, path: Path, array: np.ndarray, meta: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
+        """Move the axis across which the slices lie to the end."""
+        affine, axis = meta["affine"], self.slice_axis
+        if axis is None:
+            axis = choose_slice_axis(array.shape, affine, meta.get(SLICE_DIM))
+        order = slice_order(affine, axis)
+        if order == (0, 1, 2):
+            return array, meta
+        if self.slice_axis is None:
+            spacing = " x ".join(f"{side:.3g}" for side in np.linalg.norm(affine[:3, :3], axis=0))
+            note(
+                f"{path}: by its header (spacing {spacing} mm) its slices lie across axis {axis}, not the third; if "
+                "they do not, give `slice_axis`, 0 to 2."
+            )
+        return array.transpose(order), {**meta, SLICE_ORDER: list(order), "affine": affine[:, [*order, 3]]}
+
+    def _filled(self, array: np.ndarray, meta: Mapping[str, Any], name: str) -> tuple[np.ndarray, dict[str, Any]]:
+        """Give voxels without a value (NaN) that of air, or 0; the meta data hold which they are."""
+        if "nan_voxels" not in meta:
+            return array, dict(meta)
+        padding = np.isnan(array)
+        note(f"{name}: {meta['nan_voxels']} voxels have no value (NaN); they are kept as padding.")
+        air = INTENSITY_RANGES["CT"].lower - (self.hu_offset or 0) if self.modality == "CT" else 0.0
+        return np.where(padding, np.float32(air), array), {**meta, PADDING: padding}
 
     def _said(self) -> dict[str, str]:
         """The modality of a file that is not DICOM is what the user says."""
         return {} if self.modality is None else {"modality": self.modality}
 
-    def _unit_of_file(self, name: str) -> dict[str, Any]:
+    def _unit_of_file(self, name: str, meta: Mapping[str, Any]) -> dict[str, Any]:
         if self.suv.factor is not None:
             return {"unit": "Bq/ml", "suv_factor": self.suv.factor}
         if self.suv != SUVOptions():
             raise ValueError(f"{name} has no DICOM header to work out the SUV with: give `suv_factor` alone.")
+        if self.modality == "PT" and "unit" not in meta:
+            note(
+                f"{name} does not tell the unit of its PET, which is taken to be SUV; if it is another one, such as "
+                "Bq/ml, give `suv_factor`, the SUV per unit."
+            )
         return {}
 
     def _load_series(self, path: Path, series_uid: str, part: slice | None) -> MetaTensor:

@@ -15,7 +15,8 @@ from medrestore_monai.data.find import IMAGE_SUFFIXES, Item, find_images, is_arc
 from medrestore_monai.data.loading import without_offset
 from medrestore_monai.dicom import Derivation, find_series, read_series, write_derived_series
 from medrestore_monai.files import UsageError, refuse_links, require_writable, scratch_prefix
-from medrestore_monai.images import write_image
+from medrestore_monai.images import SLICE_ORDER, write_image
+from medrestore_monai.intensity import PADDING
 
 # endings of files that this package does not write, which would be odd names of folders
 _OTHER_KINDS = (
@@ -196,7 +197,7 @@ class SaveLikeSourced(Transform):
             OSError: the disk is full or read-only, with the output's name; nothing is left behind.
         """
         image, meta, target = data[self.key], data[self.like].meta, Path(data[self.output_key])
-        values = without_offset(image.detach().cpu().numpy(), meta)
+        values = _with_padding(without_offset(image.detach().cpu().numpy(), meta), meta)
         if int(data.get("stop", 0)) and not self._collect(values, target, data):
             return data
         if self._collected is not None:
@@ -206,7 +207,7 @@ class SaveLikeSourced(Transform):
                 series = read_series(meta["source"], meta["series_uid"], allow_gaps=bool(meta["allow_gaps"]))
                 write_derived_series(series, values[0], target, self.derivation, self.overwrite)
             else:
-                write_image(target, values, like=meta, overwrite=self.overwrite)
+                write_image(target, _in_order_of_file(values, meta), like=meta, overwrite=self.overwrite)
         self.close()
         return data
 
@@ -226,6 +227,19 @@ class SaveLikeSourced(Transform):
             raise RuntimeError(f"the slabs of {target} do not come in order.")
         self._collected.voxels[..., start:stop] = values
         return stop == slices
+
+
+def _with_padding(values: np.ndarray, meta: Mapping[str, Any]) -> np.ndarray:
+    """Take back the values that the loader gave to voxels without one."""
+    return np.where(np.asarray(meta[PADDING]), np.float32(np.nan), values) if PADDING in meta else values
+
+
+def _in_order_of_file(values: np.ndarray, meta: Mapping[str, Any]) -> np.ndarray:
+    """Put the axes of ``(C, X, Y, Z)`` back where the loader found them."""
+    if SLICE_ORDER not in meta:
+        return values
+    places = np.argsort([int(axis) for axis in meta[SLICE_ORDER]])
+    return values.transpose(0, *(1 + places))
 
 
 class _Volume:

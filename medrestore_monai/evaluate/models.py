@@ -190,6 +190,8 @@ def check_settings(contestant: Contestant, device: str, settings: Mapping[str, A
             network.
         RuntimeError: the device is not available.
     """
+    if "slice_axis" in settings:  # the lists of slices are made by the headers
+        raise ValueError("an evaluation takes the slices of volumes as their headers say: leave slice_axis out.")
     parser = _read(contestant.bundle)
     declared = settings_in(contestant.bundle.settings, parser.config)
     values = check_values(declared, {"device": device, **settings})

@@ -1,7 +1,8 @@
-"""CT voxels outside of what networks are trained on: noted before a restoration, and put back behind it."""
+"""Voxels outside of what networks are trained on: noted before a restoration, and put back behind it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -10,22 +11,22 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 from monai.utils import convert_to_dst_type, convert_to_tensor
 
-from medrestore_monai.intensity import INTENSITY_RANGES
+from medrestore_monai.intensity import INTENSITY_RANGES, NOT_YET_SUV, PADDING
 from medrestore_monai.neighbors import inner_slices
 
 __all__ = ["KeepOutsided", "NoteOutsided"]
 
-_CT = INTENSITY_RANGES["CT"]
-
 
 class NoteOutsided(Transform):
-    """Note the CT voxels below -1024 or above 3072 HU (padding, metal), for :class:`KeepOutsided`.
+    """Note the voxels that no restoration may change, for :class:`KeepOutsided`.
 
-    For the preprocessing, before ``ToUnitRanged``: scaling rounds values that are no whole HU. Images of other
-    modalities, and those without such a voxel, get no note.
+    These are, of CT, those below -1024 or above 3072 HU (padding, metal), of PET those above SUV 20 (the hottest of a
+    bladder), and those that the loader noted as padding. MR has no range: its highest values are tissue.
+
+    For the preprocessing, before ``ToUnitRanged``: scaling rounds. Images without such a voxel get no note.
 
     Args:
-        key: the image in HU; its meta data hold the modality.
+        key: the image in its physical unit; its meta data hold the modality, and the unit of PET.
         name: where the note goes: ``mask``, a bool tensor of the image's shape without the halo of a slab, and
             ``values``, those under the mask.
     """
@@ -36,14 +37,28 @@ class NoteOutsided(Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data``, with the note where there is something to note."""
         out = dict(data)
-        if getattr(out[self.key], "meta", {}).get("modality") == _CT.modality:
-            image = convert_to_tensor(out[self.key], track_meta=False)
-            if image.ndim == 4:
-                image = image[..., inner_slices(out[self.key].meta, image.shape[-1])]
-            mask = (image < _CT.lower) | (image > _CT.upper)
-            if bool(mask.any()):
-                out[self.name] = {"mask": mask, "values": image[mask]}
+        image, meta = convert_to_tensor(out[self.key], track_meta=False), getattr(out[self.key], "meta", {})
+        lower, upper = _trained_range(meta)
+        mask = (image < lower) | (image > upper)
+        if PADDING in meta:
+            mask |= torch.as_tensor(meta[PADDING])
+        if image.ndim == 4:
+            inner = inner_slices(meta, image.shape[-1])
+            mask, image = mask[..., inner], image[..., inner]
+        if bool(mask.any()):
+            out[self.name] = {"mask": mask, "values": image[mask]}
         return out
+
+
+def _trained_range(meta: Mapping[str, Any]) -> tuple[float, float]:
+    """What an image has in its physical unit where networks know it; without limits where that is not known."""
+    modality = meta.get("modality")
+    if modality == "CT":
+        return INTENSITY_RANGES[modality].lower, INTENSITY_RANGES[modality].upper
+    factor = meta.get("suv_factor") if meta.get("unit") in NOT_YET_SUV else 1.0
+    if modality == "PT" and factor is not None:
+        return -math.inf, INTENSITY_RANGES[modality].upper / float(factor)
+    return -math.inf, math.inf
 
 
 class KeepOutsided(MapTransform):

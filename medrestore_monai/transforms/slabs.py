@@ -13,6 +13,7 @@ from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import ensure_tuple
 from torch import Tensor
 
+from medrestore_monai.intensity import PADDING
 from medrestore_monai.neighbors import HALO, SLICE_STEPS, inner_slices
 from medrestore_monai.transforms.degradation import SLAB
 
@@ -142,6 +143,8 @@ class HaloCropd(MapTransform):
             if image.ndim == 4 and kept.stop - kept.start < image.shape[-1]:
                 inner = MetaTensor(image.as_tensor()[..., kept], meta=dict(image.meta))
                 inner.meta[HALO] = np.zeros(2, dtype=int)
+                if PADDING in inner.meta:
+                    inner.meta[PADDING] = inner.meta[PADDING][..., kept]
                 if SLICE_STEPS in inner.meta:
                     inner.meta[SLICE_STEPS] = inner.meta[SLICE_STEPS][kept.start : kept.stop - 1]
                 out[key] = inner

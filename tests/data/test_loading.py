@@ -4,12 +4,15 @@ import zipfile
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from phantoms import ct_series, ct_volume, mr_series, pet_series
 from PIL import Image
+from tiny_bundle import make_tiny_bundle
 
 from medrestore_monai.data import LoadImageOrSeriesd, find_images, split_by_patient, training_slices
 from medrestore_monai.dicom import DicomError, read_series
+from medrestore_monai.restorer import restore
 
 AFFINE = np.diag([-0.75, -0.75, 2.5, 1.0])
 
@@ -238,3 +241,90 @@ def test_slabs_are_read_with_their_neighbors(tmp_path, kind):
         assert LoadImageOrSeriesd("image")(item)["image"].shape[-1] == 2
     with pytest.raises(ValueError, match="context must be at least 0"):
         LoadImageOrSeriesd("image", context=-1)
+
+
+def nan_border(volume):
+    volume = volume.astype(np.float32)
+    volume[:3], volume[:, -2:, 1:] = np.nan, np.nan
+    return volume
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "modality", "values"),
+    [
+        ("ct_denoise_restore_rwkv", "CT", lambda: ct_volume(3, (40, 32))),
+        ("mri_superresolution_restore_rwkv", "MR", lambda: ct_volume(3, (40, 32)) + 1024),
+        ("pet_synthesis_restore_rwkv", "PT", lambda: (ct_volume(3, (40, 32)) + 1024) / 200),
+        ("all_in_one_restore_rwkv", "CT", lambda: ct_volume(3, (40, 32))),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_voxels_without_a_value_are_padding(tmp_path, name, modality, values, dtype):
+    config = make_tiny_bundle(tmp_path, name)
+    volume = nan_border(values())
+    nib.Nifti1Image(volume.astype(dtype), np.diag([-1, -1, 3, 1])).to_filename(tmp_path / "a.nii")
+    options = {"modality": modality} if name.startswith("all") else {}
+    notes = restore(tmp_path / "a.nii", tmp_path / "b.nii", config, **options).notes
+    assert any(f"a.nii: {np.isnan(volume).sum()} voxels have no value" in note for note in notes)
+    after = np.asarray(nib.load(tmp_path / "b.nii").dataobj)
+    assert after.dtype == dtype
+    np.testing.assert_array_equal(np.isnan(after), np.isnan(volume))
+    inside = ~np.isnan(volume)
+    assert (after[inside] != volume[inside]).mean() > 0.5
+    if modality == "PT":
+        totals = [np.nansum(array, axis=(0, 1), dtype=np.float64) for array in (volume, after)]
+        np.testing.assert_allclose(*totals, rtol=1e-5)
+
+
+def test_padding_does_not_hide_that_a_ct_is_not_in_hu(tmp_path):
+    nib.Nifti1Image(nan_border(ct_volume(3) + 1024), np.eye(4)).to_filename(tmp_path / "a.nii")
+    with pytest.raises(ValueError, match="has no value below 0"):
+        LoadImageOrSeriesd("image", modality="CT")({"image": tmp_path / "a.nii"})
+    with pytest.warns(UserWarning, match="padding"):
+        image = LoadImageOrSeriesd("image", modality="CT", hu_offset=-1024)({"image": tmp_path / "a.nii"})["image"]
+    assert image[0, 0, 0, 0] == -1024
+
+
+@pytest.mark.parametrize("values", [np.inf, -np.inf, np.nan])
+def test_what_is_infinite_or_nothing_but_padding_is_refused(tmp_path, values):
+    volume = ct_volume(3)
+    volume[...] = values
+    nib.Nifti1Image(volume, np.eye(4)).to_filename(tmp_path / "a.nii")
+    with pytest.raises(ValueError, match="infinite or NaN values"):
+        LoadImageOrSeriesd("image", modality="CT")({"image": tmp_path / "a.nii"})
+
+
+def test_a_pet_file_without_a_unit_is_noted(tmp_path, recwarn):
+    nib.Nifti1Image(np.full((4, 4, 2), 3.0, np.float32), np.eye(4)).to_filename(tmp_path / "a.nii")
+    LoadImageOrSeriesd("image", modality="PT", suv={"factor": 0.5})({"image": tmp_path / "a.nii"})
+    LoadImageOrSeriesd("image", modality="MR")({"image": tmp_path / "a.nii"})
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match=r"a\.nii does not tell the unit .* taken to be SUV; .* give `suv_factor`"):
+        LoadImageOrSeriesd("image", modality="PT")({"image": tmp_path / "a.nii"})
+
+
+@pytest.mark.parametrize(("slope", "inter"), [(1e30, 0), (1e-30, 0), (1e6, 0), (-1e6, 0), (1, 1e6), (1, -1e30)])
+def test_slopes_and_intercepts_that_cannot_be_are_refused(tmp_path, slope, inter):
+    image = nib.Nifti1Image(np.arange(32, dtype=np.int16).reshape(4, 4, 2), np.eye(4))
+    image.header.set_slope_inter(slope, inter)
+    image.to_filename(tmp_path / "a.nii")
+    with pytest.raises(ValueError, match=r"a\.nii has the slope .* which no image in a physical unit can have"):
+        LoadImageOrSeriesd("image", modality="PT")({"image": tmp_path / "a.nii"})
+    for make in (ct_series, pet_series):
+        folder = tmp_path / make.__name__
+        make(folder, slices=1, slopes=[1])
+        for file in folder.iterdir():
+            ds = pydicom.dcmread(file)
+            ds.RescaleSlope, ds.RescaleIntercept = f"{slope:g}", f"{inter:g}"
+            ds.save_as(file)
+        with pytest.raises(ValueError, match=r"has the slope .* which no image"):
+            LoadImageOrSeriesd("image")({"image": folder})
+
+
+@pytest.mark.parametrize(("slope", "inter"), [(1, -1024), (0.0001, 0), (7000, 0), (0.5, 100), (-1, 0)])
+def test_slopes_and_intercepts_that_can_be_are_read(tmp_path, slope, inter):
+    image = nib.Nifti1Image(np.arange(32, dtype=np.int16).reshape(4, 4, 2), np.eye(4))
+    image.header.set_slope_inter(slope, inter)
+    image.to_filename(tmp_path / "a.nii")
+    LoadImageOrSeriesd("image", modality="MR")({"image": tmp_path / "a.nii"})

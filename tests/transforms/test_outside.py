@@ -1,4 +1,4 @@
-"""CT voxels outside of the networks' range come out with their stored value, whatever a restoration does."""
+"""Voxels outside of the networks' range come out with their stored value, whatever a restoration does."""
 
 import nibabel as nib
 import numpy as np
@@ -6,13 +6,13 @@ import pytest
 import tifffile
 import torch
 from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
-from phantoms import ct_series, ct_volume
+from phantoms import ct_series, ct_volume, pet_series
 from tiny_bundle import BUNDLES, NAME, edit_json, make_tiny_bundle
 
 from medrestore_monai.dicom import read_series
 from medrestore_monai.intensity import FromUnitRanged, ToUnitRanged
 from medrestore_monai.restorer import restore
-from medrestore_monai.transforms import KeepOutsided, NoteOutsided
+from medrestore_monai.transforms import KeepOutsided, KeepTotalActivityd, NoteOutsided
 
 SIZE = (44, 36)
 
@@ -46,8 +46,16 @@ def test_what_is_noted_passes_a_loader_and_comes_back_bit_by_bit():
     assert kept["pred"].meta == back["pred"].meta
 
 
-@pytest.mark.parametrize("meta", [{"modality": "PT"}, {"modality": "MR"}, {}])
-def test_other_modalities_have_no_outside(meta):
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {"modality": "PT", "unit": "Bq/ml"},
+        {"modality": "PT", "unit": "Bq/ml", "suv_factor": 1e-3},
+        {"modality": "MR"},
+        {},
+    ],
+)
+def test_what_has_no_range_or_lies_in_it_is_not_noted(meta):
     item = {"image": MetaTensor(torch.full((1, 3, 3), 5000.0), meta=meta), "pred": torch.zeros(1, 3, 3)}
     assert NoteOutsided()(item).keys() == item.keys()
     assert KeepOutsided()(item)["pred"] is item["pred"]
@@ -132,3 +140,71 @@ def test_the_deblurring_network_for_ct_keeps_it_too(tmp_path):
     after = np.load(tmp_path / "out.npy")
     np.testing.assert_array_equal(after[outside[..., 0]], volume[..., 0][outside[..., 0]])
     assert (after != volume[..., 0]).mean() > 0.3
+
+
+HOT = 90000.0  # Bq/ml; the untrained network may make others four times as hot as they were
+
+
+def hot_pet(slices=5):
+    """PET in Bq/ml with a bladder above SUV 20, noise below zero, and the mask of the former."""
+    volume = (ct_volume(slices, SIZE) + 1024).clip(0) * 8 - 100
+    volume[20:26, 15:20] = HOT + 7 * np.arange(slices)
+    volume[26, 15] = np.nextafter(np.float32(20000), np.float32(3e4))  # the least above
+    return volume.astype(np.float32), volume > 20000
+
+
+@pytest.fixture(scope="module")
+def pet_bundles(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pet_bundles")
+    names = ("pet_synthesis_restore_rwkv", "all_in_one_restore_rwkv")
+    return {name: make_tiny_bundle(folder, name) for name in names}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("bundle", ["pet_synthesis_restore_rwkv", "all_in_one_restore_rwkv"])
+@pytest.mark.parametrize("name", ["float.nii", "double.nii", "int.nii.gz", "double.npy"])
+def test_pet_files_keep_what_is_above_the_range(tmp_path, pet_bundles, bundle, name):
+    volume, outside = hot_pet(2)
+    WRITERS[name](tmp_path / name, volume)
+    modality = {"modality": "PT"} if bundle.startswith("all") else {}
+    restore(tmp_path / name, tmp_path / f"out-{name}", pet_bundles[bundle], suv={"factor": 1e-3}, **modality)
+    before, after = stored_values(tmp_path / name), stored_values(tmp_path / f"out-{name}")
+    outside &= before > 20000  # of whole numbers, the least above is the limit itself
+    np.testing.assert_array_equal(after[outside], before[outside])
+    assert (after[~outside] != before[~outside]).mean() > 0.5
+    kept = np.where(outside, 0, before).sum(axis=(0, 1)) / np.where(outside, 0, after).sum(axis=(0, 1))
+    np.testing.assert_allclose(kept, 1, atol=2e-3)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("settings", [{}, {"slab": 2}, {"strength": 0.5}], ids=str)
+def test_a_pet_series_keeps_what_is_above_the_range(tmp_path, pet_bundles, settings):
+    volume, outside = hot_pet()
+    pet_series(tmp_path / "in", volume=volume)
+    config = pet_bundles["pet_synthesis_restore_rwkv"]
+    restore(tmp_path / "in", tmp_path / "out", config, suv={"factor": 1e-3}, **settings)
+    before, after = read_series(tmp_path / "in").array, read_series(tmp_path / "out").array
+    hot = outside & (before > 20000)
+    assert hot.sum() >= 5 * 30
+    np.testing.assert_array_equal(after[hot], before[hot])
+    assert (after[~hot] != before[~hot]).mean() > 0.5
+    inside = [np.where(hot, 0, array).sum(axis=(0, 1), dtype=np.float64) for array in (before, after)]
+    np.testing.assert_allclose(inside[1], inside[0], rtol=1e-3)
+
+
+def test_activity_is_kept_among_the_voxels_that_change():
+    image = torch.tensor([[[40.0, 4.0], [6.0, 30.0]]])
+    restored = torch.tensor([[[39.0, 4.0], [1.0, 31.0]]])
+    note = {"mask": image > 20, "values": image[image > 20]}
+    item = {"image": image / 20, "pred": restored / 20, "outside": note}
+    kept = KeepOutsided()({**item, "pred": KeepTotalActivityd("pred")(item)["pred"] * 20})["pred"]
+    torch.testing.assert_close(kept, torch.tensor([[[40.0, 8.0], [2.0, 30.0]]]))
+
+
+def test_slices_that_were_read_for_context_only_are_not_noted():
+    image = MetaTensor(torch.zeros(1, 2, 2, 5), meta={"modality": "CT", "halo": np.array([1, 2])})
+    image[..., 0], image[0, 1, 0, 2], image[..., 4] = -3000, 4000, 5000
+    note = NoteOutsided()({"image": image})["outside"]
+    assert note["mask"].shape == (1, 2, 2, 2)
+    assert note["mask"].nonzero().tolist() == [[0, 1, 0, 1]]
+    assert note["values"].tolist() == [4000]

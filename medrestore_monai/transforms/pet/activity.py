@@ -15,7 +15,12 @@ from torch import Tensor
 __all__ = ["KeepTotalActivityd", "ToSUVd", "keep_total_activity"]
 
 
-def keep_total_activity(image: Tensor, restored: Tensor, clip_range: tuple[float, float] | None = None) -> Tensor:
+def keep_total_activity(
+    image: Tensor,
+    restored: Tensor,
+    clip_range: tuple[float, float] | None = None,
+    untouched: Tensor | None = None,
+) -> Tensor:
     """Scale every restored slice so that its sum is that of the input slice.
 
     Args:
@@ -23,6 +28,8 @@ def keep_total_activity(image: Tensor, restored: Tensor, clip_range: tuple[float
         restored: of the same shape, in the same unit.
         clip_range: what of the input lies outside of this range, such as the hottest of a bladder, has passed by the
             network (:class:`~medrestore_monai.inferers.SliceWiseInferer`) and is not scaled; None: all is scaled.
+        untouched: mask of voxels that will be those of the input: they neither count nor are scaled; None: there are
+            none.
 
     Returns:
         ``restored``, slice by slice times one number; an empty slice stays empty, and one whose sum is otherwise not
@@ -37,11 +44,12 @@ def keep_total_activity(image: Tensor, restored: Tensor, clip_range: tuple[float
         )
     inside = image if clip_range is None else image.clamp(*clip_range)
     outside = image - inside
-    before = inside.sum(dim=(0, 1, 2), dtype=torch.float64)
-    after = (restored - outside).sum(dim=(0, 1, 2), dtype=torch.float64)
+    touched = torch.ones_like(image, dtype=torch.bool) if untouched is None else ~untouched
+    before = (inside * touched).sum(dim=(0, 1, 2), dtype=torch.float64)
+    after = ((restored - outside) * touched).sum(dim=(0, 1, 2), dtype=torch.float64)
     factor = torch.where((before > 0) & (after > 0), before / after, 1.0)
     factor = torch.where(inside.any(dim=(0, 1, 2)), factor, 0.0).to(restored.dtype)
-    return restored * factor + outside * (1 - factor)
+    return torch.where(touched, restored * factor + outside * (1 - factor), restored)
 
 
 class KeepTotalActivityd(MapTransform):
@@ -54,6 +62,8 @@ class KeepTotalActivityd(MapTransform):
         like: the input.
         enabled: False to change nothing.
         clip_range: the inferer's: what lies outside has passed by the network and is not scaled.
+        outside: where :class:`~medrestore_monai.transforms.NoteOutsided` has noted voxels that will be those of the
+            input: they neither count nor are scaled.
         allow_missing_keys: as in MONAI.
     """
 
@@ -63,10 +73,11 @@ class KeepTotalActivityd(MapTransform):
         like: str = "image",
         enabled: bool = True,
         clip_range: tuple[float, float] | None = (0, 1),
+        outside: str = "outside",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.like, self.enabled, self.clip_range = like, enabled, clip_range
+        self.like, self.enabled, self.clip_range, self.outside = like, enabled, clip_range, outside
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data`` with the images scaled."""
@@ -74,9 +85,11 @@ class KeepTotalActivityd(MapTransform):
         if not self.enabled:
             return out
         image = convert_to_tensor(out[self.like], track_meta=False)
+        untouched = torch.as_tensor(out[self.outside]["mask"]) if self.outside in out else None
         for key in self.key_iterator(out):
             restored = convert_to_tensor(out[key], track_meta=False)
-            kept = keep_total_activity(image.to(restored), restored, self.clip_range)
+            untouched = None if untouched is None else untouched.to(restored.device)
+            kept = keep_total_activity(image.to(restored), restored, self.clip_range, untouched)
             out[key] = convert_to_dst_type(kept, out[key])[0]
         return out
 
