@@ -11,6 +11,7 @@ from rich.table import Table
 
 from medrestore_monai.cli.options import check_source
 from medrestore_monai.cli.output import BAD_DATA, FLAGS, RESEARCH, USAGE, console, fail, reported
+from medrestore_monai.texts import printable
 
 if TYPE_CHECKING:
     from medrestore_monai.bundles import Bundle
@@ -38,7 +39,7 @@ def list_bundles() -> None:
         for bundle in found():
             size = f"{bundle.weights.stat().st_size / 2**20:.1f} MiB" if bundle.weights.is_file() else "missing"
             words = (bundle.name, str(bundle.metadata["version"]), str(bundle.metadata["task"]))
-            table.add_row(*map(escape, words), size)
+            table.add_row(*(escape(printable(word)) for word in words), size)
         console.print(table)
 
 
@@ -57,9 +58,9 @@ def show_bundle(name: NameArgument) -> None:
         bundle = find_bundle(name)
     with reported():
         card = bundle.root / "docs" / "README.md"
-        console.print(Markdown(card.read_text(encoding="utf-8")))
+        console.print(Markdown("\n".join(map(printable, card.read_text(encoding="utf-8").splitlines()))))
         console.print(_settings_table(bundle))
-        console.print(f"folder: {bundle.root}", soft_wrap=True, markup=False)
+        console.print(printable(f"folder: {bundle.root}"), soft_wrap=True, markup=False)
         console.print(f"weights: verified, SHA-256 {verify_weights(bundle.weights, bundle.root)}", soft_wrap=True)
 
 
@@ -73,7 +74,7 @@ def _settings_table(bundle: "Bundle") -> Table:
         shown = "" if default is None or str(default).startswith("$") else json.dumps(default).strip('"')
         option = f"{name} (evaluate)" if setting.when == "evaluation" else FLAGS.get(name, name)
         about = f"{setting.modality}: {setting.help}" if setting.modality else setting.help
-        table.add_row(*map(escape, (option, setting.expected, shown, about)))
+        table.add_row(*(escape(printable(text)) for text in (option, setting.expected, shown, about)))
     return table
 
 
@@ -93,12 +94,12 @@ def check(path: Annotated[Path, typer.Argument(help="A bundle from anywhere: its
 
         findings = check_bundle(path)
     for finding in findings:
-        console.print(str(finding), soft_wrap=True, markup=False, highlight=False, emoji=False)
+        console.print(printable(str(finding)), soft_wrap=True, markup=False, highlight=False, emoji=False)
     if findings:
         raise fail(
             f"{len(findings)} finding(s) in {path}: do not run it unless you know them to be harmless.", BAD_DATA
         )
-    console.print(f"{path}: nothing found.", soft_wrap=True, markup=False)
+    console.print(printable(f"{path}: nothing found."), soft_wrap=True, markup=False)
 
 
 @bundles_app.command("package")
@@ -122,7 +123,7 @@ def package(
         bundle = open_bundle(name, configs=())
     with reported():
         for path in package_bundle(bundle, output, weights_url, overwrite):
-            console.print(f"{bundle.name} -> {path}", soft_wrap=True, markup=False)
+            console.print(printable(f"{bundle.name} -> {path}"), soft_wrap=True, markup=False)
         console.print(RESEARCH, markup=False)
 
 
@@ -164,7 +165,7 @@ def verify(name: NameArgument) -> None:
     with reported():
         states = verify_files(bundle)
     for path, state in states:
-        console.print(f"{path}: {state or 'verified'}", soft_wrap=True, markup=False)
+        console.print(printable(f"{path}: {state or 'verified'}"), soft_wrap=True, markup=False)
     wrong = [path for path, state in states if state]
     if wrong:
         raise fail(f"{', '.join(wrong)} of {bundle.name}: missing or wrong.", BAD_DATA)

@@ -157,7 +157,7 @@ def evaluate(
     with reported(flags=EVALUATE_FLAGS):
         run(request, progress=True)
         console.print((output / "table.md").read_text(encoding="utf-8"), soft_wrap=True, markup=False, highlight=False)
-        console.print(f"Report: {output}. {RESEARCH}", soft_wrap=True, markup=False)
+        console.print(printable(f"Report: {output}. {RESEARCH}"), soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -200,7 +200,7 @@ def export(
     with reported():
         errors.print(f"Exporting {found.name}: this takes a minute or more.", soft_wrap=True, markup=False)
         export_bundle(found, output, weights)
-    console.print(f"{found.name} -> {output}. {RESEARCH}", soft_wrap=True, markup=False)
+    console.print(printable(f"{found.name} -> {output}. {RESEARCH}"), soft_wrap=True, markup=False)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from medrestore_monai.files import DataError, UsageError
 from medrestore_monai.notes import Notes
+from medrestore_monai.texts import one_line, printable
 
 USAGE, BAD_DATA = 2, 3
 RESEARCH = "For research, not a medical device."
@@ -48,14 +49,9 @@ console = Console()
 errors = Console(stderr=True, highlight=False)
 
 
-def printable(text: str) -> str:
-    """Return a text with what is not UTF-8, as a file name may be, written out."""
-    return text.encode(errors="backslashreplace").decode()
-
-
 def fail(message: str, code: int = BAD_DATA) -> typer.Exit:
     """Print one sentence to the error stream and return the exit to raise."""
-    errors.print(f"[red]Error:[/red] {escape(message)}", soft_wrap=True)
+    errors.print(f"[red]Error:[/red] {escape(printable(message))}", soft_wrap=True)
     return typer.Exit(code)
 
 
@@ -69,7 +65,7 @@ def reported(code: int = BAD_DATA, flags: Mapping[str, str] = FLAGS) -> Iterator
     """
 
     def print_note(message: str) -> None:
-        errors.print(f"[yellow]Note:[/yellow] {escape(with_flags(message, flags))}", soft_wrap=True)
+        errors.print(f"[yellow]Note:[/yellow] {escape(one_line(with_flags(message, flags)))}", soft_wrap=True)
 
     with warnings.catch_warnings(), Notes(print_note):
         warnings.filterwarnings("ignore", module=r"(monai|ignite|torch|pydicom)\b")
@@ -104,4 +100,4 @@ def _sentence(error: BaseException) -> str:
         return f"{error.strerror}: {error.filename}." if error.filename else f"{error.strerror}."
     if isinstance(error, MemoryError):
         return "there is too little memory for this image."
-    return " ".join(str(error).split())
+    return one_line(str(error))

@@ -9,9 +9,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from medrestore_monai.cli.output import BAD_DATA, RESEARCH, console, errors, printable
+from medrestore_monai.cli.output import BAD_DATA, RESEARCH, console, errors
 from medrestore_monai.studies import Job, Progress, Study, check_places, shard, state_of
 from medrestore_monai.studies.ledger import MANIFEST, Ledger, Record
+from medrestore_monai.texts import printable
 
 
 def show_plan(job: Job, studies: Sequence[Study]) -> None:

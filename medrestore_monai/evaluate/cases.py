@@ -22,6 +22,7 @@ from medrestore_monai.data import (
 )
 from medrestore_monai.engines.errors import unwrapped
 from medrestore_monai.evaluate.models import Model
+from medrestore_monai.texts import one_line
 from medrestore_monai.transforms import ToSUVd
 from medrestore_monai.transforms.blur.kernels import gaussian_kernel, linear_motion_kernel, motion_kernel
 
@@ -91,7 +92,7 @@ class Source:
             with unwrapped():
                 loaded: dict[Any, Any] = self.load(item)
         except (ValueError, OSError) as error:
-            text = " ".join(str(error).split())
+            text = one_line(str(error))
             raise ValueError(text if item["name"] in text else f"{item['name']}: {text}") from error
         if loaded["image"].shape != loaded["label"].shape:
             shapes = [tuple(loaded[key].shape) for key in ("image", "label")]

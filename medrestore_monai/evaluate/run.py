@@ -42,6 +42,7 @@ from medrestore_monai.report import (
     write_times,
 )
 from medrestore_monai.report.protocols import PROTOCOLS, Protocol
+from medrestore_monai.texts import one_line
 
 
 @dataclass
@@ -129,7 +130,7 @@ def _run(
     def leave_out(error: ValueError) -> None:
         if not request.skip_bad:
             raise error
-        text = " ".join(str(error).split()).replace(str(request.data), request.data.name)
+        text = one_line(str(error)).replace(str(request.data), request.data.name)
         results.notes.append(f"left out: {text}")
 
     with Progress(console=Console(stderr=True), disable=not progress) as shown:

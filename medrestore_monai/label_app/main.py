@@ -23,6 +23,7 @@ from medrestore_monai.label_app.options import MODALITIES, offered_bundles
 from medrestore_monai.label_app.received import is_received
 from medrestore_monai.label_app.stores import GuardedStore
 from medrestore_monai.label_app.tasks import BatchRestore, RestoreTask
+from medrestore_monai.texts import one_line
 
 logger = logging.getLogger(__name__)
 # NumPy files are left out: no viewer of MONAI Label shows them
@@ -176,9 +177,9 @@ def _as_http_errors() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise HTTPException(400, " ".join(str(error).split())) from error
+        raise HTTPException(400, one_line(str(error))) from error
     except FileNotFoundError as error:
-        raise HTTPException(404, str(error)) from error
+        raise HTTPException(404, one_line(str(error))) from error
     except (OSError, RuntimeError, MemoryError) as error:
         logger.exception("the request failed")
-        raise HTTPException(500, " ".join(str(error).split()) or type(error).__name__) from error
+        raise HTTPException(500, one_line(str(error)) or type(error).__name__) from error

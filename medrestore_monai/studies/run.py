@@ -24,6 +24,7 @@ from medrestore_monai.studies.claims import Claims, started_at
 from medrestore_monai.studies.job import Job, check_places, refuse_other_results, shard, state_of
 from medrestore_monai.studies.ledger import HIDDEN, Ledger, Record
 from medrestore_monai.studies.listing import Study, alone, list_studies
+from medrestore_monai.texts import one_line
 
 _MOST_DEATHS = 3
 _POLL = 0.5
@@ -197,7 +198,7 @@ class _Run:
                 _raise_what_stops_all(error, target)
                 outcome, reason = "failed", _sentence(root_cause(error))
         self._let_go()
-        return outcome, reason, [_one_line(note) for note in notes.messages]
+        return outcome, reason, [one_line(note) for note in notes.messages]
 
     def _let_go(self) -> None:
         """Free the volumes that engines hold in cycles; what the first study has loaded is not looked at again."""
@@ -246,7 +247,7 @@ def _raise_what_stops_all(error: Exception, target: Path) -> None:
         if isinstance(cause, OSError) and cause.errno in _FULL:
             raise OSError(cause.errno, cause.strerror, str(target)) from error
         if isinstance(cause, getattr(torch, "AcceleratorError", ())):
-            raise RuntimeError(f"the device failed, its work stops: {_one_line(str(cause))[:200]}") from error
+            raise RuntimeError(f"the device failed, its work stops: {one_line(str(cause))[:200]}") from error
         cause = cause.__cause__
 
 
@@ -256,9 +257,5 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "there is too little memory for it."
     if isinstance(error, ValueError | OSError | RuntimeError):
-        return _one_line(str(error))
+        return one_line(str(error))
     return f"an unexpected {type(error).__name__}: a mistake in medrestore, please report it."
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

@@ -314,7 +314,7 @@ def bad_uid(folder):
 
 
 def unknown_uid(folder):
-    return 2, r"holds no series 1\.2\.3, but: CT 'phantom a', 3 files", [good(folder), "--series", "1.2.3"]
+    return 2, r"holds no series 1\.2\.3, but: CT, 3 files", [good(folder), "--series", "1.2.3"]
 
 
 def own_weights_missing(folder):
@@ -414,7 +414,7 @@ def nan(folder):
     volume[1, 2, 0] = np.nan
     volume[1, 2, 1] = np.inf
     np.save(folder / "a.npy", volume)
-    return 3, "a.npy has 2 NaN or infinite values", [folder / "a.npy"]
+    return 3, "a.npy has 1 infinite or NaN values", [folder / "a.npy"]
 
 
 def other_kind(folder):
