@@ -27,7 +27,7 @@ from medrestore_monai.bundles.settings import (
     top_of,
 )
 from medrestore_monai.bundles.shared_settings import MODALITY
-from medrestore_monai.data import without_offset
+from medrestore_monai.data import with_padding, without_offset
 from medrestore_monai.engines.errors import root_cause, unwrapped
 from medrestore_monai.images.in_memory import open_in_memory
 from medrestore_monai.notes import Notes, note
@@ -278,7 +278,8 @@ class Restorer:
             with torch.autocast("cuda", enabled=amp and self.device.type == "cuda"):
                 pred = inferer(item["image"][None], self._values["network"])[0]
             restored = unscaling({**item, "pred": pred})["pred"]
-            array = without_offset(restored.detach().cpu().numpy(), item["image"].meta)
+            noted = item["image"].meta
+            array = with_padding(without_offset(restored.detach().cpu().numpy(), noted), noted)
         return opened.like(array if meta["original_channel_dim"] == 0 else array[0])
 
     def _parser(self, values: Mapping[str, Any]) -> ConfigParser:

@@ -24,7 +24,7 @@ from medrestore_monai.notes import Notes
 
 SIZE = (40, 36)
 ALL, PET, MRI = "all_in_one_restore_rwkv", "pet_synthesis_restore_rwkv", "mri_superresolution_restore_rwkv"
-DEBLUR = {"multimodal_deblur_meddeblur", "rgb_deblur_aff_unet_rwkv", "rgb_deblur_mlff_unet"}
+DEBLUR = ("multimodal_deblur_meddeblur", "rgb_deblur_aff_unet_rwkv", "rgb_deblur_mlff_unet")
 MODALITIES = {NAME: ["CT"], ALL: ["CT", "MR", "PT"], PET: ["PT"], MRI: ["MR"], **{name: ["RGB"] for name in DEBLUR}}
 CASES = [(name, modality) for name, found in MODALITIES.items() for modality in found]
 CASES += [("multimodal_deblur_meddeblur", modality) for modality in ("CT", "MR", "PT")]
@@ -222,6 +222,33 @@ def test_images_of_nibabel(tmp_path, restorer, slope, form, extra):
     assert (tmp_path / "c.nii").read_bytes() == (tmp_path / "d.nii").read_bytes()
 
 
+@pytest.mark.parametrize("modality", ["CT", "MR", "PT"])
+def test_nan_in_memory_is_padding_as_in_a_file(tmp_path, roots, modality):
+    restorer = Restorer(roots[ALL], device="cpu", modality=modality)
+    volume = volume_of(modality)
+    volume[:3], volume[:, -2:, 1:] = np.nan, np.nan
+    nib.save(nib.Nifti1Image(volume, np.diag([-2.0, -2.0, 3.0, 1.0])), tmp_path / "a.nii")
+    restorer.restore_file(tmp_path / "a.nii", tmp_path / "b.nii")
+    wanted = nib.load(tmp_path / "b.nii").get_fdata(dtype=np.float32)
+    forms = {
+        "array": volume,
+        "double": volume.astype(np.float64),
+        "tensor": torch.from_numpy(volume),
+        "meta": MetaTensor(torch.from_numpy(volume)[None]),
+        "nibabel": nib.load(tmp_path / "a.nii"),
+    }
+    for name, image in forms.items():
+        with Notes() as notes:
+            found = restorer(image, spacing=None if name == "nibabel" else (2, 2, 3))
+        assert f"the image: {np.isnan(volume).sum()} voxels have no value (NaN); they are kept as padding." in (
+            notes.messages
+        )
+        values = np.asarray(found.dataobj if name == "nibabel" else found, dtype=np.float32).reshape(wanted.shape)
+        np.testing.assert_array_equal(values, wanted, err_msg=name)
+    assert (np.isnan(wanted) == np.isnan(volume)).all()
+    assert (wanted != volume)[~np.isnan(volume)].mean() > 0.3
+
+
 def test_slices_stacked_along_another_axis(restorer):
     volume = ct_volume(5, SIZE).astype(np.float32)
     wanted = restorer(volume)
@@ -230,6 +257,8 @@ def test_slices_stacked_along_another_axis(restorer):
         np.testing.assert_array_equal(restorer(moved, slice_axis=axis), np.moveaxis(wanted, -1, axis))
     tensor = MetaTensor(torch.from_numpy(np.moveaxis(volume, -1, 0).copy()))
     np.testing.assert_array_equal(restorer(tensor, slice_axis=0).numpy(), np.moveaxis(wanted, -1, 0))
+    opened = Restorer(restorer.bundle, device="cpu", slice_axis=0)
+    np.testing.assert_array_equal(opened(np.moveaxis(volume, -1, 0)), np.moveaxis(wanted, -1, 0))
 
 
 def test_neighbors_need_the_spacing_along_the_slices(roots):
@@ -237,9 +266,9 @@ def test_neighbors_need_the_spacing_along_the_slices(roots):
     with Notes() as notes:
         near = restorer(volume, spacing=(2, 2, 3))
         moved = restorer(np.moveaxis(volume, -1, 0), spacing=(3, 2, 2), slice_axis=0)
-        assert notes.messages == []
+        assert ["does not tell the unit of its PET" in message for message in notes.messages] == [True]
         alone = restorer(volume)
-    assert "without its neighbors: the distance of its slices is unknown" in notes.messages[0]
+    assert "without its neighbors: the distance of its slices is unknown" in notes.messages[1]
     np.testing.assert_array_equal(moved, np.moveaxis(near, -1, 0))
     assert (near != alone).any()
 
@@ -259,19 +288,20 @@ def test_pet_in_other_units(roots):
         (np.zeros((10, 36, 40), np.float32), {}, ValueError, "slices came first"),
         (np.zeros((2, 3, 4, 5), np.float32), {}, ValueError, "expected one 2D image or 3D volume, got the shape"),
         (np.zeros((4, 0), np.float32), {}, ValueError, "expected one 2D image or 3D volume"),
-        (np.full((4, 4), np.nan, np.float32), {}, ValueError, "the image has 16 NaN or infinite values"),
+        (np.full((4, 4), np.nan, np.float32), {}, ValueError, "the image has 16 infinite or NaN values"),
+        (np.where(np.eye(4), np.inf, np.float32(np.nan)), {}, ValueError, "the image has 4 infinite or NaN values"),
         (np.full((4, 4), 2**23), {}, ValueError, "integers of the image are too large"),
         (np.full((4, 4), True), {}, TypeError, "must hold integers or real numbers, got bool"),
         ([[1.0]], {}, TypeError, "must be a NumPy array, a tensor, or an image of nibabel .* got list"),
         (np.zeros((4, 4), np.float32), {"slice_axis": 0}, ValueError, "slice_axis is one of the axes 0, 1, 2"),
         (np.zeros((4, 4), np.float32), {"spacing": (1, 2, 3)}, ValueError, "spacing must be 2 numbers"),
         (np.zeros((4, 4), np.float32), {"spacing": (1, -2)}, ValueError, "spacing must be 2 numbers of mm above 0"),
-        (np.zeros((4, 4), np.float32), {"modality": "MRI"}, ValueError, "restores CT, not MRI"),
-        (np.zeros((4, 4), np.float32), {"suv_factor": 2.0}, ValueError, "does not restore PET"),
-        (np.zeros((4, 4), np.float32), {"strength": 1.5}, ValueError, "strength must be in 0..1"),
+        (np.zeros((4, 4), np.float32), {"modality": "MRI"}, ValueError, "modality must be CT, got 'MRI'"),
+        (np.zeros((4, 4), np.float32), {"suv_factor": 2.0}, ValueError, "`suv_factor` is for PT, not for CT"),
+        (np.zeros((4, 4), np.float32), {"strength": 1.5}, ValueError, r"strength must be a number in \[0, 1\]"),
         (np.zeros((4, 4), np.float32), {"precision": "bfloat16"}, ValueError, "precision is set when the bundle is"),
         (np.zeros((4, 4), np.float32), {"network_def::dim": 4}, ValueError, "network_def::dim is set when"),
-        (np.zeros((4, 4), np.float32), {"mean_hu": "$exit()"}, ValueError, "a plain text"),
+        (np.zeros((4, 4), np.float32), {"mean_hu": "$exit()"}, ValueError, "mean_hu must be check, correct or off"),
         (np.eye(4, dtype=np.float32) * 200 + 900, {}, ValueError, "hu_offset"),
         (MetaTensor(torch.zeros(1, 4, 4), meta={"modality": "MR"}), {}, ValueError, "modality MR, where CT is"),
         (nib.Nifti1Image(np.zeros((4, 4), np.float32), np.eye(4)), {"spacing": (1, 1)}, ValueError, "of its own"),
@@ -424,10 +454,8 @@ def test_the_face_of_the_package(tmp_path, roots):
     assert np.load(tmp_path / "out.npy").shape == SIZE
 
 
-itk = pytest.importorskip("SimpleITK")
-
-
-def test_images_of_simple_itk(tmp_path, restorer, roots):
+def test_images_of_simple_itk(restorer, roots):
+    itk = pytest.importorskip("SimpleITK")
     volume = ct_volume(4, SIZE).astype(np.float32)
     image = itk.GetImageFromArray(volume.transpose(2, 1, 0))
     image.SetSpacing((0.7, 0.8, 2.5))

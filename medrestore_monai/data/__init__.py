@@ -23,7 +23,7 @@ from medrestore_monai.data.find import (
     is_picture,
     walk_folders,
 )
-from medrestore_monai.data.loading import LoadImageOrSeriesd, without_offset
+from medrestore_monai.data.loading import LoadImageOrSeriesd, with_padding, without_offset
 from medrestore_monai.data.outputs import SaveLikeSourced, check_folder, plan_outputs
 from medrestore_monai.data.pairs import gopro, low_dose_ct, paired_folders, realblur
 from medrestore_monai.data.parts import PatientSplit, read_split, split_by_patient
@@ -53,5 +53,6 @@ __all__ = [
     "training_slices",
     "training_volumes",
     "walk_folders",
+    "with_padding",
     "without_offset",
 ]

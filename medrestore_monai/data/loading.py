@@ -28,7 +28,7 @@ from medrestore_monai.intensity import INTENSITY_RANGES, PADDING, choose_range
 from medrestore_monai.neighbors import HALO, SLICE_STEPS, steps_of_affine
 from medrestore_monai.notes import note
 
-__all__ = ["LoadImageOrSeriesd", "without_offset"]
+__all__ = ["LoadImageOrSeriesd", "with_padding", "without_offset"]
 
 
 def _is_color(meta: Mapping[str, Any]) -> bool:
@@ -345,6 +345,11 @@ def _part(item: Mapping[Any, Any]) -> slice | None:
         return slice(int(item["slice"]), int(item["slice"]) + 1)
     stop = int(item.get("stop", 0))
     return slice(int(item["start"]), stop) if stop > 0 else None
+
+
+def with_padding(values: np.ndarray, meta: Mapping[str, Any]) -> np.ndarray:
+    """Take back the values that the loader gave to voxels without one (NaN)."""
+    return np.where(np.asarray(meta[PADDING]), np.float32(np.nan), values) if PADDING in meta else values
 
 
 def without_offset(values: np.ndarray, meta: Mapping[str, Any]) -> np.ndarray:

@@ -12,11 +12,10 @@ import numpy as np
 from monai.transforms import Transform
 
 from medrestore_monai.data.find import IMAGE_SUFFIXES, Item, find_images, is_archive, is_image_file
-from medrestore_monai.data.loading import without_offset
+from medrestore_monai.data.loading import with_padding, without_offset
 from medrestore_monai.dicom import Derivation, find_series, read_series, write_derived_series
 from medrestore_monai.files import UsageError, refuse_links, require_writable, scratch_prefix
 from medrestore_monai.images import SLICE_ORDER, write_image
-from medrestore_monai.intensity import PADDING
 
 # endings of files that this package does not write, which would be odd names of folders
 _OTHER_KINDS = (
@@ -197,7 +196,7 @@ class SaveLikeSourced(Transform):
             OSError: the disk is full or read-only, with the output's name; nothing is left behind.
         """
         image, meta, target = data[self.key], data[self.like].meta, Path(data[self.output_key])
-        values = _with_padding(without_offset(image.detach().cpu().numpy(), meta), meta)
+        values = with_padding(without_offset(image.detach().cpu().numpy(), meta), meta)
         if int(data.get("stop", 0)) and not self._collect(values, target, data):
             return data
         if self._collected is not None:
@@ -227,11 +226,6 @@ class SaveLikeSourced(Transform):
             raise RuntimeError(f"the slabs of {target} do not come in order.")
         self._collected.voxels[..., start:stop] = values
         return stop == slices
-
-
-def _with_padding(values: np.ndarray, meta: Mapping[str, Any]) -> np.ndarray:
-    """Take back the values that the loader gave to voxels without one."""
-    return np.where(np.asarray(meta[PADDING]), np.float32(np.nan), values) if PADDING in meta else values
 
 
 def _in_order_of_file(values: np.ndarray, meta: Mapping[str, Any]) -> np.ndarray:

@@ -30,7 +30,7 @@ class MemoryImage:
     """One image as a loader takes it, and the way back.
 
     Args:
-        array: float32, shape ``(X, Y[, Z])`` or ``(3, X, Y)``, finite.
+        array: float32, shape ``(X, Y[, Z])`` or ``(3, X, Y)``; NaN is padding.
         meta: as of :func:`~medrestore_monai.images.read_image`.
         like: makes an image of the kind that was given from a restored ``array``.
     """
@@ -81,8 +81,8 @@ def open_in_memory(
 
     Raises:
         TypeError: ``image`` is something else, or holds no numbers.
-        ValueError: it has another shape, NaN or infinite values, or integers that are too large; its slices seem to
-            come first, and ``slice_axis`` is not given; or it has a spacing of its own.
+        ValueError: it has another shape, infinite values or none but NaN, or integers that are too large; its slices
+            seem to come first, and ``slice_axis`` is not given; or it has a spacing of its own.
     """
     if isinstance(image, np.ndarray):
         return _open_array(image, picture, color, spacing, slice_axis)
@@ -152,6 +152,7 @@ def _open_nifti(image: Any, slice_axis: int | None) -> MemoryImage:
         note("float32 cannot tell the numbers of the image apart: the result is of type float32.", 4)
         noted["original_dtype"] = "float32"
     kept = {**meta, "original_dtype": noted["original_dtype"], "spatial_shape": np.asarray(stored.shape)}
+    kept["nan_voxels"] = noted.get("nan_voxels", 0)
 
     def like(restored: np.ndarray) -> Any:
         given, file = axes.undo(restored), io.BytesIO()
@@ -232,9 +233,9 @@ def _opened(
     if values.dtype.kind not in "iuf":
         raise TypeError(f"the image must hold integers or real numbers, got {values.dtype}.")
     array = np.ascontiguousarray(axes.apply(values), dtype=np.float32)
-    bad = int(np.count_nonzero(~np.isfinite(array)))
-    if bad:
-        raise ValueError(f"the image has {bad} NaN or infinite values: expected finite ones.")
+    bad, padding = int(np.isinf(array).sum()), int(np.isnan(array).sum())
+    if bad or padding == array.size:
+        raise ValueError(f"the image has {bad or padding} infinite or NaN values: expected finite ones.")
     if values.dtype.kind in "iu" and are_too_large(array):
         raise ValueError(f"the integers of the image are too large to be restored exactly, expected at most {2**22}.")
     meta: dict[str, Any] = {
@@ -243,6 +244,8 @@ def _opened(
         "original_channel_dim": 0 if axes.color else float("nan"),
         "spatial_shape": np.asarray(array.shape[-2:] if axes.color else array.shape),
     }
+    if padding:
+        meta["nan_voxels"] = padding
     if affine is not None and not axes.color:
         columns = [*axes.order, *range(len(axes.order), 4)]
         meta["affine"] = affine[:, columns] if of_axes else affine
