@@ -20,8 +20,8 @@ __all__ = ["KeepOutsided", "NoteOutsided"]
 class NoteOutsided(Transform):
     """Note the voxels that no restoration may change, for :class:`KeepOutsided`.
 
-    These are, of CT, those below -1024 or above 3072 HU (padding, metal), of PET those above SUV 20 (the hottest of a
-    bladder), and those that the loader noted as padding. MR has no range: its highest values are tissue.
+    These are, of CT, those below -1024 or above 3072 HU (padding, metal), of PET those above ``largest_suv`` (the
+    hottest of a bladder), and those that the loader noted as padding. MR has no range: its highest values are tissue.
 
     For the preprocessing, before ``ToUnitRanged``: scaling rounds. Images without such a voxel get no note.
 
@@ -29,16 +29,17 @@ class NoteOutsided(Transform):
         key: the image in its physical unit; its meta data hold the modality, and the unit of PET.
         name: where the note goes: ``mask``, a bool tensor of the image's shape without the halo of a slab, and
             ``values``, those under the mask.
+        largest_suv: of PET, the greatest SUV that the network was trained on.
     """
 
-    def __init__(self, key: str = "image", name: str = "outside") -> None:
-        self.key, self.name = key, name
+    def __init__(self, key: str = "image", name: str = "outside", largest_suv: float = 20.0) -> None:
+        self.key, self.name, self.largest_suv = key, name, largest_suv
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data``, with the note where there is something to note."""
         out = dict(data)
         image, meta = convert_to_tensor(out[self.key], track_meta=False), getattr(out[self.key], "meta", {})
-        lower, upper = _trained_range(meta)
+        lower, upper = _trained_range(meta, self.largest_suv)
         mask = (image < lower) | (image > upper)
         if PADDING in meta:
             mask |= torch.as_tensor(meta[PADDING])
@@ -50,14 +51,14 @@ class NoteOutsided(Transform):
         return out
 
 
-def _trained_range(meta: Mapping[str, Any]) -> tuple[float, float]:
+def _trained_range(meta: Mapping[str, Any], largest_suv: float) -> tuple[float, float]:
     """What an image has in its physical unit where networks know it; without limits where that is not known."""
     modality = meta.get("modality")
     if modality == "CT":
         return INTENSITY_RANGES[modality].lower, INTENSITY_RANGES[modality].upper
     factor = meta.get("suv_factor") if meta.get("unit") in NOT_YET_SUV else 1.0
     if modality == "PT" and factor is not None:
-        return -math.inf, INTENSITY_RANGES[modality].upper / float(factor)
+        return -math.inf, largest_suv / float(factor)
     return -math.inf, math.inf
 
 

@@ -142,11 +142,12 @@ def test_the_deblurring_network_for_ct_keeps_it_too(tmp_path):
     assert (after != volume[..., 0]).mean() > 0.3
 
 
+TRAINED = {"pet_synthesis_restore_rwkv": 100, "all_in_one_restore_rwkv": 20}  # SUV
 HOT = 90000.0  # Bq/ml; the untrained network may make others four times as hot as they were
 
 
 def hot_pet(slices=5):
-    """PET in Bq/ml with a bladder above SUV 20, noise below zero, and the mask of the former."""
+    """PET in Bq/ml with a bladder above 20000, noise below zero, and the mask of the former."""
     volume = (ct_volume(slices, SIZE) + 1024).clip(0) * 8 - 100
     volume[20:26, 15:20] = HOT + 7 * np.arange(slices)
     volume[26, 15] = np.nextafter(np.float32(20000), np.float32(3e4))  # the least above
@@ -167,7 +168,8 @@ def test_pet_files_keep_what_is_above_the_range(tmp_path, pet_bundles, bundle, n
     volume, outside = hot_pet(2)
     WRITERS[name](tmp_path / name, volume)
     modality = {"modality": "PT"} if bundle.startswith("all") else {}
-    restore(tmp_path / name, tmp_path / f"out-{name}", pet_bundles[bundle], suv={"factor": 1e-3}, **modality)
+    factor = TRAINED[bundle] / 20000
+    restore(tmp_path / name, tmp_path / f"out-{name}", pet_bundles[bundle], suv_factor=factor, **modality)
     before, after = stored_values(tmp_path / name), stored_values(tmp_path / f"out-{name}")
     outside &= before > 20000  # of whole numbers, the least above is the limit itself
     np.testing.assert_array_equal(after[outside], before[outside])
@@ -182,7 +184,7 @@ def test_a_pet_series_keeps_what_is_above_the_range(tmp_path, pet_bundles, setti
     volume, outside = hot_pet()
     pet_series(tmp_path / "in", volume=volume)
     config = pet_bundles["pet_synthesis_restore_rwkv"]
-    restore(tmp_path / "in", tmp_path / "out", config, suv={"factor": 1e-3}, **settings)
+    restore(tmp_path / "in", tmp_path / "out", config, suv_factor=100 / 20000, **settings)
     before, after = read_series(tmp_path / "in").array, read_series(tmp_path / "out").array
     hot = outside & (before > 20000)
     assert hot.sum() >= 5 * 30
