@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medrestore_monai.networks.rd_sam import ATTENTIONS, RDSAM, RELU, RESIDUAL, ResidualDenseBlock
 from medrestore_monai.networks.residual import CONTRAST, ResidualNetwork, crop, draw_weights
 
-__all__ = ["AllScales", "MedDeblur", "RDSAM", "SpatialAsymmetricAttention"]
-
-GROWTH = 8  # channels that a dense layer adds
-RELU = math.sqrt(2)  # what a ReLU takes from the scale of features
-RESIDUAL = 0.3  # scale of what a residual block adds at the start
+__all__ = ["AllScales", "MedDeblur"]
 
 
 class MedDeblur(ResidualNetwork):
@@ -24,9 +19,13 @@ class MedDeblur(ResidualNetwork):
 
     From the coarsest scale (a quarter of the side) to the full one, the U gets the image at its scale and the result
     of the coarser one, doubled (zeros at the coarsest); a convolutional LSTM at its bottom carries what was found to
-    the next scale. Each encoder and decoder level has an :class:`RDSAM`. With the defaults and 3 channels it has 8.03
-    million parameters, which all scales share: the paper's 24.1 million are these, counted once for each scale. With
-    ``channels=(16, 32, 64)`` it has 2.12 million. ``scales=1`` and ``rd_sam=False`` are the rows of its table 3.
+    the next scale. Each encoder and decoder level has an :class:`~medrestore_monai.networks.rd_sam.RDSAM`. All scales
+    share their weights. ``scales=1`` and ``rd_sam=False`` are the rows of the paper's table 3.
+
+    ``attention="published", residual=False`` is the network of the authors' code, with 8,028,917 parameters; counted
+    once for each use, as a summary tool does that walks the calls, they are the paper's 24.1 million. The defaults, by
+    which the shipped weights were trained, differ: our attention, and our residual of images without their mean. They
+    have 8,031,671 parameters, and 2.12 million with ``channels=(16, 32, 64)``.
 
     :meth:`all_scales` also gives the results at the coarser scales, for supervision in training.
 
@@ -36,10 +35,13 @@ class MedDeblur(ResidualNetwork):
         channels: channels at the full, half and quarter size inside the U, multiples of 16.
         scales: number of scales; 1 is without scale recurrence: neither a coarser result nor an LSTM.
         rd_sam: refine by RD-SAM; else by three residual pairs of 5x5 convolutions, as SRN-Deblur does.
-        share_weights: use the same weights at all scales, as the paper does; else each scale has its own.
+        attention: ``ours`` or ``published``, see :class:`~medrestore_monai.networks.rd_sam.RDSAM`.
+        residual: ours: let the U see images without their mean, and add to them what it finds. Else as published: it
+            sees images scaled to [-1, 1], samples the coarser ones from the full one bilinearly, and gives the restored
+            image itself, at full size as the hyperbolic tangent, so that its values are in [0, 1] (section 3.1).
 
     Raises:
-        ValueError: for other numbers of channels, or no scale.
+        ValueError: for other numbers of channels, no scale, or an unknown attention.
 
     References:
         Sharif et al., MedDeblur: Medical Image Deblurring with Residual Dense Spatial-Asymmetric Attention,
@@ -54,7 +56,8 @@ class MedDeblur(ResidualNetwork):
         channels: Sequence[int] = (32, 64, 128),
         scales: int = 3,
         rd_sam: bool = True,
-        share_weights: bool = True,
+        attention: str = "ours",
+        residual: bool = True,
     ) -> None:
         if scales < 1:
             raise ValueError(f"scales must be at least 1, got {scales}.")
@@ -63,12 +66,16 @@ class MedDeblur(ResidualNetwork):
             raise ValueError(
                 f"the residual needs out_channels equal to in_channels, got {out_channels}, {in_channels}."
             )
+        if attention not in ATTENTIONS:
+            raise ValueError(f"attention must be one of {', '.join(ATTENTIONS)}, got {attention!r}.")
         if len(channels) != 3 or any(width < 16 or width % 16 for width in channels):
             raise ValueError(f"channels must give 3 multiples of 16, got {tuple(channels)}.")
         self.scales = scales
-        self.networks = nn.ModuleList(
-            _ScaleNetwork(in_channels, channels, scales > 1, rd_sam) for _ in range(1 if share_weights else scales)
-        )
+        self.residual = residual
+        network = _ScaleNetwork(in_channels, channels, scales > 1, rd_sam, attention)
+        if not residual:
+            draw_weights(network.output)  # the image itself, not a small change
+        self.networks = nn.ModuleList([network])  # a list: the names of the shipped weights
 
     def change(self, x: Tensor) -> Tensor:
         """Return what to add to padded images ``(B, in_channels, H, W)``."""
@@ -94,24 +101,34 @@ class MedDeblur(ResidualNetwork):
         return tuple(results)
 
     def _scales(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return image and change of each scale, coarsest first.
-
-        The networks see images without their mean. With it, features are mostly brightness, which is right already:
-        training then closes the attention, layer after layer, to add none of it, and stays there.
-        """
+        """Return image and change of each scale, coarsest first."""
+        if not self.residual:
+            images = [2 * x - 1]
+            images += [
+                F.interpolate(images[0], scale_factor=0.5**level, mode="bilinear") for level in range(1, self.scales)
+            ]
+            results = self._recur(images)
+            results[-1] = torch.tanh(results[-1])
+            return [((i + 1) / 2, (result - i) / 2) for i, result in zip(reversed(images), results, strict=True)]
+        # with the mean, features are mostly brightness, which is right already: training then closes the attention,
+        # layer after layer, to add none of it, and stays there
         mean = x.mean(dim=(2, 3), keepdim=True)
         images = [CONTRAST * (x - mean)]
         for _ in range(self.scales - 1):
             images.append(F.avg_pool2d(images[-1], 2))
-        steps: list[tuple[Tensor, Tensor]] = []
+        changes = self._recur(images)
+        return [(i / CONTRAST + mean, change / CONTRAST) for i, change in zip(reversed(images), changes, strict=True)]
+
+    def _recur(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """Return what the U gives at each scale, coarsest first, for images from the full to the coarsest scale."""
+        found: list[Tensor] = []
         coarser, state = torch.zeros_like(images[-1]), None
-        for number, image in enumerate(reversed(images)):
-            network = self.networks[number % len(self.networks)]
-            change, state = network(torch.cat([image, coarser], dim=1) if self.scales > 1 else image, state)
-            steps.append((image, change))
-            if number < self.scales - 1:
-                coarser, state = _double(image + change), _double(state)
-        return [(image / CONTRAST + mean, change / CONTRAST) for image, change in steps]
+        for image in reversed(images):
+            output, state = self.networks[0](torch.cat([image, coarser], dim=1) if self.scales > 1 else image, state)
+            found.append(output)
+            if image is not images[0]:
+                coarser, state = _double(image + output if self.residual else output), _double(state)
+        return found
 
 
 class AllScales(nn.Module):
@@ -131,104 +148,6 @@ class AllScales(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return :meth:`MedDeblur.all_scales`."""
         return self.network.all_scales(x)
-
-
-class RDSAM(nn.Module):
-    """Residual dense blocks followed by spatial-asymmetric attention.
-
-    The paper's number of parameters follows with three blocks before one attention.
-
-    Args:
-        channels: number of channels ``C``, a multiple of 16.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.blocks = nn.Sequential(*(_ResidualDenseBlock(channels) for _ in range(3)))
-        self.attention = SpatialAsymmetricAttention(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Refine ``(B, C, H, W)``."""
-        return self.attention(self.blocks(x))
-
-
-class SpatialAsymmetricAttention(nn.Module):
-    """Weigh features by place, from tall and wide convolutions, and by channel, from a 9x9 convolution's average.
-
-    ``x * (F_V + F_H) * F_G``: ``F_V`` and ``F_H`` are the sigmoid of a 9x9 convolution of mean and maximum over the
-    channels of a 3x1 and a 1x3 convolution of ``x`` (eq. 4-6); ``F_G`` is squeeze and excitation, with a sixteenth of
-    the channels between, of the average over a 9x9 convolution (eq. 7). The paper's text does not say how the three
-    meet; all of them multiply ``x`` here.
-
-    Only that average is needed, so the 9x9 convolution is applied to the averages of ``x`` seen through each of the 81
-    places of its kernel: the same result at a thousandth of the cost.
-
-    Args:
-        channels: number of channels ``C``, a multiple of 16.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.vertical = nn.Conv2d(channels, channels, (3, 1), padding=(1, 0))
-        self.horizontal = nn.Conv2d(channels, channels, (1, 3), padding=(0, 1))
-        self.vertical_places = nn.Conv2d(2, 1, 9, padding=4)
-        self.horizontal_places = nn.Conv2d(2, 1, 9, padding=4)
-        self.overall = nn.Conv2d(channels, channels, 9, padding=4)
-        self.excite = nn.Sequential(
-            nn.Conv2d(channels, channels // 16, 1, bias=False),
-            nn.LeakyReLU(0.1),  # of the one or two channels of small variants, none may die
-            nn.Conv2d(channels // 16, channels, 1, bias=False),
-            nn.Sigmoid(),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Refine ``(B, C, H, W)``."""
-        vertical = torch.sigmoid(self.vertical_places(_mean_and_maximum(self.vertical(x))))
-        horizontal = torch.sigmoid(self.horizontal_places(_mean_and_maximum(self.horizontal(x))))
-        return x * (vertical + horizontal) * self.excite(mean_of_convolution(self.overall, x))
-
-
-def mean_of_convolution(convolution: nn.Conv2d, x: Tensor) -> Tensor:
-    """Return ``convolution(x).mean(dim=(2, 3), keepdim=True)`` without the convolution.
-
-    The mean of what one kernel element sees is a mean over ``x`` without the rows and columns that move out.
-
-    Args:
-        convolution: of odd kernel ``K``, padded by zeros to keep the size, without stride or dilation.
-        x: shape ``(B, C, H, W)``.
-
-    Returns:
-        Shape ``(B, C_out, 1, 1)``.
-    """
-    rows, columns = (_seen(size, kernel, x) for size, kernel in zip(x.shape[2:], convolution.kernel_size, strict=True))
-    return F.conv2d(rows.mT @ (x @ columns), convolution.weight, convolution.bias)
-
-
-def _seen(size: int, kernel: int, like: Tensor) -> Tensor:
-    """Return ``(size, kernel)``: one over ``size`` where a pixel is seen by an element of the kernel, else 0."""
-    pixel = torch.arange(size, device=like.device)[:, None]
-    center = pixel - (torch.arange(kernel, device=like.device) - kernel // 2)
-    return ((center >= 0) & (center < size)).to(like.dtype) / size
-
-
-class _ResidualDenseBlock(nn.Module):
-    """Three 3x3 layers, each of which sees all before it, a 1x1 fusion, and a residual."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(nn.Conv2d(channels + i * GROWTH, GROWTH, 3, padding=1) for i in range(3))
-        self.fuse = nn.Conv2d(channels + 3 * GROWTH, channels, 1)
-
-    def draw_weights(self) -> None:
-        for layer in self.layers:
-            draw_weights(cast(nn.Conv2d, layer), RELU)
-        draw_weights(self.fuse, RESIDUAL)
-
-    def forward(self, x: Tensor) -> Tensor:
-        features = x
-        for layer in self.layers:
-            features = torch.cat([features, F.relu(layer(features))], dim=1)
-        return x + self.fuse(features)
 
 
 class _ResidualBlock(nn.Module):
@@ -272,11 +191,13 @@ class _ConvLSTM(nn.Module):
 class _ScaleNetwork(nn.Module):
     """The U of one scale, with a convolutional LSTM at its bottom where scales are recurrent."""
 
-    def __init__(self, in_channels: int, channels: Sequence[int], recurrent: bool, rd_sam: bool) -> None:
+    def __init__(
+        self, in_channels: int, channels: Sequence[int], recurrent: bool, rd_sam: bool, attention: str
+    ) -> None:
         super().__init__()
 
         def refine(width: int) -> nn.Module:
-            return RDSAM(width) if rd_sam else nn.Sequential(*(_ResidualBlock(width) for _ in range(3)))
+            return RDSAM(width, attention) if rd_sam else nn.Sequential(*(_ResidualBlock(width) for _ in range(3)))
 
         before = (in_channels * (2 if recurrent else 1), *channels)
         self.down = nn.ModuleList(
@@ -297,7 +218,7 @@ class _ScaleNetwork(nn.Module):
             if isinstance(module, nn.Conv2d):
                 draw_weights(module)
         for module in self.modules():
-            if isinstance(module, _ResidualDenseBlock | _ResidualBlock):
+            if isinstance(module, ResidualDenseBlock | _ResidualBlock):
                 module.draw_weights()
         for convolution in (*self.down, *self.up):
             draw_weights(convolution, gain * RELU)
@@ -317,11 +238,6 @@ class _ScaleNetwork(nn.Module):
         for level in (1, 0):
             x = self.decoder[level](F.relu(self.up[level](x)) + skips.pop())
         return self.output(x), state
-
-
-def _mean_and_maximum(x: Tensor) -> Tensor:
-    """Mean and maximum over the channels, shape ``(B, 2, H, W)``."""
-    return torch.cat([x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)], dim=1)
 
 
 def _double(x: Tensor) -> Tensor:

@@ -9,10 +9,11 @@ from torch.testing import assert_close
 
 from medrestore_monai.losses import AllScalesLoss
 from medrestore_monai.networks import AllScales, MedDeblur, SRNDeblur
-from medrestore_monai.networks.meddeblur import (
+from medrestore_monai.networks.meddeblur import _ConvLSTM
+from medrestore_monai.networks.rd_sam import (
+    ResidualDenseBlock,
     SpatialAsymmetricAttention,
-    _ConvLSTM,
-    _ResidualDenseBlock,
+    SpatialAsymmetricGates,
     mean_of_convolution,
 )
 
@@ -31,10 +32,23 @@ def count(network):
 
 
 def test_has_the_papers_sizes():
-    assert count(MedDeblur()) == pytest.approx(8.03e6, rel=0.01)
-    # the paper's 24.1 million are the shared weights, counted once for each scale
-    assert count(MedDeblur(share_weights=False)) == 3 * count(MedDeblur()) == pytest.approx(24.1e6, rel=0.01)
+    assert count(MedDeblur(attention="published")) == 8_028_917
+    assert count(MedDeblur()) == 8_031_671  # of the shipped weights: biases and a second map more
     assert count(MedDeblur(channels=(16, 32, 64))) < 2.2e6
+
+
+def test_the_papers_24_million_are_the_shared_weights_counted_at_each_use():
+    network, used = MedDeblur(attention="published", residual=False), []
+    for module in network.modules():
+        if not list(module.children()):  # as a summary tool walks the calls
+            module.register_forward_hook(lambda module, inputs, output: used.append(count(module)))
+    with torch.no_grad():
+        network(torch.rand(1, 3, 16, 16))
+    lstm = network.networks[0].lstm.gates
+    walked = sum(used)
+    if used.count(count(lstm)) == 2:  # the first use, of a state of zeros, goes around the layer
+        walked += count(lstm)
+    assert walked == 24_089_685
 
 
 def test_wrong_options_are_refused():
@@ -43,6 +57,8 @@ def test_wrong_options_are_refused():
             MedDeblur(channels=channels)
     with pytest.raises(ValueError, match="scales must be at least 1, got 0"):
         MedDeblur(scales=0)
+    with pytest.raises(ValueError, match="attention must be one of ours, published, got 'theirs'"):
+        MedDeblur(attention="theirs")
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 20), (4, 4), (13, 30)])
@@ -51,8 +67,26 @@ def test_the_mean_of_a_convolution_is_that_of_its_result(size):
     assert_close(mean_of_convolution(convolution, x), convolution(x).mean(dim=(2, 3), keepdim=True))
 
 
-def test_attention_is_the_papers_formula():
+def test_published_attention_gives_the_features_of_its_square_convolution_weighed():
     module, x = SpatialAsymmetricAttention(16), torch.randn(2, 16, 12, 9)
+    weights = {name: value.detach() for name, value in module.named_parameters()}
+
+    def convolved(y, name, padding):
+        return F.conv2d(y, weights[f"{name}.weight"], weights[f"{name}.bias"], padding=padding)
+
+    gates = 0
+    for name, padding in (("vertical", (1, 0)), ("horizontal", (0, 1))):
+        y = convolved(x, name, padding)
+        gates = gates + 1 / (1 + (-convolved(torch.stack([y.mean(1), y.max(1).values], 1), "places", 4)).exp())
+    features = convolved(x, "overall", 4)
+    first, second = (weights[f"excite.{i}.weight"][:, :, 0, 0] for i in (0, 2))
+    channels = 1 / (1 + (-((features.mean(dim=(2, 3)) @ first.T).clamp(min=0) @ second.T)).exp())
+    expected = features * channels[:, :, None, None] * gates
+    assert_close(module(x), torch.where(expected < 0, 0.2 * expected, expected), rtol=1e-4, atol=1e-5)
+
+
+def test_our_attention_gates_what_it_sees():
+    module, x = SpatialAsymmetricGates(16), torch.randn(2, 16, 12, 9)
 
     def places(features, layer):
         both = torch.stack([features.mean(dim=1), features.max(dim=1).values], dim=1)
@@ -69,7 +103,7 @@ def test_attention_is_the_papers_formula():
 
 
 def test_dense_layers_see_all_before_them():
-    block, x = _ResidualDenseBlock(16), torch.randn(1, 16, 5, 5)
+    block, x = ResidualDenseBlock(16), torch.randn(1, 16, 5, 5)
     seen = [x]
     for layer in block.layers:
         assert layer.out_channels == 8
@@ -96,12 +130,18 @@ def test_all_scales_are_those_of_forward_rounded_up(size):
     assert quarter.shape[2:] == tuple((side + 3) // 4 for side in size)
 
 
+def calls_of(network, image):
+    """The results at all scales, and what the U was given for each, coarsest first."""
+    inputs = []
+    hook = network.networks[0].register_forward_hook(lambda module, arguments, output: inputs.append(arguments))
+    results = network.all_scales(image)
+    hook.remove()
+    return results, inputs
+
+
 def test_each_scale_sees_the_image_and_the_doubled_coarser_result():
-    network, inputs = tiny(share_weights=False).eval(), []
-    for part in network.networks:
-        part.register_forward_hook(lambda module, arguments, output: inputs.append(arguments))
     image = torch.rand(1, 1, 32, 48)
-    full, half, quarter = network.all_scales(image)
+    (full, half, quarter), inputs = calls_of(tiny().eval(), image)
     blocks = image.unflatten(2, (-1, 4)).unflatten(4, (-1, 4)).mean(dim=(3, 5))
 
     def seen(picture):
@@ -117,6 +157,24 @@ def test_each_scale_sees_the_image_and_the_doubled_coarser_result():
     assert full.shape == image.shape
 
 
+def test_as_published_the_result_is_no_sum_and_stays_in_range():
+    network, image = tiny(attention="published", residual=False).eval(), torch.rand(1, 1, 32, 48)
+    (full, half, quarter), inputs = calls_of(network, image)
+    # of blocks of four, bilinear sampling sees the middle two
+    middle = image.unflatten(2, (-1, 4))[:, :, :, 1:3].unflatten(4, (-1, 4))[..., 1:3].mean(dim=(3, 5))
+    assert_close(inputs[0][0], torch.cat([2 * middle - 1, torch.zeros_like(middle)], dim=1))
+    for number, coarser in ((1, quarter), (2, half)):
+        doubled = F.interpolate(2 * coarser - 1, size=inputs[number][0].shape[2:], mode="bilinear")
+        assert_close(inputs[number][0][:, 1:], doubled, rtol=1e-4, atol=1e-4)
+    assert_close(inputs[2][0][:, :1], 2 * image - 1)
+    output, _ = network.networks[0](*inputs[2])
+    assert_close(full, 1 / (1 + (-2 * output).exp()))  # the tangent, from [-1, 1] to [0, 1]
+    torch.nn.init.normal_(network.networks[0].output.weight, std=100)
+    with torch.no_grad():
+        far = network(image)
+    assert 0 <= float(far.min()) < float(far.max()) <= 1
+
+
 def test_without_recurrence_there_is_one_scale_and_no_memory():
     network = tiny(scales=1)
     assert not any(isinstance(module, _ConvLSTM) for module in network.modules())
@@ -130,11 +188,12 @@ def test_srn_deblur_is_meddeblur_without_rd_sam():
     plain.load_state_dict(srn.state_dict())
     image = torch.rand(1, 1, 16, 16)
     assert torch.equal(srn(image), plain(image))
-    assert not any(isinstance(module, SpatialAsymmetricAttention) for module in srn.modules())
+    attentions = SpatialAsymmetricAttention | SpatialAsymmetricGates
+    assert not any(isinstance(module, attentions) for module in srn.modules())
 
 
 def test_coarser_scales_are_supervised_through_a_wrapper_that_shares_weights():
-    network = tiny(share_weights=False)
+    network = tiny()
     keys = set(network.state_dict())
     wrapped, image, label = AllScales(network), torch.rand(2, 1, 1, 24, 21).unbind()[0], torch.rand(1, 1, 24, 21)
     loss = AllScalesLoss(torch.nn.L1Loss(), weights=(1, 0.5, 0.25))(wrapped(image), label)
