@@ -4,6 +4,7 @@ import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ KEYS = ("image", "label")
 
 _KERNELS: dict[str, Callable[..., np.ndarray]] = {
     "motion_blur": motion_kernel,
+    "published_motion_blur": partial(motion_kernel, divisor="length"),
     "linear_motion_blur": linear_motion_kernel,
     "gaussian_blur": lambda sigma: np.outer(gaussian_kernel(sigma), gaussian_kernel(sigma)),
 }

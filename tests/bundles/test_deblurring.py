@@ -32,6 +32,7 @@ from medrestore_monai.networks import AFFUNetRWKV, MedDeblur, MLFFUNet
 from medrestore_monai.networks.aff_unet_rwkv import AFF
 from medrestore_monai.networks.mlff_unet import MLFF, MRFAB
 from medrestore_monai.restorer import restore
+from medrestore_monai.transforms.blur.kernels import motion_kernel
 
 TINY = {
     AFF_NAME: (AFFUNetRWKV, {"channels": [8, 8, 8, 8]}),
@@ -162,6 +163,21 @@ def test_all_blurs_are_drawn_with_noise_and_compressed_in_part(name, tmp_path):
     assert margin >= max(parser.get("length")[1], parser.get("width")[1]) / 2
     assert margin >= parser.get("radius")[1]
     assert parser.get("patch_size") == [128, 128]
+
+
+@pytest.mark.parametrize("blur", ["RandMotionBlurd", "RandPublishedMotionBlurd"])
+def test_meddeblur_is_trained_on_full_pictures_blurred_and_then_scaled(blur, tmp_path):
+    data = write_clean(tmp_path / "data", (300, 260))
+    parser = parsed(BUNDLES / MED_NAME, "train", dataset_dir=str(data), noise=0, length=31, output_dir=str(tmp_path))
+    parser["blur#transforms#0#_target_"] = f"medrestore_monai.transforms.{blur}"
+    parser["blur#transforms#0#angle"] = 45
+    made = parser.get_parsed_content("validate#dataset")[0]
+    full = read_image(parser.get_parsed_content("validate#datalist")[0]["label"])[0].astype(np.float64)  # (C, X, Y)
+    kernel = motion_kernel(31, 45, "length" if "Published" in blur else "sum")
+    blurred = np.stack([convolve(plane, kernel, mode="mirror") for plane in full])
+    scale = monai.transforms.Resize((128, 128), anti_aliasing=True)
+    for key, expected in (("image", blurred), ("label", full)):
+        np.testing.assert_allclose(made[key].numpy() * 255, scale(torch.as_tensor(expected)).numpy(), atol=0.2)
 
 
 @pytest.mark.parametrize("overlay", ["unet", "srn"])

@@ -25,24 +25,27 @@ __all__ = [
     "BentMotionBlur",
     "LinearMotionBlur",
     "MotionBlur",
+    "PublishedMotionBlur",
     "RandBentMotionBlurd",
     "RandLinearMotionBlurd",
     "RandMotionBlurd",
+    "RandPublishedMotionBlurd",
     "bent_motion_blur",
     "linear_motion_blur",
     "motion_blur",
 ]
 
 
-def motion_blur(image: Tensor, length: int, angle: float) -> Tensor:
+def motion_blur(image: Tensor, length: int, angle: float, divisor: str = "sum") -> Tensor:
     """Blur as algorithm 1 of MedDeblur, see :func:`~medrestore_monai.transforms.blur.kernels.motion_kernel`.
 
     Args:
         image: shape ``(C, X, Y)`` or ``(C, X, Y, Z)``.
         length: side of the kernel in pixels, at least 1; 1 changes nothing.
         angle: rotation of its diagonal in degrees.
+        divisor: see there; ``length`` makes the image darker.
     """
-    return blur(image, motion_kernel(length, angle))
+    return blur(image, motion_kernel(length, angle, divisor))
 
 
 def linear_motion_blur(image: Tensor, length: float, angle: float) -> Tensor:
@@ -84,6 +87,20 @@ class MotionBlur(Degradation):
     def __call__(self, image: Tensor) -> Tensor:
         """Return the blurred image."""
         return motion_blur(image, self.length, self.angle)
+
+
+@dataclass(frozen=True)
+class PublishedMotionBlur(MotionBlur):
+    """One drawn motion blur by the kernels of MedDeblur's code, which make the image darker; see :func:`motion_blur`.
+
+    Args:
+        length: side of the kernel in pixels; 1 changes nothing.
+        angle: rotation of its diagonal in degrees.
+    """
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Return the blurred image."""
+        return motion_blur(image, self.length, self.angle, divisor="length")
 
 
 @dataclass(frozen=True)
@@ -160,6 +177,20 @@ class RandMotionBlurd(RandDegradationd):
         """Draw length and angle."""
         shortest, longest = map(int, self.length)
         return MotionBlur(int(self.R.randint(shortest, longest + 1)), float(self.R.uniform(*self.angle)))
+
+
+class RandPublishedMotionBlurd(RandMotionBlurd):
+    """As :class:`RandMotionBlurd`, by the kernels of MedDeblur's code, which sum to 0.8 on average.
+
+    The values go to ``published_motion_blur``.
+    """
+
+    record, unchanged = "published_motion_blur", PublishedMotionBlur(1)
+
+    def draw(self) -> PublishedMotionBlur:
+        """Draw length and angle, as :class:`RandMotionBlurd` does."""
+        drawn = super().draw()
+        return PublishedMotionBlur(drawn.length, drawn.angle)
 
 
 class RandLinearMotionBlurd(RandDegradationd):

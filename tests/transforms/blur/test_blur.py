@@ -8,6 +8,7 @@ from torch.testing import assert_close
 from medrestore_monai.transforms import (
     MotionBlur,
     RandMotionBlurd,
+    RandPublishedMotionBlurd,
     RandSensorNoised,
     SensorNoise,
     anisotropic_gaussian_blur,
@@ -18,6 +19,7 @@ from medrestore_monai.transforms import (
     motion_blur,
 )
 from medrestore_monai.transforms.blur import blur
+from medrestore_monai.transforms.blur.kernels import motion_kernel
 
 
 @pytest.mark.parametrize("size", [(31, 44), (7, 5), (1, 9)])  # also smaller than the kernel
@@ -89,6 +91,16 @@ def test_blur_with_noise_is_equation_1_of_meddeblur():
     blurred = MotionBlur(**out["motion_blur"])(image)
     assert_close(out["image"], SensorNoise(**out["sensor_noise"])(blurred), rtol=0, atol=0)
     assert (out["image"] - blurred).std().item() == pytest.approx(3, rel=0.05)
+
+
+def test_the_papers_kernels_make_pictures_darker_and_can_be_replayed():
+    item = {"image": torch.full((1, 60, 70), 200.0)}
+    out = RandPublishedMotionBlurd("image").set_random_state(3)(item)
+    values = out["published_motion_blur"]
+    assert values == RandMotionBlurd("image").set_random_state(3)(item)["motion_blur"]
+    share = motion_kernel(values["length"], values["angle"], "length").sum()
+    assert 0.7 < share < 0.99
+    assert_close(out["image"], torch.full((1, 60, 70), 200.0 * float(share)))
 
 
 def test_drawn_lengths_and_angles_fill_the_ranges_of_the_paper():

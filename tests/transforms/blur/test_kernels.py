@@ -27,6 +27,7 @@ def test_motion_kernel_is_the_rotated_diagonal_of_scipy(length, angle):
     framed = np.pad(np.eye(length), 2)  # what lies between the last pixel and the border counts too
     rotated = ndimage.affine_transform(framed, back, offset + 2, output_shape=(side, side), order=1)
     np.testing.assert_allclose(motion_kernel(length, angle), rotated / rotated.sum(), atol=1e-9)
+    np.testing.assert_allclose(motion_kernel(length, angle, "length"), rotated / length, atol=1e-9)
 
 
 def test_motion_kernel_by_hand():
@@ -39,6 +40,15 @@ def test_motion_kernel_by_hand():
     expected = np.array([[0, along, 0], [beside, 1, beside], [0, along, 0]]) / whole
     np.testing.assert_allclose(motion_kernel(3, -45), expected, atol=1e-12)
     np.testing.assert_allclose(motion_kernel(3, 45), expected.T, atol=1e-12)
+
+
+def test_divided_by_its_length_a_kernel_lacks_what_left_the_square():
+    sums = [motion_kernel(45, angle, "length").sum() for angle in np.linspace(-45, 45, 91)]
+    # a line through a square is 1 / cos long, counted from the nearer axis; the diagonal, which is whole, sqrt(2)
+    turned = np.radians(np.linspace(0, 45, 1000))
+    assert np.mean(sums) == pytest.approx(np.mean(1 / np.cos(turned)) / math.sqrt(2), abs=0.01)
+    assert motion_kernel(33, 0, "length").sum() == pytest.approx(1)
+    assert motion_kernel(1, 30.0, "length").tolist() == [[1.0]]
 
 
 @pytest.mark.parametrize("angle", [0.0, 17.0, 45.0, 90.0, 133.0, 180.0, -20.0])
@@ -184,6 +194,7 @@ def test_the_least_strength_is_one_pixel(kernel):
         (lambda: linear_motion_kernel(0.5, 0), "1 to 1000 pixels"),
         (lambda: linear_motion_kernel(math.inf, 0), "got inf"),
         (lambda: motion_kernel(1001, 0), "1 to 1000 pixels"),
+        (lambda: motion_kernel(5, 0, "max"), "divisor must be one of sum, length, got 'max'"),
         (lambda: gaussian_kernel(1e6), "0 to 1000 pixels"),
         (lambda: gaussian_kernel(-1), "0 to 1000 pixels"),
         (lambda: anisotropic_gaussian_kernel(0.4, 2, 0), "0.5 to 1000 pixels, or 0 both, got 0.4 and 2"),
