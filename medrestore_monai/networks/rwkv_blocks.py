@@ -16,6 +16,8 @@ from medrestore_monai.ops.uniwkv import uniwkv
 
 # two scans, rows then columns; one over rows; one over rows that looks back only
 ATTENTIONS = ("re-wkv", "bi-wkv", "uni-wkv")
+# one scan over columns; one over rows or columns, in turn from block to block; both on their own, and summed
+SCANS = ("bi-wkv-columns", "alternating", "sum")
 
 
 class SpatialMix(nn.Module):
@@ -28,10 +30,12 @@ class SpatialMix(nn.Module):
         channels: number of channels ``C``.
         recurrences: number of scans; even ones follow rows, odd ones columns.
         token_shift: a key of :data:`~medrestore_monai.networks.token_shifts.TOKEN_SHIFTS`.
+        columns: let even scans follow columns and odd ones rows.
     """
 
-    def __init__(self, channels: int, recurrences: int = 2, token_shift: str = "omni") -> None:
+    def __init__(self, channels: int, recurrences: int = 2, token_shift: str = "omni", columns: bool = False) -> None:
         super().__init__()
+        self.columns = columns
         self.shift: nn.Module = TOKEN_SHIFTS[token_shift](channels)
         self.receptance = nn.Linear(channels, channels, bias=False)
         self.key = nn.Linear(channels, channels, bias=False)
@@ -48,7 +52,29 @@ class SpatialMix(nn.Module):
     def attend(self, receptance: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Mix the values of all pixels, each ``(B, H, W, C)``, and gate the result."""
         tokens = key.shape[1] * key.shape[2]
-        return re_wkv(self.decay.float(), self.bonus.float(), key, value, receptance, divisor=tokens)
+        return re_wkv(self.decay.float(), self.bonus.float(), key, value, receptance, self.columns, divisor=tokens)
+
+
+class SummedSpatialMix(SpatialMix):
+    """As :class:`SpatialMix`, by a scan along rows and one along columns that do not see each other, and their sum.
+
+    The second design of Restore-RWKV's table 7.
+
+    Args:
+        channels: number of channels ``C``.
+        token_shift: as for :class:`SpatialMix`.
+    """
+
+    def __init__(self, channels: int, token_shift: str = "omni") -> None:
+        super().__init__(channels, 2, token_shift)
+
+    def attend(self, receptance: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Mix the values of all pixels in both ways, each ``(B, H, W, C)``, add, and gate the result."""
+        tokens = key.shape[1] * key.shape[2]
+        decay, bonus = self.decay.float(), self.bonus.float()
+        rows = re_wkv(decay[:1], bonus[:1], key, value, divisor=tokens)
+        columns = re_wkv(decay[1:], bonus[1:], key, value, columns=True, divisor=tokens)
+        return torch.sigmoid(receptance) * (rows + columns)
 
 
 class CausalSpatialMix(SpatialMix):
@@ -116,19 +142,29 @@ class RRWKVBlock(nn.Module):
     Args:
         channels: number of channels ``C``.
         recurrences: scans of Re-WKV; the other attentions have one.
-        attention: one of :data:`ATTENTIONS`.
+        attention: one of :data:`ATTENTIONS` or :data:`SCANS`.
         token_shift: as for :class:`SpatialMix`.
+        number: place of the block among all of a network; ``alternating`` scans along columns in those of odd number.
     """
 
     def __init__(
-        self, channels: int, recurrences: int = 2, attention: str = "re-wkv", token_shift: str = "omni"
+        self,
+        channels: int,
+        recurrences: int = 2,
+        attention: str = "re-wkv",
+        token_shift: str = "omni",
+        number: int = 0,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(channels)
         if attention == "uni-wkv":
             self.spatial: SpatialMix = CausalSpatialMix(channels, token_shift)
+        elif attention == "sum":
+            self.spatial = SummedSpatialMix(channels, token_shift)
         else:
-            self.spatial = SpatialMix(channels, recurrences if attention == "re-wkv" else 1, token_shift)
+            columns = attention == "bi-wkv-columns" or (attention == "alternating" and number % 2 == 1)
+            scans = recurrences if attention == "re-wkv" else 1
+            self.spatial = SpatialMix(channels, scans, token_shift, columns)
         self.gamma1 = nn.Parameter(torch.ones(channels))
         self.norm2 = nn.LayerNorm(channels)
         self.channel = ChannelMix(channels, token_shift=token_shift)

@@ -108,10 +108,10 @@ def _shifted_strips(image: Tensor, norm: nn.LayerNorm, kernel: Tensor) -> Iterat
 
 
 def apply_layer(layer: nn.Module, x: Tensor) -> Tensor:
-    """Apply a convolution or linear map without bias; without gradients, in the type this device is fast in.
+    """Apply a convolution or linear map; without gradients, in the type this device is fast in.
 
     Args:
-        layer: its weight is read, never changed.
+        layer: its weight and bias are read, never changed.
         x: what it takes.
 
     Returns:
@@ -121,7 +121,8 @@ def apply_layer(layer: nn.Module, x: Tensor) -> Tensor:
     if torch.is_grad_enabled() or dtype == x.dtype:
         return layer(x)
     with torch.autocast(x.device.type, enabled=False):
-        return functional_call(layer, {"weight": cast(Tensor, layer.weight).to(dtype)}, x.to(dtype)).to(x.dtype)
+        parameters = {name: value.to(dtype) for name, value in layer.named_parameters()}
+        return functional_call(layer, parameters, x.to(dtype)).to(x.dtype)
 
 
 def _kernel(shift: nn.Module, x: Tensor) -> Tensor:

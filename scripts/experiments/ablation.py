@@ -3,12 +3,14 @@
     python scripts/experiments/ablation.py DATA -o ablation.csv                 # MRI super-resolution, 300 steps each
     python scripts/experiments/ablation.py DATA -o ablation.csv --steps 600 --only re-wkv/omni uni-wkv/uni
     python scripts/experiments/ablation.py DATA -o ablation.csv --bundle ct_denoise_restore_rwkv
+    python scripts/experiments/ablation.py DATA -o scans.csv --only bi-wkv/omni bi-wkv-columns/omni sum/omni re-wkv/omni
 
-Attention is Uni-WKV, Bi-WKV or Re-WKV; the token shift Uni-, Quad- or Omni-Shift. Each is an override of
-``network_def`` in the bundle's ``train.json`` and ``train_cpu.json``; all see the same patches in the same order and
-start from one seed. PSNR and SSIM are those of the bundle's validation part after the last step. A finished network is
-a row in the file at once: started again, the command goes on with those that are missing. Times are CPU seconds of
-forward, backward and optimizer, the median of all steps.
+Attention is Uni-WKV, Bi-WKV or Re-WKV; the token shift Uni-, Quad- or Omni-Shift. The last command compares scans of
+tables 6 and 7: along rows, along columns, both summed, and Re-WKV; ``alternating/omni`` changes the direction from
+block to block. Each is an override of ``network_def`` in the bundle's ``train.json`` and ``train_cpu.json``; all see
+the same patches in the same order and start from one seed. PSNR and SSIM are those of the bundle's validation part
+after the last step. A finished network is a row in the file at once: started again, the command goes on with those that
+are missing. Times are CPU seconds of forward, backward and optimizer, the median of all steps.
 """
 
 import argparse
@@ -33,10 +35,11 @@ from monai.utils import set_determinism
 from medrestore_monai.bundles import find_bundle
 from medrestore_monai.bundles.settings import path_text
 from medrestore_monai.files import atomic_file
-from medrestore_monai.networks.rwkv_blocks import ATTENTIONS
+from medrestore_monai.networks.rwkv_blocks import ATTENTIONS, SCANS
 from medrestore_monai.networks.token_shifts import TOKEN_SHIFTS
 
 VARIANTS = tuple(itertools.product(reversed(ATTENTIONS), reversed(tuple(TOKEN_SHIFTS))))
+OF_TABLES_6_AND_7 = tuple((scan, "omni") for scan in SCANS)
 SETTINGS = ("bundle", "steps", "epochs", "patch", "batch", "seed")
 RESULTS = ("attention", "token_shift", "parameters", "psnr", "ssim", "seconds_per_step")
 
@@ -157,7 +160,7 @@ class Comparison:
 
 def print_table(rows: Sequence[dict[str, str]]) -> None:
     """Print the rows, the original RWKV first."""
-    order = {f"{attention}/{shift}": number for number, (attention, shift) in enumerate(VARIANTS)}
+    order = {f"{attention}/{shift}": number for number, (attention, shift) in enumerate(VARIANTS + OF_TABLES_6_AND_7)}
     print("| attention | token shift | parameters | PSNR (dB) | SSIM | s/step |\n|---|---|---|---|---|---|")
     for row in sorted(rows, key=lambda row: order[f"{row['attention']}/{row['token_shift']}"]):
         print(f"| {' | '.join(row[name] for name in RESULTS)} |")
@@ -165,6 +168,7 @@ def print_table(rows: Sequence[dict[str, str]]) -> None:
 
 def parse() -> argparse.Namespace:
     names = [f"{attention}/{shift}" for attention, shift in VARIANTS]
+    more = [f"{attention}/{shift}" for attention, shift in OF_TABLES_6_AND_7]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="what the bundle is trained on")
     parser.add_argument("-o", "--output", type=Path, required=True, help="CSV file; continued where it exists")
@@ -174,7 +178,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--patch", type=int, default=64)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="ATTENTION/SHIFT")
+    parser.add_argument("--only", nargs="+", choices=[*names, *more], default=names, metavar="ATTENTION/SHIFT")
     options = parser.parse_args()
     if min(options.steps, options.epochs, options.patch, options.batch) < 1 or options.steps % options.epochs:
         parser.error("steps, epochs, patch and batch must be positive, and steps a multiple of epochs.")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from medrestore_monai.networks.residual import pad_to_multiple
-from medrestore_monai.networks.rwkv_blocks import ATTENTIONS, RRWKVBlock, SpatialMix
+from medrestore_monai.networks.rwkv_blocks import ATTENTIONS, SCANS, RRWKVBlock, SpatialMix
 from medrestore_monai.networks.rwkv_strips import apply_layer, run_block_
 from medrestore_monai.networks.token_shifts import TOKEN_SHIFTS, KernelShift
 
@@ -32,12 +32,16 @@ class RestoreRWKV(nn.Module):
         num_refinement_blocks: blocks after the decoder, at full size with ``2 * dim`` channels.
         recurrences: Bi-WKV scans a block, alternately along rows and columns.
         use_checkpoint: in training, compute the blocks again in the backward pass instead of keeping what they need.
-        attention: ``re-wkv``; for comparison (the paper's table 5) ``bi-wkv``, one scan along rows, or ``uni-wkv``, one
-            that looks back only. These two have one scan whatever ``recurrences`` is.
+        attention: ``re-wkv``; for comparison ``bi-wkv``, one scan along rows, or ``uni-wkv``, one that looks back only
+            (the paper's table 5); ``bi-wkv-columns``, one scan along columns (table 6); ``alternating``, one scan along
+            rows or columns, in turn from block to block, or ``sum``, both within a block, added (table 7). Only
+            ``re-wkv`` has ``recurrences``.
         token_shift: ``omni``; for comparison ``quad`` (Vision-RWKV) or ``uni`` (RWKV).
         context: neighboring slices on each side that the network sees beside the one that it restores; 0 is the
             paper's network. Of one channel only: the input then has ``2 * context + 1`` channels, the slices from
             ``-context`` to ``context``, where missing ones are copies of the middle one; the residual is on that.
+        bias: let the embedding, the fusions and the output convolution have biases, as the public code does; the
+            shipped weights have none.
 
     Raises:
         ValueError: for other numbers of channels or blocks, context for several channels, or an unknown attention or
@@ -56,6 +60,7 @@ class RestoreRWKV(nn.Module):
         attention: str = "re-wkv",
         token_shift: str = "omni",
         context: int = 0,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         if in_channels != out_channels:
@@ -69,7 +74,7 @@ class RestoreRWKV(nn.Module):
         if len(num_blocks) != LEVELS:
             raise ValueError(f"num_blocks must give {LEVELS} numbers, got {tuple(num_blocks)}.")
         for what, value, known in (
-            ("attention", attention, ATTENTIONS),
+            ("attention", attention, (*ATTENTIONS, *SCANS)),
             ("token_shift", token_shift, tuple(TOKEN_SHIFTS)),
         ):
             if value not in known:
@@ -78,19 +83,23 @@ class RestoreRWKV(nn.Module):
         self.context = context
         self.use_checkpoint = use_checkpoint
 
-        def stage(channels: int, blocks: int) -> nn.ModuleList:
-            return nn.ModuleList(RRWKVBlock(channels, recurrences, attention, token_shift) for _ in range(blocks))
+        def stage(channels: int, blocks: int, before: int) -> nn.ModuleList:
+            options = (channels, recurrences, attention, token_shift)
+            return nn.ModuleList(RRWKVBlock(*options, number=before + number) for number in range(blocks))
 
+        encoded = sum(num_blocks)
         widths = [dim * 2**level for level in range(LEVELS)]
-        self.embed = nn.Conv2d(self.in_channels, dim, 3, padding=1, bias=False)
-        self.encoder = nn.ModuleList(stage(widths[i], num_blocks[i]) for i in range(LEVELS))
+        self.embed = nn.Conv2d(self.in_channels, dim, 3, padding=1, bias=bias)
+        self.encoder = nn.ModuleList(stage(widths[i], num_blocks[i], sum(num_blocks[:i])) for i in range(LEVELS))
         self.down = nn.ModuleList(nn.Conv2d(widths[i], widths[i] // 2, 3, padding=1, bias=False) for i in range(3))
         self.up = nn.ModuleList(nn.Conv2d(widths[i + 1], widths[i + 1] * 2, 3, padding=1, bias=False) for i in range(3))
-        self.fuse = nn.ModuleList(nn.Linear(2 * widths[i], widths[i], bias=False) for i in (1, 2))
+        self.fuse = nn.ModuleList(nn.Linear(2 * widths[i], widths[i], bias=bias) for i in (1, 2))
         # the finest level keeps both halves of its skip connection
-        self.decoder = nn.ModuleList(stage(max(widths[i], 2 * dim), num_blocks[i]) for i in range(3))
-        self.refinement = stage(2 * dim, num_refinement_blocks)
-        self.output = nn.Conv2d(2 * dim, out_channels, 3, padding=1, bias=False)
+        self.decoder = nn.ModuleList(
+            stage(max(widths[i], 2 * dim), num_blocks[i], encoded + sum(num_blocks[i + 1 : 3])) for i in range(3)
+        )
+        self.refinement = stage(2 * dim, num_refinement_blocks, encoded + sum(num_blocks[:3]))
+        self.output = nn.Conv2d(2 * dim, out_channels, 3, padding=1, bias=bias)
         nn.init.normal_(self.output.weight, std=1e-3)  # training starts close to the identity
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,7 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medrestore_monai.networks.residual import pad_to_multiple
-from medrestore_monai.networks.rwkv_blocks import CausalSpatialMix, ChannelMix, RRWKVBlock, SpatialMix
+from medrestore_monai.networks.rwkv_blocks import (
+    CausalSpatialMix,
+    ChannelMix,
+    RRWKVBlock,
+    SpatialMix,
+    SummedSpatialMix,
+)
 from medrestore_monai.networks.token_shifts import KernelShift, UniShift
 from medrestore_monai.ops.re_wkv_planes import re_wkv_planes
 
@@ -29,7 +35,7 @@ class RestoreRWKVPlanes(nn.Module):
 
     Raises:
         ValueError: its decays are too large for the exported form, here or when a state is loaded; or it has Uni-WKV
-            or Uni-Shift.
+            or Uni-Shift, or scans that begin along columns or are summed.
     """
 
     embed: nn.Module
@@ -45,6 +51,9 @@ class RestoreRWKVPlanes(nn.Module):
         super().__init__()
         if any(isinstance(part, CausalSpatialMix | UniShift) for part in network.modules()):
             raise ValueError("the exported form knows neither Uni-WKV nor Uni-Shift.")
+        mixes = [part for part in network.modules() if isinstance(part, SpatialMix)]
+        if any(mix.columns or isinstance(mix, SummedSpatialMix) for mix in mixes):
+            raise ValueError("the exported form knows neither scans that begin along columns nor summed ones.")
         for name, part in network.named_children():
             self.add_module(name, part)
         self.context = network.context
@@ -69,7 +78,8 @@ class RestoreRWKVPlanes(nn.Module):
         for level in reversed(range(len(skips))):
             features = torch.cat([F.pixel_shuffle(self.up[level](features), 2), skips.pop()], dim=1)
             if level > 0:
-                features = _linear(cast(nn.Linear, self.fuse[level - 1]).weight, features)
+                fuse = cast(nn.Linear, self.fuse[level - 1])
+                features = _linear(fuse.weight, features, fuse.bias)
             features = _run(self.decoder[level], enter(features, level, True))
         change = self.output(_run(self.refinement, features))
         # cropped by index as well: a slice would tie a captured program to sizes that need padding
@@ -93,9 +103,9 @@ def _downsample(convolution: nn.Module, x: Tensor) -> Tensor:
     return F.conv2d(x, torch.stack(offsets, dim=1).flatten(0, 1), stride=2, padding=1)
 
 
-def _linear(weight: Tensor, x: Tensor) -> Tensor:
+def _linear(weight: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
     """Apply a linear map ``(C_out, C_in)`` to the channels."""
-    return F.conv2d(x, weight.view(*weight.shape, 1, 1))
+    return F.conv2d(x, weight.view(*weight.shape, 1, 1), bias)
 
 
 def _normalize(norm: nn.LayerNorm, x: Tensor) -> Tensor:

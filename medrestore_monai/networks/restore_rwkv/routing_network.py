@@ -34,6 +34,7 @@ class RestoreRWKVRouting(RestoreRWKV):
         experts: experts of each encoder level.
         chosen: how many of them a pixel takes.
         context: see :class:`RestoreRWKV`; the prompt is read from the middle slice alone.
+        bias: see :class:`RestoreRWKV`.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class RestoreRWKVRouting(RestoreRWKV):
         experts: int = 4,
         chosen: int = 2,
         context: int = 0,
+        bias: bool = False,
     ) -> None:
         super().__init__(
             in_channels,
@@ -61,6 +63,7 @@ class RestoreRWKVRouting(RestoreRWKV):
             recurrences,
             use_checkpoint,
             context=context,
+            bias=bias,
         )
         self.prompt = RoutingPrompt(in_channels, prompt_channels, prompt_entries, prompt_width)
         self.spatial_routing = nn.ModuleList(

@@ -46,6 +46,30 @@ def test_has_the_papers_size(options, parameters, gigaflops):
     assert multiply_adds(network) / 1e9 == pytest.approx(gigaflops, rel=0.05)
 
 
+def test_biases_are_where_the_public_code_has_them():
+    network, plain, image = tiny(bias=True), tiny(), torch.rand(1, 1, 19, 24)
+    added = {name for name, _ in network.named_parameters()} - {name for name, _ in plain.named_parameters()}
+    assert added == {"embed.bias", "fuse.0.bias", "fuse.1.bias", "output.bias"}
+    state = dict(network.state_dict())
+    plain.load_state_dict({name: value for name, value in state.items() if name not in added})
+    network.load_state_dict({name: value * 0 if name in added else value for name, value in state.items()})
+    assert_close(network(image), plain(image))
+    with torch.no_grad():
+        network.output.bias.fill_(0.25)
+        assert_close(network(image), plain(image) + 0.25)
+        for name in sorted(added):
+            torch.nn.init.normal_(network.get_parameter(name))
+    expected = network(image)
+    expected.square().mean().backward()
+    assert all(network.get_parameter(name).grad.abs().max() > 0 for name in added)
+    with torch.inference_mode():  # strip by strip, merged, and on planes
+        assert_close(network(image), expected, rtol=0, atol=1e-5)
+        assert_close(network.merged()(image), expected, rtol=0, atol=1e-5)
+        assert_close(network.merged().exportable()(image), expected, rtol=0, atol=1e-5)
+        low = network.merged().in_bfloat16()(image)
+    assert 0 < (low - expected).abs().max() < 0.05 * (expected - image).abs().max()
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 17), (5, 3), (8, 8), (13, 22), (33, 40)])
 def test_keeps_any_size(size):
     image = torch.rand(2, 1, *size)
