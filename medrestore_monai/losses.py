@@ -56,13 +56,14 @@ def frequency_distance(pred: Tensor, label: Tensor, norm: str = "ortho") -> Tens
     """Mean absolute difference of the two images' Fourier transforms, computed in float32 at least.
 
     The paper's eq. 17 has the factor ``1 / (2N)`` for ``N`` images before an L1 norm; its mean squared error (eq. 16)
-    has the same, so that the factors only scale the sum of both. Here both are means.
+    has the same before a sum of squares, so that the factors only scale the sum of both. Here both are means. With
+    ``norm="backward"``, ``mse + 0.1 * frequency`` is the paper's eq. 18 times ``2 / (C * H * W)``.
 
     Args:
         pred: restored images, shape ``(B, C, H, W)``.
         label: clean images, same shape.
-        norm: of ``torch.fft.fft2``. With ``ortho`` a difference counts alike at all image sizes; with ``backward``, the
-            plain transform, ``sqrt(H * W)`` times as much.
+        norm: of ``torch.fft.fft2``. With ``ortho``, ours, a difference counts alike at all image sizes; with
+            ``backward``, the plain transform and the paper's, ``sqrt(H * W)`` times as much.
 
     Returns:
         A scalar.
@@ -145,9 +146,10 @@ class FrequencyReconstructionLoss(nn.Module):
 class RestorationLoss(nn.Module):
     """Weighted sum of losses, so that a configuration changes a loss by one number.
 
-    AFF-UNet-RWKV: ``l1=1, charbonnier=1, ssim=0.2``. MLFF-DMRFAB: ``mse=1, frequency=0.1``; its table 2 adds
-    ``ssim=0.2`` or ``perceptual=0.5`` to ``mse=1`` instead. MedDeblur: ``l1=1``. A loss of weight 0 is neither built
-    nor computed; the others are computed in float32, also under autocast.
+    AFF-UNet-RWKV: ``l1=1, charbonnier=1, ssim=0.2``, weights of ours, since the paper names the three losses and no
+    weights. MLFF-DMRFAB: ``mse=1, frequency=0.1, norm="backward"``; its table 2 adds ``ssim=0.2`` or ``perceptual=0.5``
+    to ``mse=1`` instead. MedDeblur: ``mse=1`` in the authors' code; ours is ``l1=1``. A loss of weight 0 is neither
+    built nor computed; the others are computed in float32, also under autocast.
 
     Args:
         mse: weight of the mean squared error.

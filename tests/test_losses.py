@@ -47,6 +47,17 @@ def test_frequency_distance_is_that_of_numpy(pair, norm):
     assert_close(FrequencyReconstructionLoss(norm)(*pair).item(), np.abs(a - b).mean(), rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("size", [(8, 16), (23, 30)])
+def test_the_plain_transform_has_the_papers_scale(size):
+    """Equations 16 to 18 of the MLFF-DMRFAB U-Net, as they read."""
+    restored, clean = torch.rand(4, 3, *size), torch.rand(4, 3, *size)
+    difference = (restored - clean).double().numpy()
+    mse = (difference**2).sum() / (2 * 4)
+    frequency = sum(np.abs(np.fft.fft2(plane)).sum() for image in difference for plane in image) / (2 * 4)
+    total = RestorationLoss(mse=1, frequency=0.1, norm="backward")(restored, clean)
+    assert_close(total.item() * 3 * size[0] * size[1] / 2, mse + 0.1 * frequency, rtol=1e-5, atol=0)
+
+
 def test_frequency_distance_of_a_constant_and_of_a_wave_by_hand():
     x = torch.arange(16.0).expand(1, 1, 8, 16)
     assert_close(
