@@ -1,1 +1,17 @@
-"""Is a result to be trusted: noise, sharpness, bias, scope and faithfulness, and a page that shows them."""
+"""Is a result to be trusted: noise, sharpness, bias, scope and faithfulness, and a page that shows them.
+
+- ``volume``, ``reading``: the two images; ``figures``: one measured number, or why there is none.
+- ``regions``, ``spectrum``, ``noise``: noise in flat regions that are found in the source.
+- ``edges``, ``sharpness``, ``gain``: transfer functions at edges, and the signal gain.
+- ``hot_regions``, ``bias``: what a restoration must not move.
+- ``scope``: the source beside the training data; ``faithfulness``: changes that noise does not explain.
+- ``verdict``, ``audit``: all of them together.
+- ``display``, ``plots``, ``page``: one self-contained HTML file.
+"""
+
+from medrestore_monai.audit.audit import Audit, audit, scope_of
+from medrestore_monai.audit.figures import Figure
+from medrestore_monai.audit.scope import Scope, measure_scope
+from medrestore_monai.audit.volume import Volume
+
+__all__ = ["Audit", "Figure", "Scope", "Volume", "audit", "measure_scope", "scope_of"]

@@ -17,6 +17,7 @@ LEAST_FOR_PEAK = 12_000  # pixels of islands, for a peak within 0.02/mm
 LEAST_FOR_CURVE = 2_100  # for a mean frequency within 2 %
 LEAST = 256  # below, nothing
 _TAPER = 32  # pixels of lag at which the autocorrelation ends
+_LEAST_KEPT = 0.3  # of the power at a frequency, for the rest to be restored
 _FIT_2ND_ORDER, _FIT_PLANE = 400, 60  # pixels of an island
 
 
@@ -120,8 +121,18 @@ def spectrum_of_squares(
     flat = regions.reshape(count, -1)
     flat = flat - (flat @ basis) @ basis.T
     power = np.abs(np.fft.fft2(flat.reshape(regions.shape))) ** 2 * np.prod(pixel) / (rows * columns)
-    covered = len(squares) * rows * columns
-    return Spectrum(power.mean(axis=0), pixel, flat.var(axis=1), count, covered)
+    mean = _without_loss(power.mean(axis=0), basis)
+    return Spectrum(mean, pixel, flat.var(axis=1), count, len(squares) * rows * columns)
+
+
+def _without_loss(power: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """Give back what a fit took from the lowest frequencies, which would otherwise count as free of noise."""
+    lost = sum(np.abs(np.fft.fft2(one.reshape(power.shape))) ** 2 for one in basis.T) / power.size
+    whole = power / np.maximum(1 - lost, _LEAST_KEPT)
+    radius = frequencies(power.shape, (1 / power.shape[0], 1 / power.shape[1]))
+    around = (radius <= 2) & (lost <= 1 - _LEAST_KEPT)
+    result: np.ndarray = np.where(lost > 1 - _LEAST_KEPT, whole[around].mean(), whole)
+    return result
 
 
 def spectrum_of_islands(values: np.ndarray, mask: np.ndarray, pixel: tuple[float, float]) -> Spectrum:

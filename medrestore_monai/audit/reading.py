@@ -1,0 +1,124 @@
+"""Read a source and its restored image as the two volumes of an audit."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydicom.dataset import Dataset
+
+from medrestore_monai.audit.volume import Volume
+from medrestore_monai.bundles import Bundle, list_bundles
+from medrestore_monai.data import LoadImageOrSeriesd
+from medrestore_monai.data.find import is_image_file, is_picture
+from medrestore_monai.dicom import read_series
+
+_GRID = 1e-3  # mm, by which two affines may differ
+_LUMA = (0.299, 0.587, 0.114)
+_WEIGHTS = re.compile(r"weights SHA-256 ([0-9a-f]{64})")
+
+
+def read_pair(
+    source: str | os.PathLike[str],
+    restored: str | os.PathLike[str],
+    *,
+    modality: str | None = None,
+    series_uid: str = "",
+    hu_offset: float | None = None,
+    suv: Mapping[str, Any] | None = None,
+) -> tuple[Volume, Volume]:
+    """Read both images in the unit of the source.
+
+    Args:
+        source: an image file or a DICOM series.
+        restored: the result of a restoration, of the same kind and on the same grid.
+        modality: of files without a DICOM header.
+        series_uid: of the source, where its path holds several series.
+        hu_offset: CT files: what to add to both to make them HU.
+        suv: PET: see :class:`~medrestore_monai.dicom.SUVOptions`.
+
+    Raises:
+        ValueError: an image cannot be read, or the two are not on one grid.
+    """
+    first = read_volume(source, modality, series_uid, hu_offset, suv)
+    second = read_volume(restored, modality, "", hu_offset, suv)
+    if (first.modality, first.unit) != (second.modality, second.unit):
+        raise ValueError(
+            f"the source is {first.modality} in {first.unit} and the restored image {second.modality} in "
+            f"{second.unit}: give a restored image of the source."
+        )
+    pair = first.like(second.array)
+    if first.affine is not None and second.affine is not None and np.abs(first.affine - second.affine).max() > _GRID:
+        raise ValueError(f"{restored} is not on the grid of {source}: their positions in space differ.")
+    pair.about.update(second.about)
+    return first, pair
+
+
+def read_volume(
+    path: str | os.PathLike[str],
+    modality: str | None = None,
+    series_uid: str = "",
+    hu_offset: float | None = None,
+    suv: Mapping[str, Any] | None = None,
+) -> Volume:
+    """Read one image or series as a volume; of a color picture, its luma.
+
+    Raises:
+        ValueError: it cannot be read, or its modality is unknown.
+    """
+    path = Path(path)
+    load = LoadImageOrSeriesd("image", modality, allow_gaps=True, hu_offset=hu_offset, suv=suv)
+    image = load({"image": str(path), "series_uid": series_uid})["image"]
+    meta, array = image.meta, image.as_tensor()
+    color = len(array) == 3 and array.ndim == 3
+    if color:
+        array = torch.einsum("c,cxy->xy", torch.tensor(_LUMA), array)[None]
+    found = meta.get("modality") or ("RGB" if color else "GRAY" if is_picture(path) else None)
+    if found is None:
+        raise ValueError(f"{path.name} does not state its modality: give it, such as --modality CT, MR or PT.")
+    affine = np.asarray(meta["affine"], dtype=np.float64)
+    steps = np.linalg.norm(affine[:3, :3], axis=0)
+    no_size = is_image_file(path) and np.allclose(affine, np.eye(4))
+    about = {"name": path.name, "dtype": meta.get("original_dtype")}
+    if not is_image_file(path):
+        about |= _header(read_series(path, series_uid or None, allow_gaps=True).datasets[0])
+    unit = str(meta["unit"]) if meta.get("unit") and found in ("CT", "PT") else ""
+    return Volume(
+        array[0].numpy(),
+        str(found),
+        (float(steps[0]), float(steps[1]), float(steps[2])),
+        unit,
+        meta.get("suv_factor"),
+        affine,
+        "px" if no_size else "mm",
+        about,
+    )
+
+
+def _header(ds: Dataset) -> dict[str, Any]:
+    """Return what a DICOM header says of scanner and processing; nothing that names a person."""
+    found: dict[str, Any] = {"series_uid": str(ds.SeriesInstanceUID)}
+    for name, keyword, unit in (("tube voltage", "KVP", "kV"), ("field strength", "MagneticFieldStrength", "T")):
+        if ds.get(keyword):
+            found[name] = f"{float(ds[keyword].value):g} {unit}"
+    for drug in ds.get("RadiopharmaceuticalInformationSequence") or ():
+        if drug.get("Radiopharmaceutical"):
+            found["tracer"] = str(drug.Radiopharmaceutical)
+    if ds.get("DerivationDescription"):
+        found["derivation"] = str(ds.DerivationDescription)
+        weights = _WEIGHTS.search(found["derivation"])
+        if weights:
+            found["weights_sha256"] = weights[1]
+    return found
+
+
+def bundle_of(restored: Volume) -> Bundle | None:
+    """Return the bundle whose weights the header of a restored DICOM series names, if it is installed."""
+    weights = restored.about.get("weights_sha256")
+    named = (one for one in list_bundles() if weights and one.metadata.get("weights_sha256") == weights)
+    return next(named, None)

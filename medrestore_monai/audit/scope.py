@@ -1,0 +1,199 @@
+"""Is an image like those that a bundle was trained on? Compared with the block ``trained_on`` of its metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from medrestore_monai.audit.volume import Volume, chosen_slices
+from medrestore_monai.classical import noise_level
+from medrestore_monai.intensity import INTENSITY_RANGES, choose_range, scale_to_unit
+
+IN, NEAR, OUT, UNKNOWN = "in", "near the edge", "out", "unknown"
+_NEAR = 0.10  # of a limit, by which a value may lie beyond it
+# distance of the histograms, in parts of the intensity range, from which an image is near the edge or out
+_DISTANCE = {"CT": (0.06, 0.12), "PT": (0.1, 0.2), "MR": (0.2, 0.35), "RGB": (0.3, 0.5), "GRAY": (0.3, 0.5)}
+_BACKGROUND = {"CT": 0.1, "PT": 0.02, "MR": 0.05}  # scaled values below are no tissue
+_LEAST_AIR = 0.01  # of a CT
+_KERNEL_SLICES = 3
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One property of an image beside what the training covered.
+
+    Args:
+        name: such as "pixel size".
+        value: of the image, as a text with its unit.
+        trained: what the training covered, as a text.
+        state: "in", "near the edge", "out" or "unknown".
+    """
+
+    name: str
+    value: str
+    trained: str
+    state: str
+
+
+@dataclass(frozen=True)
+class Scope:
+    """How an image lies to the training data.
+
+    Args:
+        state: the worst state of all features; "unknown" where nothing could be compared.
+        features: one by one.
+    """
+
+    state: str
+    features: Sequence[Feature]
+
+    @property
+    def reasons(self) -> list[str]:
+        """One sentence for each feature that is not "in" nor "unknown"."""
+        return [
+            f"{one.name} {one.value} is {'near the edge of' if one.state == NEAR else 'outside'} the training's "
+            f"{one.trained}"
+            for one in self.features
+            if one.state in (NEAR, OUT)
+        ]
+
+    @property
+    def line(self) -> str:
+        """The scope in one line, for notes."""
+        reasons = f": {'; '.join(self.reasons)}" if self.reasons else ""
+        unknown = [one.name for one in self.features if one.state == UNKNOWN]
+        more = f" (not compared: {', '.join(unknown)})" if unknown else ""
+        return f"Scope of the training: {self.state}{reasons}{more}."
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the scope as JSON values."""
+        return {"state": self.state, "features": [vars(one) for one in self.features]}
+
+
+def measure_scope(source: Volume, trained_on: Mapping[str, Any], neighbors: bool = False) -> Scope:
+    """Compare an image with what a bundle was trained on.
+
+    Args:
+        source: the input of the bundle.
+        trained_on: the block of that name in the bundle's ``metadata.json``; empty where it has none.
+        neighbors: whether the network sees neighboring slices; else their distance does not matter.
+
+    Returns:
+        "out" where one feature lies more than 10 % beyond its range or is of another kind, "near the edge" where one
+        lies up to 10 % beyond it.
+    """
+    modalities = trained_on.get("modalities", {})
+    if not modalities:
+        return Scope(UNKNOWN, [Feature("training data", source.modality, "not stated by the bundle", UNKNOWN)])
+    known = ", ".join(modalities)
+    block = modalities.get(source.modality)
+    if block is None:
+        return Scope(OUT, [Feature("modality", source.modality, known, OUT)])
+    features = [Feature("modality", source.modality, known, IN), _unit(source, block)]
+    features.append(_range("pixel size", source.pixel, block.get("pixel_mm"), source.length))
+    if neighbors and source.slices > 1:
+        features.append(_range("slice distance", source.spacing[2:], block.get("distance_mm"), source.length))
+    features += _intensities(source, block)
+    if source.modality == "CT":
+        features.append(_kernel(source, block))
+    features += [
+        Feature(name, str(source.about[name]), "not stated by the bundle", UNKNOWN)
+        for name in ("tube voltage", "tracer", "field strength")
+        if name in source.about
+    ]
+    return Scope(_worst(features), features)
+
+
+def _worst(features: Sequence[Feature]) -> str:
+    states = [one.state for one in features]
+    return next((state for state in (OUT, NEAR) if state in states), IN)
+
+
+def _unit(source: Volume, block: Mapping[str, Any]) -> Feature:
+    trained = str(block.get("unit", INTENSITY_RANGES[source.modality].unit))
+    to_suv = source.modality == "PT" and trained == "SUV" and source.unit != "SUV"
+    if to_suv and source.suv_factor is None:
+        return Feature("unit", f"{source.unit}, without SUV", trained, OUT)
+    alike = to_suv or source.modality not in ("CT", "PT") or source.unit == trained
+    return Feature("unit", source.unit, trained, IN if alike else OUT)
+
+
+def _range(name: str, values: Sequence[float], limits: Any, unit: str, digits: int = 3) -> Feature:
+    """Compare the value that lies furthest out with two limits."""
+    if not limits:
+        return Feature(name, f"{values[0]:.{digits}g} {unit}".strip(), "not stated by the bundle", UNKNOWN)
+    low, high = (float(limit) for limit in limits)
+    beyond = [max(low / value if value > 0 else np.inf, value / high if high > 0 else np.inf) for value in values]
+    worst = int(np.argmax(beyond))
+    # the limits of the metadata are rounded to three digits
+    state = IN if beyond[worst] <= 1.001 else NEAR if beyond[worst] <= 1 + _NEAR else OUT
+    value = f"{values[worst]:.{digits}g} {unit}".strip()
+    trained = f"{low:g} to {high:g} {unit}".strip() if low < high else f"{low:g} {unit}".strip()
+    return Feature(name, value, trained, state)
+
+
+def _intensities(source: Volume, block: Mapping[str, Any]) -> list[Feature]:
+    chosen = source.array[..., chosen_slices(source.slices)]
+    unit = source.unit if source.modality in ("CT", "PT") else None
+    try:
+        dtype = source.about.get("dtype")
+        scaled = scale_to_unit(chosen, choose_range(source.array, source.modality, dtype, unit, source.suv_factor))
+    except ValueError as error:
+        return [Feature("intensities", str(error), INTENSITY_RANGES[source.modality].unit, OUT)]
+    level = noise_level(scaled[None])
+    found = [_range("noise level", [level], block.get("noise_level"), "of the range")]
+    histogram = block.get("intensity_histogram")
+    if not histogram:
+        return [*found, Feature("histogram", "measured", "not stated by the bundle", UNKNOWN)]
+    distance = _histogram_distance(scaled, histogram, _BACKGROUND.get(source.modality, 0.0))
+    near, out = _DISTANCE[source.modality]
+    state = IN if distance <= near else NEAR if distance <= out else OUT
+    value = f"{distance:.3f} of the range away"
+    found.append(Feature("histogram", value, f"distance up to {near:g}", state))
+    return [*found, _air(scaled, histogram)] if source.modality == "CT" else found
+
+
+def _air(scaled: np.ndarray, histogram: Mapping[str, Any]) -> Feature:
+    """An image without air is no CT in HU: stored values, inverted ones, or an excerpt."""
+    edges, fraction = np.asarray(histogram["edges"]), np.asarray(histogram["fraction"])
+    here = float((scaled < _BACKGROUND["CT"]).mean())
+    there = float(fraction[edges[:-1] < _BACKGROUND["CT"]].sum())
+    state = OUT if here < _LEAST_AIR < 10 * _LEAST_AIR < there else IN
+    return Feature("air and lung", f"{100 * here:.1f} % of the image", f"{100 * there:.0f} %", state)
+
+
+def _histogram_distance(scaled: np.ndarray, histogram: Mapping[str, Any], background: float) -> float:
+    """Mean distance that the values of tissue would have to move to have the training's histogram (Wasserstein)."""
+    edges, fraction = (np.asarray(histogram[name], dtype=np.float64) for name in ("edges", "fraction"))
+    first = int(np.searchsorted(edges, background))
+    edges, fraction = edges[first:], fraction[first:]
+    counted = np.histogram(np.clip(scaled, None, edges[-1]), edges)[0].astype(np.float64)
+    if not counted.sum() or not fraction.sum():
+        return float(edges[-1] - edges[0])
+    gap = np.abs(np.cumsum(counted / counted.sum() - fraction / fraction.sum()))
+    return float((gap * np.diff(edges)).sum())
+
+
+def _kernel(source: Volume, block: Mapping[str, Any]) -> Feature:
+    import torch
+
+    from medrestore_monai.transforms.ct.noise_measure import typical_noise
+
+    name, unit = "kernel cutoff", "1/mm"
+    ranges = [
+        limits
+        for limits in (block.get("kernel_cutoff_per_mm"), block.get("degradations", {}).get("kernel_cutoff_per_mm"))
+        if limits
+    ]
+    limits = [min(low for low, _ in ranges), max(high for _, high in ranges)] if ranges else None
+    chosen = chosen_slices(source.slices, _KERNEL_SLICES)
+    noise = typical_noise(
+        [torch.from_numpy(source.array[None, ..., index].copy()) for index in chosen], source.pixel[0]
+    )
+    if noise is None:
+        trained = f"{limits[0]:g} to {limits[1]:g} {unit}" if limits else "not stated by the bundle"
+        return Feature(name, "too little flat soft tissue", trained, UNKNOWN)
+    return _range(name, [noise.cutoff], limits, unit)

@@ -1,0 +1,81 @@
+"""Images like the training's, near its edge, and of another kind."""
+
+import json
+
+import numpy as np
+import pytest
+from noise_fields import correlated_noise
+from phantoms import body_phantom
+
+from medrestore_monai.audit.scope import measure_scope
+from medrestore_monai.audit.volume import Volume
+from medrestore_monai.bundles import find_bundle
+
+TRAINED = json.loads(find_bundle("ct_denoise_restore_rwkv").config("metadata").read_text())["trained_on"]
+SPACING = (0.7, 0.7, 2.5)
+
+
+def ct(sd=20.0, cutoff=0.6):
+    noise, _, _ = correlated_noise((256, 240, 2), 0.7, cutoff, sd, seed=1)
+    x, y = np.meshgrid(np.linspace(-1, 1, 256), np.linspace(-1, 1, 240), indexing="ij")
+    level = np.where(np.hypot(x, y) < 0.75, 40.0, -1000.0)
+    level[np.hypot(x - 0.5, y) < 0.2] = -90
+    return level[..., None] + noise * (level > -900)[..., None]
+
+
+def state_of(scope, name):
+    return next(one.state for one in scope.features if one.name == name)
+
+
+def test_a_ct_like_the_training_is_in():
+    scope = measure_scope(Volume(ct(), "CT", SPACING), TRAINED)
+    assert scope.state == "in", scope
+    assert scope.line.startswith("Scope of the training: in")
+
+
+@pytest.mark.parametrize(
+    ("volume", "name", "state"),
+    [
+        (Volume(ct(), "CT", (1.02, 1.02, 2.5)), "pixel size", "near the edge"),
+        (Volume(ct(), "CT", (2.0, 2.0, 2.5)), "pixel size", "out"),
+        (Volume(ct(), "CT", (0.7, 3.0, 2.5)), "pixel size", "out"),
+        (Volume(ct(sd=600), "CT", SPACING), "noise level", "out"),
+        (Volume(ct(sd=0), "CT", SPACING), "noise level", "out"),
+        (Volume(ct() + 1024, "CT", SPACING), "air and lung", "out"),
+        (Volume(-ct(), "CT", SPACING), "air and lung", "out"),
+        (Volume(4 * ct() + 3000, "CT", SPACING), "histogram", "out"),
+        (Volume(ct(), "CT", SPACING, unit="gray levels"), "unit", "out"),
+        (Volume(ct(), "MR", SPACING), "modality", "out"),
+        (Volume(np.abs(ct()), "PT", SPACING), "modality", "out"),
+        (Volume(np.abs(ct()) % 255, "GRAY"), "modality", "out"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_the_training_did_not_cover_is_flagged_with_the_reason(volume, name, state):
+    scope = measure_scope(volume, TRAINED)
+    assert state_of(scope, name) == state
+    assert scope.state == "out" if state == "out" else scope.state in ("near the edge", "out")
+    assert any(reason.startswith(name) for reason in scope.reasons)
+    assert name in scope.line
+
+
+def test_slice_distance_counts_where_the_network_sees_neighbors():
+    volume = Volume(ct(), "CT", SPACING)
+    names = [one.name for one in measure_scope(volume, TRAINED).features]
+    assert "slice distance" not in names
+    assert state_of(measure_scope(volume, TRAINED, neighbors=True), "slice distance") == "out"
+
+
+def test_pet_needs_its_suv():
+    trained = {"modalities": {"PT": {"unit": "SUV", "pixel_mm": [3.0, 5.0]}}}
+    array = np.abs(body_phantom(48)) * 100
+    assert state_of(measure_scope(Volume(array, "PT", (4, 4, 3), "Bq/ml"), trained), "unit") == "out"
+    with_suv = measure_scope(Volume(array, "PT", (4, 4, 3), "Bq/ml", suv_factor=1e-4), trained)
+    assert state_of(with_suv, "unit") == "in"
+    assert state_of(with_suv, "histogram") == "unknown"
+
+
+def test_a_bundle_that_states_nothing_is_unknown():
+    scope = measure_scope(Volume(ct(), "CT", SPACING), {})
+    assert scope.state == "unknown"
+    assert not scope.reasons
