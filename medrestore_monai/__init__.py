@@ -10,7 +10,8 @@ A picture flows one way: read, degrade (training), network, infer, write, report
 - ``ops``, ``networks``: tensor operators PyTorch lacks, and the networks built from them.
 - ``inferers``, ``losses``, ``metrics``, ``engines``: what MONAI and Ignite lack.
 - ``bundles``: find, check and package bundles, and load their weights.
-- ``studies``: restore many studies; ``evaluate``, ``report``: score, and show the scores.
+- ``studies``: restore many studies.
+- ``audit``: is one result to be trusted; ``evaluate``, ``report``: score many, and show the scores.
 - ``cli``: the ``medrestore`` command; ``label_app``: MONAI Label.
 
 Importing this package imports nothing heavy, compiles nothing and prints nothing.

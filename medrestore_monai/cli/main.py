@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from medrestore_monai import __version__
+from medrestore_monai.cli.audit import audit
 from medrestore_monai.cli.bundles import bundles_app
 from medrestore_monai.cli.degrade import degrade
 from medrestore_monai.cli.options import (
@@ -36,6 +37,7 @@ app = typer.Typer(
 app.add_typer(bundles_app, name="bundles")
 
 app.command()(restore)
+app.command()(audit)
 app.command()(degrade)
 
 

@@ -1,0 +1,134 @@
+"""One self-contained HTML file of an audit: it opens without a network, and asks for nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from medrestore_monai.audit.audit import Audit
+from medrestore_monai.audit.display import Z_RANGE, Display, make_display
+from medrestore_monai.audit.plots import Curve, Plot
+
+_LIGHTS = {
+    "green": "Green: nothing speaks against the result",
+    "yellow": "Yellow: look at this before you use it",
+    "red": "Red: do not rely on this result",
+}
+_NOISE = "Flat regions were found in the source; the same ones were measured before and after."
+_SHARPNESS = (
+    "Transfer functions at edges say how sharp strong edges are. After a network, low contrasts may be less sharp: the "
+    "signal gain compares the structure of all patches, 1 where it is kept."
+)
+_BIAS = "What a restoration must not move, measured in the same voxels before and after."
+_FAITHFULNESS = (
+    "Where the result differs from the source by more than noise explains, structure was added or removed. Details "
+    "under three noise grains cannot be judged this way."
+)
+
+
+def render_page(audit: Audit) -> str:
+    """Return the page of an audit as HTML; with 40 slices of 512 x 512 under 15 MB."""
+    display = make_display(audit.source, audit.restored, audit.faithfulness.z)
+    views = [("source", "Source"), ("restored", "Restored"), ("difference", "Difference")]
+    views += [("change", "Change over noise")] if display.change else []
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    environment.filters["number"] = _number
+    return environment.from_string(_part("page.html.j2")).render(
+        report=audit.as_dict(),
+        lights=_LIGHTS,
+        display=display,
+        start=_start(audit, display),
+        views=views,
+        sections=_sections(audit),
+        provenance=_provenance(audit),
+        z_range=f"{Z_RANGE:g}",
+        data=_data(audit, display),
+        css=Markup(_part("page.css")),
+        script=Markup(_part("page.js")),
+    )
+
+
+def _part(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+def _number(value: float | int | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+
+
+def _start(audit: Audit, display: Display) -> int:
+    """Return the index of the slice that the page opens with: that of the strongest flag, else the middle one."""
+    if audit.faithfulness.flags:
+        away = np.abs(np.array(display.numbers) - audit.faithfulness.flags[0].slice)
+        return int(away.argmin())
+    return len(display.numbers) // 2
+
+
+def _data(audit: Audit, display: Display) -> dict[str, Any]:
+    return {
+        "source": display.source,
+        "restored": display.restored,
+        "change": display.change,
+        "numbers": display.numbers,
+        "window": display.window,
+        "threshold": audit.faithfulness.threshold,
+        "zRange": Z_RANGE,
+    }
+
+
+def _sections(audit: Audit) -> list[dict[str, Any]]:
+    parts: list[tuple[str, str, list[Plot], list[Any], list[Any]]] = [
+        ("Noise", _NOISE, _noise_plots(audit), audit.noise.figures, []),
+        ("Sharpness", _SHARPNESS, _sharpness_plots(audit), [*audit.sharpness.figures, *audit.gain.figures], []),
+        ("Bias", _BIAS, [], audit.bias, []),
+        ("Faithfulness", _FAITHFULNESS, [], audit.faithfulness.figures, audit.faithfulness.flags),
+    ]
+    names = ("title", "text", "plots", "figures", "flags")
+    return [dict(zip(names, part, strict=True)) for part in parts]
+
+
+def _noise_plots(audit: Audit) -> list[Plot]:
+    if not audit.noise.curves:
+        return []
+    curves = [Curve(name, *curve) for name, curve in audit.noise.curves.items()]
+    length = audit.source.length
+    unit = "1" if audit.source.modality == "PT" else audit.source.unit
+    label = f"power (({unit})\u00b2 {length}\u00b2)"
+    return [Plot("Noise power spectrum", f"frequency (1/{length})", label, curves)]
+
+
+def _sharpness_plots(audit: Audit) -> list[Plot]:
+    label = f"frequency (1/{audit.source.length})"
+    plots = []
+    for name, pair in audit.sharpness.curves.items():
+        curves = [Curve(when, one.frequency, one.gain) for when, one in zip(("before", "after"), pair, strict=True)]
+        plots.append(Plot(f"Transfer function, {name}", label, "gain", curves))
+    if len(audit.gain.frequency) > 1:
+        plots.append(Plot("Signal gain", label, "gain", [Curve("after", audit.gain.frequency, audit.gain.gain)]))
+    return plots
+
+
+def _provenance(audit: Audit) -> list[tuple[str, str]]:
+    about = audit.provenance
+    rows = [
+        ("bundle", about["bundle"] or "unknown"),
+        ("weights SHA-256", about["weights_sha256"] or "unknown"),
+        ("settings", _pairs(about["settings"])),
+        ("derivation in the header", about["derivation"] or "none"),
+        ("series of the source", audit.source.about.get("series_uid", "no DICOM series")),
+        ("series of the result", audit.restored.about.get("series_uid", "no DICOM series")),
+        ("versions", _pairs(about["versions"])),
+        ("time of the audit", _pairs({name: f"{seconds:.1f} s" for name, seconds in audit.timing.items()})),
+        ("not in this version", "intervals per voxel, and planted lesions"),
+    ]
+    return [(name, str(value)) for name, value in rows]
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())

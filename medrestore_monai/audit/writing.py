@@ -1,0 +1,47 @@
+"""Write an audit as a folder: ``audit.json`` and ``audit.html``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medrestore_monai.audit.audit import Audit
+from medrestore_monai.audit.page import render_page
+from medrestore_monai.files import UsageError, atomic_folder, require_writable
+
+FIGURES, PAGE = "audit.json", "audit.html"
+
+
+def check_output(output: Path, source: Path, restored: Path, overwrite: bool = False) -> None:
+    """Refuse a folder that an audit must not replace, before any work is done for it.
+
+    Args:
+        output: where the audit is to go.
+        source: the input, which must stay.
+        restored: the restored image, which must stay.
+        overwrite: replace an audit that exists.
+
+    Raises:
+        FileExistsError: there is something at ``output``, and not ``overwrite``, or it is no audit.
+        UsageError: it cannot be written there, or holds one of the two images.
+        OSError: it may not be written.
+    """
+    place = output.resolve()
+    for image in (source.resolve(), restored.resolve()):
+        if place == image or place in image.parents or image in place.parents:
+            raise UsageError(f"the output {output} and the image {image} may not lie in one another.")
+    if output.exists() and not overwrite:
+        raise FileExistsError(f"{output} exists; name another folder, or --overwrite.")
+    if output.exists() and not (output / FIGURES).is_file():
+        raise FileExistsError(f"{output} is no audit: it is not overwritten.")
+    require_writable(output)
+
+
+def write_audit(audit: Audit, output: Path, overwrite: bool = False) -> None:
+    """Write both files to a new folder, whole or not at all.
+
+    Raises:
+        OSError: the folder is there and not to be replaced, or cannot be written.
+    """
+    with atomic_folder(output, overwrite) as folder:
+        (folder / FIGURES).write_text(audit.json(), encoding="utf-8")
+        (folder / PAGE).write_text(render_page(audit), encoding="utf-8")

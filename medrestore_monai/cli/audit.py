@@ -1,0 +1,74 @@
+"""``medrestore audit``: is a restored image to be trusted?"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medrestore_monai.cli.options import HUOffsetOption, OverwriteOption, SeriesOption, check_source
+from medrestore_monai.cli.output import RESEARCH, USAGE, console, printable, reported
+
+
+def audit(
+    source: Annotated[Path, typer.Argument(help="The image or DICOM series that was restored.")],
+    restored: Annotated[Path, typer.Argument(help="The result, of the same kind and on the same grid.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="New folder for audit.html and audit.json.")],
+    bundle: Annotated[
+        str | None,
+        typer.Option(
+            help="What restored it, by name or folder, for its training data; by default, what a DICOM header names.",
+            show_default=False,
+        ),
+    ] = None,
+    modality: Annotated[
+        str | None,
+        typer.Option(help="CT, MR or PT, where neither a header nor the bundle states it.", show_default=False),
+    ] = None,
+    threshold: Annotated[float, typer.Option(help="Of the change over noise, above which a region is flagged.")] = 5.0,
+    suv_factor: Annotated[
+        float | None, typer.Option(help="PET: SUV per unit of both images, instead of the header's.")
+    ] = None,
+    hu_offset: HUOffsetOption = None,
+    series: SeriesOption = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Compare a restored image with its source: noise, sharpness, bias, scope, and changes that noise does not explain.
+
+    OUTPUT/audit.html is one file with images, plots, tables and a traffic light with reasons; it opens without a
+    network. OUTPUT/audit.json has every figure with its unit and method.
+
+    Examples:
+      medrestore audit scans/abdomen restored/abdomen -o report
+
+      medrestore audit pet.nii.gz restored.nii.gz -o report --bundle pet_synthesis_restore_rwkv
+    """
+    check_source(source)
+    check_source(restored)
+    with reported(USAGE):
+        from medrestore_monai.audit.writing import check_output, write_audit
+        from medrestore_monai.bundles import find_bundle
+        from medrestore_monai.intensity import INTENSITY_RANGES
+
+        check_output(output, source, restored, overwrite)
+        if not threshold > 0:
+            raise ValueError(f"--threshold must be above 0, got {threshold}.")
+        if modality is not None and modality not in INTENSITY_RANGES:
+            raise ValueError(f"--modality must be one of {', '.join(INTENSITY_RANGES)}, got {modality!r}.")
+        found = None if bundle is None else find_bundle(bundle)
+    with reported():
+        from medrestore_monai.audit import audit as run
+
+        done = run(
+            source,
+            restored,
+            bundle=found,
+            threshold=threshold,
+            modality=modality,
+            series_uid=series or "",
+            hu_offset=hu_offset,
+            suv=None if suv_factor is None else {"factor": suv_factor},
+        )
+        write_audit(done, output, overwrite)
+    console.print(printable(f"{done.verdict.light}: {'; '.join(done.verdict.reasons)}."), soft_wrap=True, markup=False)
+    console.print(printable(f"{done.scope.line}"), soft_wrap=True, markup=False)
+    console.print(printable(f"Report: {output / 'audit.html'}. {RESEARCH}"), soft_wrap=True, markup=False)
