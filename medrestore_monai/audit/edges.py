@@ -46,13 +46,21 @@ class Edge:
         return slices[self.at[:, 0], self.at[:, 1], self.slices].astype(np.float64)
 
 
-def find_edge(slices: np.ndarray, pixel: tuple[float, float], level: float) -> Edge | None:
+def find_edge(
+    slices: np.ndarray,
+    pixel: tuple[float, float],
+    level: float,
+    dark: tuple[float, float] = (-np.inf, np.inf),
+    bright: tuple[float, float] = (-np.inf, np.inf),
+) -> Edge | None:
     """Find the contours at a level, and keep the pieces whose two sides are flat and like those of the others.
 
     Args:
         slices: shape ``(X, Y, Z)``.
         pixel: size in mm.
         level: halfway between the two sides.
+        dark: what the dark side of a piece may be.
+        bright: what its bright side may be.
 
     Returns:
         The edge, or ``None`` where no piece can be used.
@@ -70,7 +78,7 @@ def find_edge(slices: np.ndarray, pixel: tuple[float, float], level: float) -> E
         return None
     distance, numbers, at, segment = (np.concatenate([part[i] for part in parts]) for i in range(4))
     every = Edge(distance, numbers, at, segment, offset * _SEGMENT)
-    kept = np.isin(segment, _flat_pieces(every, every.values(slices)))
+    kept = np.isin(segment, _flat_pieces(every, every.values(slices), {-1: dark, 1: bright}))
     if not kept.any():
         return None
     pieces = len(np.unique(segment[kept]))
@@ -124,8 +132,8 @@ def _normals(curve: np.ndarray) -> np.ndarray:
     return np.stack([tangent[:, 1], -tangent[:, 0]], axis=1)
 
 
-def _flat_pieces(edge: Edge, values: np.ndarray) -> np.ndarray:
-    """Return the numbers of the pieces whose plateaus are even, and like the median of all pieces."""
+def _flat_pieces(edge: Edge, values: np.ndarray, allowed: dict[int, tuple[float, float]]) -> np.ndarray:
+    """Return the numbers of the pieces whose plateaus are allowed, even, and like the median of all such pieces."""
     count = int(edge.segment.max()) + 1
     means, halves = {}, {}
     enough: np.ndarray = np.ones(count, dtype=bool)
@@ -137,7 +145,8 @@ def _flat_pieces(edge: Edge, values: np.ndarray) -> np.ndarray:
         near, _ = _mean_by(edge.segment, values, plateau & inner, count)
         far, _ = _mean_by(edge.segment, values, plateau & ~inner, count)
         halves[side] = np.abs(far - near)
-        enough &= filled >= _LEAST_PIXELS
+        low, high = allowed[side]
+        enough &= (filled >= _LEAST_PIXELS) & (means[side] > low) & (means[side] < high)
     if not enough.any():
         return np.arange(0)
     usual = {side: float(np.median(means[side][enough])) for side in means}

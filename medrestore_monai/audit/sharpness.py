@@ -18,13 +18,14 @@ from medrestore_monai.audit.figures import Figure
 from medrestore_monai.audit.volume import Volume, chosen_slices
 
 LEAST_STRENGTH = 38.0  # CNR sqrt(mm), for a standard deviation of 10 %
+_LEAST_LENGTH = 50.0  # mm: few pieces may share one flaw, whatever their contrast
 _ERROR = 3.8
 _OVERSAMPLING = 10  # bins of a pixel
 _FLAT, _END = 4.0, 6.0  # standard deviations of the edge at which the window ends to be 1, and reaches 0
 _NOISE_FROM = 3.5  # mm from the edge
 # HU: the contour, and what the dark and the bright side may be
 _KINDS = {
-    "skin to air": (-500.0, (-1100.0, -850.0), (-200.0, 200.0)),
+    "skin to air": (-500.0, (-1100.0, -950.0), (-200.0, 200.0)),
     "fat to muscle": (-30.0, (-150.0, -50.0), (0.0, 130.0)),
     "soft tissue to bone": (160.0, (-20.0, 130.0), (190.0, 2000.0)),
 }
@@ -38,15 +39,13 @@ class Transfer:
     Args:
         frequency: in 1/mm.
         gain: there, 1 at frequency 0.
-        low: its dark side, in the unit of the image.
-        contrast: its bright side less its dark one.
+        contrast: of the edge, in the unit of the image.
         strength: contrast over noise, times the square root of the length in mm.
         width: standard deviation of the edge in mm, from an error function.
     """
 
     frequency: np.ndarray
     gain: np.ndarray
-    low: float
     contrast: float
     strength: float
     width: float
@@ -90,12 +89,12 @@ def measure_sharpness(source: Volume, restored: Volume) -> Sharpness:
     figures: list[Figure] = []
     curves = {}
     for name, (level, dark, bright) in _KINDS.items():
-        edge = find_edge(before, source.pixel, level)
+        edge = find_edge(before, source.pixel, level, dark, bright)
         pair = None if edge is None else [edge_transfer(edge, slices, source.pixel) for slices in (before, after)]
         if edge is None or pair is None or pair[0] is None or pair[1] is None:
-            figures.append(_nothing(name, source, "no edge with flat sides"))
-        elif not (dark[0] < pair[0].low < dark[1] and bright[0] < pair[0].low + pair[0].contrast < bright[1]):
-            figures.append(_nothing(name, source, "the edge at this level is one of other tissues"))
+            figures.append(_nothing(name, source, "no such edge with flat sides"))
+        elif edge.length < _LEAST_LENGTH:
+            figures.append(_nothing(name, source, f"{edge.length:g} mm of edge; {_LEAST_LENGTH:g} are needed"))
         elif pair[0].strength < LEAST_STRENGTH:
             reason = f"contrast over noise times root of length is {pair[0].strength:.0f}; {LEAST_STRENGTH:g} is needed"
             figures.append(_nothing(name, source, reason))
@@ -119,9 +118,9 @@ def edge_transfer(edge: Edge, slices: np.ndarray, pixel: tuple[float, float]) ->
     values = edge.values(slices)
     step = min(pixel) / _OVERSAMPLING
     fit = _fit(edge.distance, values)
-    if fit is None or _FLAT * fit[3] > REACH - step:
+    if fit is None or _FLAT * fit[2] > REACH - step:
         return None
-    low, contrast, middle, width = fit
+    contrast, middle, width = fit
     bins = np.rint((edge.distance - middle) / step).astype(int)
     half = int((REACH - abs(middle)) / step) - 1
     inside = np.abs(bins) <= half
@@ -132,15 +131,15 @@ def edge_transfer(edge: Edge, slices: np.ndarray, pixel: tuple[float, float]) ->
     line = np.diff(spread)
     centers = (np.arange(len(line)) - half + 0.5) * step
     line *= _window(centers, width)
-    frequency = np.linspace(0, 0.5 / min(pixel) * 1.5, 241)
+    frequency = np.linspace(0, 0.5 / min(pixel), 201)
     waves = np.exp(-2j * np.pi * frequency[:, None] * centers)
     gain = np.abs(waves @ line) / max(abs(float(line.sum())), 1e-9)
     gain /= np.sinc(frequency * step) ** 2  # bins and differences
-    return Transfer(frequency, gain, low, contrast, contrast / _noise(edge, values) * np.sqrt(edge.length), width)
+    return Transfer(frequency, gain, contrast, contrast / _noise(edge, values) * np.sqrt(edge.length), width)
 
 
-def _fit(distance: np.ndarray, values: np.ndarray) -> tuple[float, float, float, float] | None:
-    """Fit an error function: dark side, contrast, middle in mm, standard deviation in mm."""
+def _fit(distance: np.ndarray, values: np.ndarray) -> tuple[float, float, float] | None:
+    """Fit an error function: contrast, middle in mm, standard deviation in mm."""
 
     def model(x: np.ndarray, low: float, contrast: float, middle: float, width: float) -> np.ndarray:
         edge: np.ndarray = low + contrast * (0.5 + 0.5 * erf((x - middle) / (np.sqrt(2) * width)))
@@ -154,7 +153,7 @@ def _fit(distance: np.ndarray, values: np.ndarray) -> tuple[float, float, float,
         fitted, _ = curve_fit(model, distance, values, (low, high - low, 0.0, 0.8), bounds=bounds)
     except RuntimeError:  # no fit
         return None
-    return tuple(float(value) for value in fitted)  # type: ignore[return-value]
+    return float(fitted[1]), float(fitted[2]), float(fitted[3])
 
 
 def _window(centers: np.ndarray, width: float) -> np.ndarray:

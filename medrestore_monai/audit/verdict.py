@@ -15,6 +15,7 @@ _ORDER = (GREEN, YELLOW, RED)
 # from which a light is yellow, and red
 _CT_SHIFT = {"lung": (10.0, 30.0), "fat": (3.0, 8.0), "soft tissue": (3.0, 8.0), "bone": (10.0, 30.0)}  # HU
 _PET_MEAN, _PET_TOTAL, _MR_MEAN, _MR_RESIDUAL = (0.05, 0.15), (0.02, 0.10), (0.03, 0.10), (0.05, 0.20)
+_TEXTURE = 0.7  # of the mean frequency before
 _SHARPNESS, _GAIN = (0.95, 0.80), (0.90, 0.70)  # of before, below which a light is yellow, and red
 
 
@@ -54,6 +55,7 @@ def judge(
     found += _changes(faithfulness)
     for figure in bias:
         found += _shift(figure)
+    found += [reason for figure in noise for reason in _texture(figure)]
     for figure in sharpness:
         if figure.name.endswith("after over before") and figure.ci95 is not None and figure.after is not None:
             # the interval's upper end: what noise may explain is no finding
@@ -84,6 +86,14 @@ def _changes(faithfulness: Faithfulness) -> list[tuple[str, str]]:
             f"slice {strongest.slice + 1}",
         )
     ]
+
+
+def _texture(figure: Figure) -> list[tuple[str, str]]:
+    if figure.name != "mean frequency of noise" or not figure.before or figure.after is None:
+        return []
+    kept = figure.after / figure.before
+    text = f"the noise that is left is coarser: its mean frequency is {kept:.2f} of before"
+    return [(YELLOW, text)] if kept < _TEXTURE else []
 
 
 def _shift(figure: Figure) -> list[tuple[str, str]]:

@@ -48,6 +48,7 @@ def test_nothing_found_is_green():
         ("red", "weakened", {"gain": [figure("signal gain", "0 to 0.1/mm", "1", 1.0, 0.6)]}),
         ("red", "kernel", {"scope": Scope("out", [Feature("kernel cutoff", "5", "1 to 2", "out")])}),
         ("yellow", "pixel", {"scope": Scope("near the edge", [Feature("pixel size", "1", "2", "near the edge")])}),
+        ("yellow", "coarser", {"noise": [figure("mean frequency of noise", "", "1/mm", 0.3, 0.2)]}),
         ("yellow", "noise could not", {"noise": [Figure("noise SD", "", "HU", "", not_measured="no region")]}),
     ],
     ids=str,
