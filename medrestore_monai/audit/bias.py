@@ -13,7 +13,6 @@ _LEAST_VOXELS = 200
 _LEAST_DROP = 10.0  # power of a line of k-space over that of rounding, from which it was measured
 _LEAST_LINES = 2  # beyond the band on either side
 _PRECISION = 2.0**-22  # of float32, relative to the largest value
-_MOST_REGIONS = 8
 
 
 def measure_bias(source: Volume, restored: Volume) -> list[Figure]:
@@ -66,7 +65,7 @@ def _activity(source: Volume, restored: Volume) -> list[Figure]:
     if not found:
         reason = "nothing to measure: no voxel of SUV 2.5 stands out of its surroundings"
         return [*figures, Figure("SUVmean", "hot regions", "SUV", "", not_measured=reason)]
-    for number, (mask, rule) in enumerate(found[:_MOST_REGIONS], 1):
+    for number, (mask, rule) in enumerate(found, 1):
         name = f"hot region {number}"
         voxels = int(mask.sum())
         for title, reduce in (("SUVmean", np.mean), ("SUVmax", np.max)):

@@ -12,7 +12,7 @@ from PIL import Image
 from medrestore_monai.audit.volume import Volume
 from medrestore_monai.intensity import INTENSITY_RANGES, NOT_YET_SUV
 
-BUDGET = 11_000_000  # bytes of base64 for all slices of all views
+BUDGET = 13_200_000  # bytes of base64 for all slices of all views
 Z_RANGE = 10.0  # of the change map: what becomes the darkest and the brightest gray
 _MAP_SIDE = 128  # pixels of the change map
 _SUV_SHOWN = 7.0

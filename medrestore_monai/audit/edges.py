@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
+from scipy.ndimage import distance_transform_edt, gaussian_filter1d
 from scipy.spatial import cKDTree
 from skimage.measure import find_contours
 
@@ -89,6 +89,8 @@ def _band(
     smooth: np.ndarray, pixel: tuple[float, float], level: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Return distance, place and segment of the pixels near the contours of one smoothed slice."""
+    if min(smooth.shape) < 2:
+        return None
     sampled = [_resampled(curve * pixel) for curve in find_contours(smooth, level)]
     curves = [curve for curve in sampled if curve is not None and len(curve) * _STEP >= _LEAST_LENGTH]
     if not curves:
@@ -96,7 +98,9 @@ def _band(
     normals = np.concatenate([_normals(curve) for curve in curves])
     points = np.concatenate(curves)
     segment: np.ndarray = np.arange(len(points)) // round(_SEGMENT / _STEP)
-    pixels = np.indices(smooth.shape).reshape(2, -1).T
+    above = smooth > level
+    depth = np.where(above, *(distance_transform_edt(side, sampling=pixel) for side in (above, ~above)))
+    pixels = np.argwhere(depth <= REACH + 1)
     near, index = cKDTree(points).query(pixels * pixel, distance_upper_bound=REACH + 1)
     pixels, index = pixels[np.isfinite(near)], index[np.isfinite(near)]
     away = pixels * pixel - points[index]

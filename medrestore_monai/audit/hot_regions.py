@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-from scipy.ndimage import binary_dilation, label
+from scipy.ndimage import binary_dilation, find_objects
 from scipy.signal import fftconvolve
+from skimage.segmentation import flood
 
 SEED = 2.5  # SUV
 _GROWTH = 0.41  # of the maximum
@@ -14,7 +15,10 @@ _RADIUS = 6.2035  # mm, of a sphere of 1 ml
 _STEP = 1.0  # mm
 _PARTS = 7  # of a voxel along each axis, to find how much of it lies in the sphere
 _CANDIDATES = 8  # voxels around which the center of the sphere moves in fine steps
-_MOST_REGIONS = 12
+_MOST_REGIONS = 8
+_MOST_SEEDS = 40
+_LEAST_VOLUME = 300.0  # mm^3: less is a peak of noise
+_CORE = 0.7  # of the maximum, around which the background is measured
 _SHELL = 3  # voxels around a region, its background
 
 
@@ -28,34 +32,42 @@ def find_hot_regions(suv: np.ndarray, spacing: tuple[float, float, float]) -> li
         Masks, and the rule that made each.
     """
     left = suv.copy()
-    found = []
-    for _ in range(_MOST_REGIONS):
+    found: list[tuple[np.ndarray, str]] = []
+    least = max(2, round(_LEAST_VOLUME / float(np.prod(spacing))))
+    for _ in range(_MOST_SEEDS):
         top = np.unravel_index(int(np.argmax(left)), left.shape)
-        maximum = float(left[top])
-        if maximum < SEED:
+        if float(left[top]) < SEED or len(found) == _MOST_REGIONS:
             break
-        mask, rule = _grown(suv, top, maximum)
-        left[binary_dilation(mask)] = 0
+        mask, rule = _grown(suv, top)
+        box = _around(mask, 1)
+        left[box][binary_dilation(mask[box])] = 0
         left[top] = 0
-        if int(mask.sum()) > 1:
+        if int(mask.sum()) >= least:
             found.append((mask, rule))
     return found
 
 
-def _grown(suv: np.ndarray, top: tuple[np.intp, ...], maximum: float) -> tuple[np.ndarray, str]:
-    mask = _component(suv > _GROWTH * maximum, top)
-    core = _component(suv > 0.7 * maximum, top)
-    shell = binary_dilation(core, iterations=2 * _SHELL) & ~binary_dilation(core, iterations=_SHELL)
-    background = float(np.median(suv[shell])) if shell.any() else 0.0
+def _grown(suv: np.ndarray, top: tuple[np.intp, ...]) -> tuple[np.ndarray, str]:
+    maximum = float(suv[top])
+    core = _component(suv > _CORE * maximum, top)
+    box = _around(core, 2 * _SHELL)
+    near, far = (binary_dilation(core[box], iterations=count * _SHELL) for count in (1, 2))
+    shell = suv[box][far & ~near]
+    background = float(np.median(shell)) if shell.size else 0.0
     if background <= _GROWTH * maximum:
-        return mask, "41 % of its maximum"
+        return _component(suv > _GROWTH * maximum, top), "41 % of its maximum"
     return _component(suv > 0.5 * (background + maximum), top), "halfway between background and maximum"
 
 
 def _component(above: np.ndarray, top: tuple[np.intp, ...]) -> np.ndarray:
-    numbers = label(above)[0]
-    mask: np.ndarray = numbers == numbers[top]
+    mask: np.ndarray = flood(above.view(np.uint8), tuple(int(index) for index in top), connectivity=1)
     return mask
+
+
+def _around(mask: np.ndarray, margin: int) -> tuple[slice, ...]:
+    """Return the box of a mask, wider by ``margin`` voxels."""
+    box = find_objects(mask.view(np.uint8))[0]
+    return tuple(slice(max(part.start - margin, 0), part.stop + margin) for part in box)
 
 
 def suv_peak(suv: np.ndarray, mask: np.ndarray, spacing: tuple[float, float, float]) -> float | None:

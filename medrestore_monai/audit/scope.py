@@ -18,7 +18,7 @@ _NEAR = 0.10  # of a limit, by which a value may lie beyond it
 _DISTANCE = {"CT": (0.06, 0.12), "PT": (0.1, 0.2), "MR": (0.2, 0.35), "RGB": (0.3, 0.5), "GRAY": (0.3, 0.5)}
 _BACKGROUND = {"CT": 0.1, "PT": 0.02, "MR": 0.05}  # scaled values below are no tissue
 _LEAST_AIR = 0.01  # of a CT
-_KERNEL_SLICES = 3
+_KERNEL_SLICES, _LEAST_SIDE = 3, 32
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def _kernel(source: Volume, block: Mapping[str, Any]) -> Feature:
         if limits
     ]
     limits = [min(low for low, _ in ranges), max(high for _, high in ranges)] if ranges else None
-    chosen = chosen_slices(source.slices, _KERNEL_SLICES)
+    chosen = chosen_slices(source.slices, _KERNEL_SLICES if min(source.array.shape[:2]) >= _LEAST_SIDE else 0)
     noise = typical_noise(
         [torch.from_numpy(source.array[None, ..., index].copy()) for index in chosen], source.pixel[0]
     )

@@ -80,6 +80,6 @@ class Volume:
 
 def chosen_slices(count: int, most: int = 16) -> np.ndarray:
     """Return the numbers of at most ``most`` slices, evenly spread over a volume of ``count``."""
-    if count <= most:
-        return np.arange(count)
+    if most == 0 or count <= most:
+        return np.arange(min(count, most))
     return np.unique(np.linspace(0, count - 1, most + 2)[1:-1].round().astype(int))

@@ -9,6 +9,7 @@ from noise_fields import correlated_noise
 from phantoms import body_phantom, ct_series
 
 from medrestore_monai.audit import Volume, audit
+from medrestore_monai.audit.page import render_page
 
 SPACING = (1.2, 1.2, 2.5)
 
@@ -98,3 +99,16 @@ def test_images_that_do_not_belong_together_are_refused():
         Volume(np.full((4, 4), np.nan), "CT")
     with pytest.raises(ValueError, match="spacing must be"):
         Volume(source, "CT", (0, 1, 1))
+
+
+@pytest.mark.parametrize("modality", ["CT", "PT", "MR", "RGB", "GRAY"])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 2, 1), (17, 40, 2), (70, 65)], ids=str)
+@pytest.mark.parametrize("kind", ["noise", "constant", "zero"])
+def test_no_image_is_too_small_or_too_plain_to_be_audited(modality, shape, kind):
+    rng = np.random.default_rng(0)
+    values = {"noise": rng.uniform(0, 200, shape), "constant": np.full(shape, 40.0), "zero": np.zeros(shape)}[kind]
+    unit = "SUV" if modality == "PT" else ""
+    source = Volume(values, modality, (2.0, 2.0, 3.0), unit)
+    done = audit(source, source.like(0.9 * values), bundle="all_in_one_restore_rwkv")
+    json.loads(done.json())
+    assert "</html>" in render_page(done)

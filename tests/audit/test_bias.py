@@ -48,6 +48,13 @@ def test_hot_regions_grow_to_41_percent_or_do_not_leak():
     assert np.array_equal(mask, away < 15)
 
 
+def test_a_peak_of_noise_is_no_hot_region():
+    volume, away = sphere_volume((2.0, 2.0, 3.0), (50, 45, 30), (40, 40, 45), 10, 8.0, 1.0)
+    volume[5, 5, 5] = 20
+    volume[30:32, 5, 5] = 15
+    assert [int(mask.sum()) for mask, _ in find_hot_regions(volume, (2.0, 2.0, 3.0))] == [int((away < 10).sum())]
+
+
 def test_suv_peak_is_the_mean_of_a_sphere_of_1_ml():
     spacing, sigma = (2.0, 2.2, 2.5), 7.0
     _, away = sphere_volume(spacing, (40, 37, 30), (39.0, 40.3, 38.0), 1, 1, 0)

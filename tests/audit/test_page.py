@@ -96,7 +96,7 @@ def test_a_page_of_40_slices_of_512_pixels_stays_under_15_mb():
     volume = Volume(rng.uniform(-160, 240, (512, 512, 40)).astype(np.float32), "CT")
     shown = make_display(volume, volume, np.zeros((0, 0, 0)))
     size = sum(map(len, [*shown.source, *shown.restored]))
-    assert size < 12e6
+    assert size < 13.3e6
     assert "keep this file small" in shown.note
 
 
