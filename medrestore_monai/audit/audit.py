@@ -122,7 +122,7 @@ def audit(
         return result
 
     found = find_bundle(bundle) if isinstance(bundle, str) else bundle
-    single = found.modality if found is not None and len(found.modalities) == 1 else None
+    single = found.modalities[0] if found is not None and len(found.modalities) == 1 else None
     first, second = timed(
         "reading",
         lambda: _pair(

@@ -80,7 +80,7 @@ def read_volume(
         array = torch.einsum("c,cxy->xy", torch.tensor(_LUMA), array)[None]
     found = meta.get("modality") or ("RGB" if color else "GRAY" if is_picture(path) else None)
     if found is None:
-        raise ValueError(f"{path.name} does not state its modality: give it, such as --modality CT, MR or PT.")
+        raise ValueError(f"{path.name} does not state its modality: give `modality=CT`, MR or PT.")
     affine = np.asarray(meta["affine"], dtype=np.float64)
     steps = np.linalg.norm(affine[:3, :3], axis=0)
     no_size = is_image_file(path) and np.allclose(affine, np.eye(4))

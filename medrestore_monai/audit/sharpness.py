@@ -179,7 +179,7 @@ def _figures(name: str, source: Volume, edge: Edge, before: Transfer, after: Tra
     region = f"{name}, {before.contrast:.0f} {source.unit}"
     unit = f"1/{source.length}"
     length = round(edge.length)
-    errors = [_ERROR / one.strength for one in (before, after)]
+    errors = _ERROR / before.strength, _ERROR / after.strength
     figures = []
     for level, percent in ((0.5, 50), (0.1, 10)):
         first, second = before.at(level), after.at(level)

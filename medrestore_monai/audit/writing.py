@@ -30,7 +30,7 @@ def check_output(output: Path, source: Path, restored: Path, overwrite: bool = F
         if place == image or place in image.parents or image in place.parents:
             raise UsageError(f"the output {output} and the image {image} may not lie in one another.")
     if output.exists() and not overwrite:
-        raise FileExistsError(f"{output} exists; name another folder, or --overwrite.")
+        raise FileExistsError(f"{output} exists; name another folder, or give `overwrite`.")
     if output.exists() and not (output / FIGURES).is_file():
         raise FileExistsError(f"{output} is no audit: it is not overwritten.")
     require_writable(output)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from medrestore_monai.cli.options import HUOffsetOption, OverwriteOption, SeriesOption, check_source
-from medrestore_monai.cli.output import RESEARCH, USAGE, console, printable, reported
+from medrestore_monai.cli.output import AUDIT_FLAGS, RESEARCH, USAGE, console, printable, reported
 
 
 def audit(
@@ -44,7 +44,7 @@ def audit(
     """
     check_source(source)
     check_source(restored)
-    with reported(USAGE):
+    with reported(USAGE, AUDIT_FLAGS):
         from medrestore_monai.audit.writing import check_output, write_audit
         from medrestore_monai.bundles import find_bundle
         from medrestore_monai.intensity import INTENSITY_RANGES
@@ -55,7 +55,7 @@ def audit(
         if modality is not None and modality not in INTENSITY_RANGES:
             raise ValueError(f"--modality must be one of {', '.join(INTENSITY_RANGES)}, got {modality!r}.")
         found = None if bundle is None else find_bundle(bundle)
-    with reported():
+    with reported(flags=AUDIT_FLAGS):
         from medrestore_monai.audit import audit as run
 
         done = run(

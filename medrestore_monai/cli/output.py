@@ -43,6 +43,7 @@ FLAGS = {
 }
 _OF_EVALUATE = ("allow_gaps", "device", "hu_offset", "modality", "output_dir", "overwrite", "part", "seed")
 EVALUATE_FLAGS = {name: FLAGS[name] for name in _OF_EVALUATE}
+AUDIT_FLAGS = {name: FLAGS[name] for name in ("hu_offset", "modality", "overwrite", "series_uid", "suv_factor")}
 RESTORE_FLAGS = {name: flag for name, flag in FLAGS.items() if name not in ("part", "seed", "weights_url")}
 
 console = Console()

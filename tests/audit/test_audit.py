@@ -82,7 +82,7 @@ def test_nifti_needs_a_modality_and_one_grid(tmp_path):
     affine = np.diag([-1.2, -1.2, 2.5, 1])
     for name, values, place in (("a", source, affine), ("b", restored, affine), ("c", restored, 2 * affine)):
         nib.save(nib.Nifti1Image(values.astype(np.int16), place), tmp_path / f"{name}.nii.gz")
-    with pytest.raises(ValueError, match="give it, such as --modality CT"):
+    with pytest.raises(ValueError, match="give `modality=CT`, MR or PT"):
         audit(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz")
     with pytest.raises(ValueError, match="not on the grid"):
         audit(tmp_path / "a.nii.gz", tmp_path / "c.nii.gz", modality="CT")

@@ -54,6 +54,7 @@ def test_the_page_shows_every_figure_its_unit_and_the_reasons(done):
     assert page.count('<svg viewBox="0 0 460') >= 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")
 def test_a_browser_draws_all_four_views_without_an_error_or_a_request(done, tmp_path):
     page = render_page(done).replace(
