@@ -113,7 +113,7 @@ def _figures(source: Volume, region: str, before: Spectrum, after: Spectrum) -> 
             after=after.mean_frequency,
         ),
     ]
-    name, method = "peak of the noise spectrum", f"{method}; rings smoothed 1-2-1, parabola"
+    name, method = "peak of the noise spectrum", f"{method}; parabola through the rings above 85 % of the largest"
     if before.has_peak:
         return [*figures, figure(name, unit=per_length, method=method, before=before.peak, after=after.peak)]
     reason = f"{before.pixels} flat pixels; a peak needs {LEAST_FOR_PEAK}"

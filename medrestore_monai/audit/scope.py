@@ -14,6 +14,7 @@ from medrestore_monai.intensity import INTENSITY_RANGES, choose_range, scale_to_
 
 IN, NEAR, OUT, UNKNOWN = "in", "near the edge", "out", "unknown"
 _NEAR = 0.10  # of a limit, by which a value may lie beyond it
+_NEAR_NOISE = 0.5  # the same of noise, whose limits are percentiles and not extremes
 # distance of the histograms, in parts of the intensity range, from which an image is near the edge or out
 _DISTANCE = {"CT": (0.06, 0.12), "PT": (0.1, 0.2), "MR": (0.2, 0.35), "RGB": (0.3, 0.5), "GRAY": (0.3, 0.5)}
 _BACKGROUND = {"CT": 0.1, "PT": 0.02, "MR": 0.05}  # scaled values below are no tissue
@@ -82,8 +83,8 @@ def measure_scope(source: Volume, trained_on: Mapping[str, Any], neighbors: bool
         neighbors: whether the network sees neighboring slices; else their distance does not matter.
 
     Returns:
-        "out" where one feature lies more than 10 % beyond its range or is of another kind, "near the edge" where one
-        lies up to 10 % beyond it.
+        "out" where one feature lies more than 10 % beyond its range (noise: 50 %) or is of another kind, "near the
+        edge" where one lies less far beyond it.
     """
     modalities = trained_on.get("modalities", {})
     if not modalities:
@@ -121,16 +122,16 @@ def _unit(source: Volume, block: Mapping[str, Any]) -> Feature:
     return Feature("unit", source.unit, trained, IN if alike else OUT)
 
 
-def _range(name: str, values: Sequence[float], limits: Any, unit: str, digits: int = 3) -> Feature:
+def _range(name: str, values: Sequence[float], limits: Any, unit: str, near: float = _NEAR) -> Feature:
     """Compare the value that lies furthest out with two limits."""
     if not limits:
-        return Feature(name, f"{values[0]:.{digits}g} {unit}".strip(), "not stated by the bundle", UNKNOWN)
+        return Feature(name, f"{values[0]:.3g} {unit}".strip(), "not stated by the bundle", UNKNOWN)
     low, high = (float(limit) for limit in limits)
     beyond = [max(low / value if value > 0 else np.inf, value / high if high > 0 else np.inf) for value in values]
     worst = int(np.argmax(beyond))
     # the limits of the metadata are rounded to three digits
-    state = IN if beyond[worst] <= 1.001 else NEAR if beyond[worst] <= 1 + _NEAR else OUT
-    value = f"{values[worst]:.{digits}g} {unit}".strip()
+    state = IN if beyond[worst] <= 1.001 else NEAR if beyond[worst] <= 1 + near else OUT
+    value = f"{values[worst]:.3g} {unit}".strip()
     trained = f"{low:g} to {high:g} {unit}".strip() if low < high else f"{low:g} {unit}".strip()
     return Feature(name, value, trained, state)
 
@@ -144,7 +145,7 @@ def _intensities(source: Volume, block: Mapping[str, Any]) -> list[Feature]:
     except ValueError as error:
         return [Feature("intensities", str(error), INTENSITY_RANGES[source.modality].unit, OUT)]
     level = noise_level(scaled[None])
-    found = [_range("noise level", [level], block.get("noise_level"), "of the range")]
+    found = [_range("noise level", [level], block.get("noise_level"), "of the range", _NEAR_NOISE)]
     histogram = block.get("intensity_histogram")
     if not histogram:
         return [*found, Feature("histogram", "measured", "not stated by the bundle", UNKNOWN)]

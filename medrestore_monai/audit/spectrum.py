@@ -17,6 +17,7 @@ LEAST_FOR_PEAK = 12_000  # pixels of islands, for a peak within 0.02/mm
 LEAST_FOR_CURVE = 2_100  # for a mean frequency within 2 %
 LEAST = 256  # below, nothing
 _TAPER = 32  # pixels of lag at which the autocorrelation ends
+_PEAK = 0.85  # of the largest ring: those above take part in the fit of the peak
 _LEAST_KEPT = 0.3  # of the power at a frequency, for the rest to be restored
 _FIT_2ND_ORDER, _FIT_PLANE = 400, 60  # pixels of an island
 
@@ -66,16 +67,22 @@ class Spectrum:
 
     @property
     def peak(self) -> float:
-        """Frequency in 1/mm of the largest ring: smoothed 1-2-1, then a parabola through three rings."""
+        """Frequency in 1/mm of the peak: of the parabola that fits the rings around the largest, smoothed 1-2-1."""
         frequency, power = self.rings()
         smooth = np.convolve(np.pad(power, 1, mode="edge"), (0.25, 0.5, 0.25), mode="valid")
         top = int(np.argmax(smooth[1:])) + 1  # the mean is not noise
-        if not 0 < top < len(smooth) - 1:
+        high = smooth >= _PEAK * smooth[top]
+        first, last = top, top
+        while first > 1 and (high[first - 1] or first == top):
+            first -= 1
+        while last < len(smooth) - 1 and (high[last + 1] or last == top):
+            last += 1
+        if last - first < 2:
             return float(frequency[top])
-        left, middle, right = smooth[top - 1 : top + 2]
-        bend = left - 2 * middle + right
-        shift = 0.5 * (left - right) / bend if bend < 0 else 0.0
-        return float(frequency[top] + shift * (frequency[1] - frequency[0]))
+        bend, slope, _ = np.polyfit(frequency[first : last + 1], power[first : last + 1], 2)
+        if bend >= 0:
+            return float(frequency[top])
+        return float(np.clip(-slope / (2 * bend), frequency[first], frequency[last]))
 
     @property
     def has_peak(self) -> bool:

@@ -17,7 +17,7 @@ def true_figures(radius, power):
     return float(peak), float((radius * power).sum() / power.sum())
 
 
-@pytest.mark.parametrize("cutoff", [0.35, 0.6])
+@pytest.mark.parametrize("cutoff", [0.35, 0.6, 0.8])
 def test_area_peak_and_mean_frequency_of_known_noise(cutoff):
     noise, radius, power = correlated_noise((300, 290, 4), PIXEL, cutoff, 20.0, seed=1)
     spectrum = spectrum_of_squares(noise, find_squares(np.ones(noise.shape, bool)), (PIXEL, PIXEL))
