@@ -136,9 +136,9 @@ class Restorer:
             self.device: torch.device = parser.get_parsed_content("device")
         of_network = {name: value for name, value in self._values.items() if top_of(name) == "network_def"}
         changed = {re.sub("#|::", ".", name): value for name, value in of_network.items()}
-        told = {f"derivation::parameters::{name}": value for name, value in changed.items()}
+        recorded = {f"derivation::parameters::{name}": value for name, value in changed.items()}
         opened = {"network": network, "weights_sha256": self.weights_sha256}
-        self._values = {**values, **(told if "derivation" in self._config else {}), **opened}
+        self._values = {**values, **(recorded if "derivation" in self._config else {}), **opened}
 
     @property
     def modalities(self) -> tuple[str, ...]:

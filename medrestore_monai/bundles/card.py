@@ -4,7 +4,7 @@ import re
 
 from medrestore_monai.bundles.find import Bundle
 
-# of our cards to the zoo's template; "Use" is about the installed package and is told anew
+# of our cards to the zoo's template; "Use" is about the installed package and is written anew
 _PLACES = {
     "Model": "Model Description",
     "Data": "Data",

@@ -90,7 +90,7 @@ class Setting:
             value: may be a text, as from a command line or a form.
 
         Raises:
-            ValueError: it is none; the message names the setting and what it takes.
+            ValueError: it is invalid; the message names the setting and what it takes.
         """
         for choice in self.choices:
             if _is_choice(value, choice):

@@ -81,7 +81,7 @@ def _hold_dicom(files: list[Path], onerror: Callable[[OSError], object]) -> bool
     for file in files:
         try:
             if begins_as_dicom(file):
-                return True  # what could not be read is told when the series are looked for
+                return True  # what could not be read is reported when the series are looked for
         except OSError as error:
             refused.append(error)
     for unread in refused:
@@ -103,7 +103,7 @@ def find_images(folder: str | os.PathLike[str], problems: list[str] | None = Non
 
     Args:
         folder: a folder, or one file; links to folders are followed.
-        problems: where given, DICOM folders that cannot be read are told here and left out.
+        problems: where given, DICOM folders that cannot be read are noted here and left out.
 
     Returns:
         Items with ``path`` (an image file, or the folder, file or archive of a DICOM series), ``series_uid`` (empty if
@@ -158,7 +158,7 @@ def _is_archive_of_other_things(path: Path) -> bool:
             find_series(path)
         except NoImageError:
             return True
-        except DicomError:  # told when it is read
+        except DicomError:  # reported when it is read
             return False
     return False
 

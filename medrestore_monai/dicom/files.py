@@ -93,7 +93,7 @@ def find_series(path: str | os.PathLike[str], problems: list[str] | None = None)
 
     Args:
         path: a DICOM file, a folder (searched with its subfolders, also through links) or a ``.zip`` archive of one.
-        problems: where given, files and subfolders that cannot be read are told here and left out.
+        problems: where given, files and subfolders that cannot be read are noted here and left out.
 
     Returns:
         The series, sorted by description and UID; empty only where ``problems`` tells why.

@@ -11,14 +11,14 @@ bundles of a modality the first one degrades, so that all get the same images; a
 from medrestore_monai.bundles.settings import parse_settings
 from medrestore_monai.evaluate.baselines import choose_baselines, tuned_parameters
 from medrestore_monai.evaluate.cases import LAYOUTS, Source, known_psf, open_source
-from medrestore_monai.evaluate.models import Contestant, Model, open_model, parse_contestant
+from medrestore_monai.evaluate.models import Candidate, Model, open_model, parse_candidate
 from medrestore_monai.evaluate.request import Request
 from medrestore_monai.evaluate.run import evaluate
 from medrestore_monai.evaluate.volumes import Volume, load_volume
 
 __all__ = [
     "LAYOUTS",
-    "Contestant",
+    "Candidate",
     "Model",
     "Request",
     "Source",
@@ -29,7 +29,7 @@ __all__ = [
     "load_volume",
     "open_model",
     "open_source",
-    "parse_contestant",
+    "parse_candidate",
     "parse_settings",
     "tuned_parameters",
 ]

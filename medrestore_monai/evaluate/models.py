@@ -17,7 +17,7 @@ from medrestore_monai.engines.errors import unwrapped
 
 
 @dataclass(frozen=True)
-class Contestant:
+class Candidate:
     """What takes part in an evaluation: a bundle as it is, or its recipe with another network or other weights.
 
     Args:
@@ -42,8 +42,8 @@ class Contestant:
                 raise ValueError(f"there is no file {path}, for {self.name}.")
 
 
-def parse_contestant(text: str, trust_bundle: bool = False) -> Contestant:
-    """Turn ``LABEL=BUNDLE,OVERLAY.json,WEIGHTS.pt`` into a contestant; overlay, weights or both may be left out.
+def parse_candidate(text: str, trust_bundle: bool = False) -> Candidate:
+    """Turn ``LABEL=BUNDLE,OVERLAY.json,WEIGHTS.pt`` into a candidate; overlay, weights or both may be left out.
 
     An overlay without a folder is first looked for in the bundle's ``configs``: a configuration is code.
 
@@ -70,15 +70,15 @@ def parse_contestant(text: str, trust_bundle: bool = False) -> Contestant:
         overlay = own if own.is_file() or not overlay.is_file() else overlay
     if overlay is not None and overlay.is_file():
         open_overlay(overlay, trust_bundle)
-    return Contestant(name, bundle, overlay, weights[0] if weights else None)
+    return Candidate(name, bundle, overlay, weights[0] if weights else None)
 
 
 @dataclass(frozen=True)
 class Model:
-    """One contestant with its weights.
+    """One candidate with its weights.
 
     Args:
-        contestant: what it is.
+        candidate: what it is.
         modality: of the images it restores here.
         parser: both configurations, with the data, device and settings of this evaluation.
         weights_sha256: of the weights used.
@@ -89,7 +89,7 @@ class Model:
         unscaling: brings ``pred`` back to physical units, with all that restoration does after the network.
     """
 
-    contestant: Contestant
+    candidate: Candidate
     modality: str
     parser: ConfigParser
     weights_sha256: str
@@ -102,13 +102,13 @@ class Model:
     @property
     def name(self) -> str:
         """As the tables call it."""
-        return self.contestant.name
+        return self.candidate.name
 
     @property
     def settings(self) -> dict[str, Any]:
         """Numbers and switches that can be set, such as dose and seed."""
         config = self.parser.get()
-        found = {one.key: config.get(one.key) for one in self.contestant.bundle.settings.values()}
+        found = {one.key: config.get(one.key) for one in self.candidate.bundle.settings.values()}
         return {name: value for name, value in found.items() if isinstance(value, bool | int | float)}
 
     @property
@@ -135,7 +135,7 @@ class Model:
 
 
 def open_model(
-    contestant: Contestant,
+    candidate: Candidate,
     modality: str,
     data: Path,
     device: str,
@@ -145,7 +145,7 @@ def open_model(
     """Read a bundle's configurations and load the weights.
 
     Args:
-        contestant: the bundle, and what differs from it.
+        candidate: the bundle, and what differs from it.
         modality: of the images; one of the bundle's.
         data: the folder for its data list.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -155,12 +155,12 @@ def open_model(
     Raises:
         ValueError: there is no such setting, or the weights do not fit.
     """
-    found = contestant.bundle
+    found = candidate.bundle
     parser = _read(found)
-    if contestant.overlay is not None:
-        parser.update(_network_of(contestant.overlay))
+    if candidate.overlay is not None:
+        parser.update(_network_of(candidate.overlay))
     # paths, not texts: MONAI would run a text that starts with "$" as code, and put "::" for "#"
-    places = {"dataset_dir": Path(data), "bundle_root": path_text(found.root), "weights": contestant.weights}
+    places = {"dataset_dir": Path(data), "bundle_root": path_text(found.root), "weights": candidate.weights}
     parser.update({name: place for name, place in places.items() if place is not None})
     declared = settings_in(found.settings, parser.config)
     asked = {"device": device, "modality": modality, **wishes}
@@ -170,7 +170,7 @@ def open_model(
     parser.update(config_values(declared, check_values(declared, asked)))
     with unwrapped():
         return Model(
-            contestant=contestant,
+            candidate=candidate,
             modality=modality,
             parser=parser,
             weights_sha256=verify_weights(parser.get_parsed_content("weights"), found.root),
@@ -182,7 +182,7 @@ def open_model(
         )
 
 
-def check_settings(contestant: Contestant, device: str, settings: Mapping[str, Any]) -> None:
+def check_settings(candidate: Candidate, device: str, settings: Mapping[str, Any]) -> None:
     """Refuse settings and overlays before anything is loaded.
 
     Raises:
@@ -192,16 +192,16 @@ def check_settings(contestant: Contestant, device: str, settings: Mapping[str, A
     """
     if "slice_axis" in settings:  # the lists of slices are made by the headers
         raise ValueError("an evaluation takes the slices of volumes as their headers say: leave slice_axis out.")
-    parser = _read(contestant.bundle)
-    declared = settings_in(contestant.bundle.settings, parser.config)
+    parser = _read(candidate.bundle)
+    declared = settings_in(candidate.bundle.settings, parser.config)
     values = check_values(declared, {"device": device, **settings})
     require_device(values["device"])
     parser.update(config_values(declared, values))
     with unwrapped():
         for part in ("load", "degradation", "scaling", "inferer", "unscaling"):
             parser.get_parsed_content(part)
-    if contestant.overlay is not None:
-        _network_of(contestant.overlay)
+    if candidate.overlay is not None:
+        _network_of(candidate.overlay)
 
 
 def _network_of(overlay: Path) -> dict[str, Any]:

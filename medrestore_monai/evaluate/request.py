@@ -10,7 +10,7 @@ from medrestore_monai.bundles.shared_settings import MODALITY
 from medrestore_monai.data.parts import PARTS
 from medrestore_monai.evaluate.baselines import choose_baselines, tuned_parameters
 from medrestore_monai.evaluate.cases import LAYOUTS, WITH_GAPS
-from medrestore_monai.evaluate.models import Contestant, check_settings, parse_contestant
+from medrestore_monai.evaluate.models import Candidate, check_settings, parse_candidate
 from medrestore_monai.files import refuse_links
 from medrestore_monai.report import check_folder, oracle_name
 from medrestore_monai.report.protocols import PROTOCOLS
@@ -24,7 +24,7 @@ class Request:
         bundles: names or folders; the first one of a modality degrades clean images.
         data: the data set; for several modalities, with a folder ``CT``, ``MR``, ... for each.
         output: the folder for the report.
-        models: more contestants, see :func:`~medrestore_monai.evaluate.parse_contestant`.
+        models: more candidates, see :func:`~medrestore_monai.evaluate.parse_candidate`.
         modality: evaluate on this one alone, of bundles of several.
         layout: one of :data:`~medrestore_monai.evaluate.LAYOUTS`.
         part: ``all`` or one of :data:`~medrestore_monai.data.parts.PARTS`.
@@ -114,10 +114,10 @@ class Request:
         check_folder(self.output, self.overwrite)
         self._keep_what_is_read(groups)
 
-    def _keep_what_is_read(self, groups: Mapping[str, Sequence[Contestant]]) -> None:
+    def _keep_what_is_read(self, groups: Mapping[str, Sequence[Candidate]]) -> None:
         """Refuse to replace a report's folder that holds what is evaluated, or with."""
-        contestants = [one for group in groups.values() for one in group]
-        others = [path for one in contestants for path in (one.bundle.root, one.overlay, one.weights)]
+        candidates = [one for group in groups.values() for one in group]
+        others = [path for one in candidates for path in (one.bundle.root, one.overlay, one.weights)]
         output = self.output.resolve()
         for path in (self.data, self.tuned, *others):
             if path is not None and output in (path.resolve(), *path.resolve().parents):
@@ -125,21 +125,21 @@ class Request:
         if self.overwrite and self.output.exists() and self.data.exists():
             refuse_links(self.data, [self.output])
 
-    def groups(self) -> dict[str, list[Contestant]]:
-        """Sort the contestants by modality; bundles of several modalities join those of one.
+    def groups(self) -> dict[str, list[Candidate]]:
+        """Sort the candidates by modality; bundles of several modalities join those of one.
 
         Raises:
             ValueError: there is no such bundle or model, a name comes twice, or one does not restore ``modality``.
         """
         opened = [open_bundle(name, self.trust_bundle, ("inference", "evaluate")) for name in self.bundles]
-        found = [Contestant(bundle.name, bundle) for bundle in opened]
-        found += [parse_contestant(text, self.trust_bundle) for text in self.models]
+        found = [Candidate(bundle.name, bundle) for bundle in opened]
+        found += [parse_candidate(text, self.trust_bundle) for text in self.models]
         names = [one.name for one in found]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"name each bundle once, got {', '.join(names) or 'none'}.")
         alone = {one.bundle.evaluated[0] for one in found if len(one.bundle.evaluated) == 1}
         asked = None if self.modality is None else MODALITY.check(self.modality)
-        groups: dict[str, list[Contestant]] = {}
+        groups: dict[str, list[Candidate]] = {}
         for one in found:
             own = one.bundle.evaluated
             if asked is not None and asked not in own:

@@ -265,7 +265,7 @@ def _describe(
     about["slices listed"][source.modality] = len(source.items)
     about["units"][source.modality] = INTENSITY_RANGES[source.modality].unit
     for model in models:
-        bundle, overlay = model.contestant.bundle, model.contestant.overlay
+        bundle, overlay = model.candidate.bundle, model.candidate.overlay
         about["bundles"][model.name] = {
             **({"recipe": bundle.name} if model.name != bundle.name else {}),
             **({"overlay": overlay.name} if overlay is not None else {}),

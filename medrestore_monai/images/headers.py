@@ -1,4 +1,4 @@
-"""What an image file holds, told by its header: fast enough to look at every file before any work."""
+"""What an image file holds, by its header: fast enough to look at every file before any work."""
 
 from __future__ import annotations
 

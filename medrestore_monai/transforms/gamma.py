@@ -72,7 +72,7 @@ class RandGammad(RandDegradationd):
         allow_missing_keys: as in MONAI.
 
     Raises:
-        ValueError: for a range that is none.
+        ValueError: if the range is invalid.
     """
 
     record, unchanged = "gamma", Gamma(1.0)

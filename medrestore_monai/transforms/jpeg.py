@@ -80,7 +80,7 @@ class RandJPEGd(RandDegradationd):
         allow_missing_keys: as in MONAI.
 
     Raises:
-        ValueError: for a range that is none.
+        ValueError: if the range is invalid.
     """
 
     record, unchanged = "jpeg", JPEG(0)

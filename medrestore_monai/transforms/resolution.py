@@ -73,7 +73,7 @@ class RandDownSamplingd(RandDegradationd):
         allow_missing_keys: as in MONAI.
 
     Raises:
-        ValueError: for a range that is none, or factors that are not whole numbers.
+        ValueError: if the range is invalid, or factors that are not whole numbers.
     """
 
     record, unchanged = "down_sampling", DownSampling(1)

@@ -82,7 +82,7 @@ class RandSensorNoised(RandDegradationd):
         allow_missing_keys: as in MONAI.
 
     Raises:
-        ValueError: for a range that is none.
+        ValueError: if the range is invalid.
     """
 
     record, unchanged = "sensor_noise", SensorNoise(0.0)

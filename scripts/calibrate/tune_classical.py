@@ -35,7 +35,7 @@ from medrestore_monai.bundles import Bundle, find_bundle
 from medrestore_monai.classical import BASELINES, GRIDS, KNOWN, Classical, Search, best_monotone, read_tuned
 from medrestore_monai.classical.tuned import VERSION
 from medrestore_monai.evaluate import (
-    Contestant,
+    Candidate,
     Volume,
     load_volume,
     open_model,
@@ -95,7 +95,7 @@ def read_volumes(
     """Return the degraded volumes, the modality, and the known parameters."""
     settings = {**parse_settings(options.set), **setting}
     wishes = {"part": options.part, "seed": options.seed}
-    model = open_model(Contestant(bundle.name, bundle), modality, options.data, "cpu", settings, wishes)
+    model = open_model(Candidate(bundle.name, bundle), modality, options.data, "cpu", settings, wishes)
     source = open_source(model, options.data, options.layout, options.part, options.allow_gaps, options.slices)
     label = ", ".join(f"{name} {value:g}" for name, value in setting.items())
     shown = track(source.images(), f"Degrading {label}", console=Console(stderr=True))

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from medrestore_monai.bundles import find_bundle
-from medrestore_monai.evaluate import Contestant, open_model, open_source, parse_settings
+from medrestore_monai.evaluate import Candidate, open_model, open_source, parse_settings
 
 GAP = 4  # pixels between tiles
 
@@ -90,7 +90,7 @@ def main() -> None:
     modality = options.modality or bundle.modalities[0]
     wishes = {"part": options.part, "seed": 0}
     settings = parse_settings(options.set)
-    model = open_model(Contestant(bundle.name, bundle), modality, options.data, "cpu", settings, wishes)
+    model = open_model(Candidate(bundle.name, bundle), modality, options.data, "cpu", settings, wishes)
     source = open_source(model, options.data, "clean", options.part, False, None)
     rows = []
     for item in chosen(source.items, options.show):

@@ -32,7 +32,7 @@ from skimage.measure import label, regionprops
 from medrestore_monai.bundles import find_bundle
 from medrestore_monai.classical import Classical
 from medrestore_monai.evaluate import (
-    Contestant,
+    Candidate,
     Model,
     choose_baselines,
     known_psf,
@@ -98,8 +98,8 @@ def measure(
     """Return Dice and error of the count for every picture by method, and the pictures."""
     bundle = find_bundle(options.bundle)
     wishes = {"part": "all", "seed": options.seed}
-    contestant = Contestant(bundle.name, bundle)
-    model = open_model(contestant, bundle.modalities[0], options.data, "cpu", settings, wishes)
+    candidate = Candidate(bundle.name, bundle)
+    model = open_model(candidate, bundle.modalities[0], options.data, "cpu", settings, wishes)
     source = open_source(model, options.data, "clean", "all", False, options.limit)
     tuned, _ = tuned_parameters(bundle, bundle.modalities[0], options.tuned)
     chosen = choose_baselines(options.baselines, tuned, "deblurring")

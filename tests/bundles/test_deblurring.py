@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 from medrestore_monai.bundles import find_bundle
 from medrestore_monai.cli import app
 from medrestore_monai.dicom import read_series
-from medrestore_monai.evaluate import Contestant, known_psf, open_model, open_source
+from medrestore_monai.evaluate import Candidate, known_psf, open_model, open_source
 from medrestore_monai.images import read_image
 from medrestore_monai.inferers import SliceWiseInferer, tiling_error
 from medrestore_monai.networks import AFFUNetRWKV, MedDeblur, MLFFUNet
@@ -314,7 +314,7 @@ def test_tiles_are_exact_but_for_global_averages(name):
 
 
 def opened(root, data, settings, wishes):
-    return open_model(Contestant(root.name, find_bundle(root)), "RGB", data, "cpu", settings, wishes)
+    return open_model(Candidate(root.name, find_bundle(root)), "RGB", data, "cpu", settings, wishes)
 
 
 def test_the_fixed_blur_is_that_of_its_kernel_and_the_same_in_every_run(bundle, tmp_path):

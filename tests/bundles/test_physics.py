@@ -13,7 +13,7 @@ from medrestore_monai.bundles import find_bundle
 from medrestore_monai.cli import app
 from medrestore_monai.data import LoadImageOrSeriesd
 from medrestore_monai.dicom import read_series
-from medrestore_monai.evaluate import Contestant, open_model
+from medrestore_monai.evaluate import Candidate, open_model
 
 MRI, PET, ALL = "mri_superresolution_restore_rwkv", "pet_synthesis_restore_rwkv", "all_in_one_restore_rwkv"
 SIZE = (40, 37)  # an even and an odd count of lines
@@ -81,7 +81,7 @@ def test_an_evaluation_scores_what_a_user_gets(tmp_path, bundle, modality):
     settings = {"mean_hu": "correct"} if (bundle, modality) == (ALL, "CT") else {}  # a tiny bundle's is off
     options = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     restore(source, tmp_path / "out.nii.gz", bundle, "--modality", modality, *options)
-    model = open_model(Contestant(bundle, find_bundle(bundle)), modality, tmp_path, "cpu", settings, {})
+    model = open_model(Candidate(bundle, find_bundle(bundle)), modality, tmp_path, "cpu", settings, {})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         item = LoadImageOrSeriesd("image", modality=modality)({"image": source})
@@ -148,7 +148,7 @@ def test_noise_along_the_axis_is_a_setting_of_the_evaluation(tmp_path, bundle, m
     ]  # 5 mm, slices 3 mm apart
     source = write(tmp_path / "a.nii.gz", ct_volume(3, (128, 121)) if modality == "CT" else np.full((96, 91, 3), 4.0))
     for settings, asked in (({}, expected), ({name: 0}, 0.0)):
-        model = open_model(Contestant(bundle, find_bundle(bundle)), modality, tmp_path, "cpu", settings, {})
+        model = open_model(Candidate(bundle, find_bundle(bundle)), modality, tmp_path, "cpu", settings, {})
         item = model.degrading({"label": str(source), "name": "a", "series_uid": ""})
         noise = (item["image"] - item["label"]).numpy()
         found = np.corrcoef(noise[..., 1:].ravel(), noise[..., :-1].ravel())[0, 1]
@@ -160,7 +160,7 @@ def test_an_evaluation_keeps_what_is_outside_of_the_range_as_a_restoration_does(
     hu = ct_volume(3, (40, 37))
     hu[:9, :, 1], hu[20:24, 20:24, 1] = -2000.3, 3500.7  # padding and metal
     source = write(tmp_path / "a.nii.gz", hu)
-    model = open_model(Contestant(bundle, find_bundle(bundle)), "CT", tmp_path, "cpu", {}, {})
+    model = open_model(Candidate(bundle, find_bundle(bundle)), "CT", tmp_path, "cpu", {}, {})
     item = model.degrading({"label": str(source), "name": "a", "slice": 1})
     outside = (item["image"] < -1024) | (item["image"] > 3072)
     assert outside.sum() > 300

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from medrestore_monai.bundles import find_bundle
 from medrestore_monai.cli import app
 from medrestore_monai.data import paired_folders
-from medrestore_monai.evaluate import known_psf, parse_contestant
+from medrestore_monai.evaluate import known_psf, parse_candidate
 from medrestore_monai.networks import RestoreRWKV
 from medrestore_monai.transforms.blur.kernels import motion_kernel
 
@@ -473,9 +473,9 @@ def test_an_overlay_in_the_working_folder_does_not_stand_in_for_the_bundles_own(
     for name in ("base.json", "own.json"):
         Path(name).write_text("{}")
     bundle = find_bundle(NAME)
-    assert parse_contestant(f"a={NAME},base.json").overlay == bundle.root / "configs" / "base.json"
-    assert parse_contestant(f"a={NAME},./base.json").overlay == Path("base.json")
-    assert parse_contestant(f"a={NAME},own.json").overlay == Path("own.json")
+    assert parse_candidate(f"a={NAME},base.json").overlay == bundle.root / "configs" / "base.json"
+    assert parse_candidate(f"a={NAME},./base.json").overlay == Path("base.json")
+    assert parse_candidate(f"a={NAME},own.json").overlay == Path("own.json")
 
 
 def test_tuning_finds_the_best_of_a_grid(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from tiny_bundle import NAME, edit_json, make_tiny_bundle
 from medrestore_monai.bundles import find_bundle
 from medrestore_monai.classical import Classical, noise_level
 from medrestore_monai.dicom import read_series, suv_factor
-from medrestore_monai.evaluate import Contestant, load_volume, open_model, open_source
+from medrestore_monai.evaluate import Candidate, load_volume, open_model, open_source
 from medrestore_monai.evaluate.volumes import Slice, Volume
 
 SIZE = (44, 36)
@@ -115,7 +115,7 @@ def test_3d_beats_2d_where_the_noise_of_slices_is_independent(tmp_path):
 
 def opened(data, settings=None):
     bundle = find_bundle(NAME)
-    return open_model(Contestant(NAME, bundle), "CT", data, "cpu", settings or {}, {"part": "all", "seed": 3})
+    return open_model(Candidate(NAME, bundle), "CT", data, "cpu", settings or {}, {"part": "all", "seed": 3})
 
 
 def test_slices_of_a_volume_have_the_noise_of_single_slices(tmp_path):

@@ -138,7 +138,7 @@ def _check_configs(files: list[BundleFile], every: list[BundleFile]) -> Iterator
     for file in files:
         content = _read(file)
         if isinstance(content, Finding):
-            continue  # told already
+            continue  # reported already
         try:
             value: Any = configs.read(file.name, content)
             found[file.name] = configs.all_items(value)

@@ -73,7 +73,7 @@ def _chunk(channels: int) -> tuple[int, int]:
 
 
 class _Launch:
-    """Sizes of one call: how the sequence is cut and what all kernels are told."""
+    """Sizes of one call: how the sequence is cut and what all kernels take."""
 
     def __init__(self, k: Tensor, columns: bool, divisor: float, steps: int = _STEPS) -> None:
         self.batch, height, width, self.channels = k.shape

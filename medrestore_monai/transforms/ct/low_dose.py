@@ -193,7 +193,7 @@ class RandCTLowDosed(RandomizableTransform, MapTransform):
         allow_missing_keys: as in MONAI.
 
     Raises:
-        ValueError: for a range that is none.
+        ValueError: if the range is invalid.
     """
 
     def __init__(

@@ -236,7 +236,7 @@ class RandPETLowCountd(RandomizableTransform, MapTransform):
         allow_missing_keys: as in MONAI.
 
     Raises:
-        ValueError: for a range that is none.
+        ValueError: if the range is invalid.
     """
 
     def __init__(
