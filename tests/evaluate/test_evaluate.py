@@ -251,15 +251,15 @@ def test_limit_takes_slices_from_all_over(tmp_path):
 def test_a_bad_image_is_named_and_can_be_left_out(tmp_path):
     write_pairs(tmp_path / "data", patients=3)
     volume = np.load(tmp_path / "data" / "LQ" / "p1.npy")
-    volume[3, 3, 1] = np.nan
+    volume[3, 3, 1] = np.inf
     np.save(tmp_path / "data" / "LQ" / "p1.npy", volume)
     base = ["--data", tmp_path / "data", "--layout", "paired", "--baselines", "none", "-o", tmp_path / "out"]
     result = run(*base, code=3)
-    assert re.search(r"Error: .*p1.* NaN", result.stderr)
+    assert re.search(r"Error: .*p1.* infinite", result.stderr)
     assert {path.name for path in tmp_path.iterdir()} == {"data"}
     run(*base, "--skip-bad")
     text = (tmp_path / "out" / "table.md").read_text()
-    assert re.search(r"left out: .*p1.* NaN", text)
+    assert re.search(r"left out: .*p1.* infinite", text)
     assert table(tmp_path / "out")["whole slice", "slice", "input"]["count"] == "4"
     assert str(tmp_path) not in text
 

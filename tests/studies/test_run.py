@@ -572,7 +572,8 @@ def test_markup_in_a_header_or_a_path_is_printed_as_it_is(job, tmp_path):
     source = (tmp_path / "in").rename(tmp_path / "[" / "in]")
     planned = command(replace(job, source=source), "--dry-run")
     assert planned.exit_code == 0, planned.output
-    assert "[/CT]" in planned.stdout
+    assert "[/CT]" not in planned.stdout  # no modality of DICOM
+    assert "modality unknown" in planned.stdout
     assert "[/in]" in planned.stdout.replace("\n", "")
 
 
