@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from medrestore_monai.restorer import Restored, Restorer, restore
 
 __all__ = ["Restored", "Restorer", "__version__", "degrade", "list_bundles", "restore"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PLACES = {
     "Restored": "restorer",
