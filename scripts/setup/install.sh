@@ -1,5 +1,5 @@
 # Sourced by the other scripts: makes .venv with this package in it, once, and puts it on the path.
-# usage: . scripts/setup/install.sh EXTRA     (EXTRA: plot, test or dev)
+# usage: . scripts/setup/install.sh EXTRA     (EXTRA: plot, test, docs or dev)
 # PYTHON names another Python; TORCH_INDEX another package index for torch, for example PyTorch's own CPU builds.
 extra="$1"
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
