@@ -86,7 +86,7 @@ def test_slices_too_far_apart_are_restored_alone_with_a_note(place, tmp_path):
     bundle = place / "pet_synthesis_restore_rwkv"
     volume = np.random.default_rng(1).random((24, 24, 5)).astype(np.float32)
     nib.save(nib.Nifti1Image(volume, np.diag([3.0, 3.0, 9.0, 1.0])), tmp_path / "far.nii")
-    (note,) = restore(tmp_path / "far.nii", tmp_path / "out.nii", bundle).notes
+    _, note = restore(tmp_path / "far.nii", tmp_path / "out.nii", bundle).notes  # the first is on the unit
     assert "without its neighbors: its slices are 9 mm apart, where the network knows 2 to 5" in note
     restore(tmp_path / "far.nii", tmp_path / "alone.nii", bundle, context=0)
     far, alone = (nib.load(tmp_path / name).get_fdata() for name in ("out.nii", "alone.nii"))

@@ -47,6 +47,7 @@ def test_a_bundle_offers_what_it_declares_for_clients():
         "self_ensemble": [1, 2, 4, 8],
         "tile": "auto",
         "hu_offset": "auto",
+        "slice_axis": "auto",
         "mean_hu": ["check", "correct", "off"],
         "mean_hu_tolerance": 2.0,
         "context": 0,

@@ -215,7 +215,7 @@ def test_it_holds_the_source_and_nothing_else(packaged):
 def test_all_that_the_source_imports_is_required():
     names = {"pytorch-ignite": "ignite", "scikit-image": "skimage", "pillow": "PIL"}
     known = {names.get(name, name) for name in REQUIREMENTS} | {"torch", "monai", "numpy", "medrestore_monai"}
-    known |= {"scipy"}  # of scikit-image
+    known |= {"scipy", "jinja2", "markupsafe"}  # of scikit-image, torch and jinja2
     for path in Path(medrestore_monai.__file__).parent.rglob("*.py"):
         # the command itself, and what MONAI Label's own environment runs
         if path.parent.name in ("cli", "label_app"):
