@@ -1,13 +1,10 @@
 """Files and folders: written whole or not at all, checked before, and walked through to an end.
 
-What is written takes a hidden name beside its place and is renamed at the end; :func:`remove_leftovers` finds what a
-killed process has left.
+What is written takes a hidden name beside its place and is renamed at the end.
 """
 
 import errno
-import hashlib
 import os
-import re
 import shutil
 import uuid
 from collections.abc import Callable, Collection, Iterator
@@ -125,29 +122,6 @@ def refuse_links(source: Path, outputs: Collection[Path]) -> None:
         for place in places.keys() & {real, *real.parents}:
             message = f"The output {places[place]} holds the source's {file.name}, by a link; name another output."
             raise ValueError(message)
-
-
-def scratch_prefix(target: Path) -> str:
-    """Return what the name of a temporary folder for ``target`` begins with, in any folder above it."""
-    return f".medrestore-{hashlib.sha256(os.fsencode(target.resolve())).hexdigest()[:12]}-"
-
-
-def remove_leftovers(target: Path, top: Path) -> None:
-    """Remove what a process that was killed while it wrote ``target`` has left beside it and above, up to ``top``.
-
-    Nobody else may be writing ``target``. The result itself, if it is there, is whole and stays.
-    """
-    scratch = scratch_prefix(target)
-    beside = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{12}}(\.old|\.part)?")
-    for folder in target.parents:
-        for path in folder.iterdir() if folder.is_dir() else ():
-            if path.name.startswith(scratch) or (folder == target.parent and beside.fullmatch(path.name)):
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink(missing_ok=True)
-        if folder == top:
-            break
 
 
 def walk(root: Path, onerror: Callable[[OSError], object] | None = None) -> Iterator[tuple[Path, list[str], list[str]]]:

@@ -13,16 +13,24 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-__all__ = ["available_bytes", "measure_bytes_per_pixel"]
+__all__ = ["available_bytes", "divide_memory", "measure_bytes_per_pixel"]
 
 # What kernels allocate inside one operation is not seen: 7 % (BasicUNet) to 50 % (5x5 convolutions) of what is.
 _UNSEEN = 1.25
+_processes = 1
+
+
+def divide_memory(processes: int) -> None:
+    """Count this process as one of so many that share the main memory; :func:`available_bytes` gives its part."""
+    global _processes
+    _processes = max(1, processes)
 
 
 def available_bytes(device: torch.device | str = "cpu") -> int | None:
     """Memory free on ``device``.
 
-    On CUDA the free part and what PyTorch holds in its cache, else main memory, within the limit of a Linux container.
+    On CUDA the free part and what PyTorch holds in its cache, else main memory, within the limit of a Linux container
+    and the part of it that :func:`divide_memory` leaves to this process.
 
     Args:
         device: a PyTorch device.
@@ -42,7 +50,7 @@ def available_bytes(device: torch.device | str = "cpu") -> int | None:
     elif "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", {}):
         found.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     found += _container_room()
-    return min(found) if found else None
+    return min(found) // _processes if found else None
 
 
 def _container_room(cgroup: Path = Path("/sys/fs/cgroup")) -> list[int]:

@@ -1,10 +1,10 @@
-"""Files and folders are whole or not there, and what a killed process leaves is found again."""
+"""Files are whole or not there, and walks end."""
 
 import os
 
 import pytest
 
-from medrestore_monai.files import atomic_file, atomic_folder, remove_leftovers, scratch_prefix, walk
+from medrestore_monai.files import atomic_file, walk
 
 
 @pytest.mark.parametrize("single_writer", [False, True])
@@ -37,24 +37,6 @@ def test_two_writers_do_not_share_a_part_and_one_writer_overwrites_its_own(tmp_p
     with atomic_file(path, single_writer=True) as file:
         file.write(b"new")
     assert os.listdir(tmp_path) == ["a.bin"]
-
-
-def test_leftovers_of_files_and_folders_go_and_all_else_stays(tmp_path):
-    target = tmp_path / "below" / "a.bin"
-    target.parent.mkdir()
-    with pytest.raises(KeyError), atomic_folder(tmp_path / "below" / "b") as folder:
-        {}["nothing"]
-    left = [target.with_name(f".a.bin.{'0' * 12}{ending}") for ending in (".part", ".old", "")]
-    left.append(tmp_path / f"{scratch_prefix(target)}x1")
-    kept = [target, target.with_name(f".b.bin.{'0' * 12}.part"), target.with_name(".a.bin.note")]
-    for path in (*left[:2], *kept):
-        path.write_bytes(b"")
-    for path in left[2:]:
-        path.mkdir()
-    remove_leftovers(target, tmp_path)
-    assert not any(path.exists() for path in left)
-    assert not folder.exists()
-    assert sorted(target.parent.iterdir()) == sorted(kept)
 
 
 def test_a_walk_follows_links_and_ends(tmp_path):

@@ -34,6 +34,7 @@ FLAGS = {
     "precision": "--precision",
     "seed": "--seed",
     "series_uid": "--series",
+    "workers": "--workers",
     "slice_axis": "--slice-axis",
     "strength": "--strength",
     "suv_factor": "--suv-factor",

@@ -1,11 +1,13 @@
 """``medrestore restore``: one image or series, or all studies of a folder."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medrestore_monai.cli.cluster import check_workers, make_workers, refuse_torchrun, warn_without_tls
 from medrestore_monai.cli.options import (
     GapsOption,
     HUOffsetOption,
@@ -22,6 +24,7 @@ from medrestore_monai.texts import printable
 
 if TYPE_CHECKING:
     from medrestore_monai.restorer import Restorer
+    from medrestore_monai.studies import Workers
 
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace an output that exists; of many studies, those restored otherwise.")
@@ -72,6 +75,14 @@ def restore(
     slice_axis: SliceAxisOption = None,
     trust_bundle: TrustOption = False,
     overwrite: OverwriteOption = False,
+    workers: Annotated[
+        int,
+        typer.Option(min=1, help="Of many studies: processes that share them, one per GPU where there are several."),
+    ] = 1,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="Of many studies: a running Dask scheduler, tls://HOST:PORT.", show_default=False),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the studies and what would be done.")] = False,
 ) -> None:
     """Restore images: DICOM, NIfTI, PNG, JPEG, TIFF or NumPy in, the same kind out.
@@ -79,8 +90,8 @@ def restore(
     A DICOM series becomes a new, derived series in the same study. The source is never changed.
 
     A folder of several series or images, or a zip of several series, is many studies: each is restored on its own,
-    OUTPUT/manifest.json tells what was done, and the same command again goes on where it stopped. One that cannot be
-    restored does not stop the others; the exit code is 3 then. Several of these commands, or torchrun, share the work.
+    OUTPUT/manifest.json lists what was done; re-run to resume. One that cannot be restored does not stop the others;
+    the exit code is 3 then. With the extra [cluster], --workers and --scheduler share the work among processes.
 
     Examples:
       medrestore restore scans/abdomen -o restored/abdomen
@@ -89,7 +100,7 @@ def restore(
 
       medrestore restore cohort/ -o restored/ --device cuda
 
-      torchrun --nproc_per_node=2 -m medrestore_monai restore cohort/ -o restored/
+      medrestore restore cohort/ -o restored/ --workers 4
 
       medrestore restore scan.zip -o restored --backend onnx --set mean_hu=correct
     """
@@ -100,8 +111,9 @@ def restore(
         from medrestore_monai.bundles.settings import parse_settings
         from medrestore_monai.data import check_folder
         from medrestore_monai.restorer import Restorer
-        from medrestore_monai.studies import device_of_process
 
+        refuse_torchrun()
+        check_workers(workers, scheduler)
         if dry_run and series:
             raise ValueError("--dry-run lists studies and --series names one series: give one of the two.")
         if source.is_dir():
@@ -123,28 +135,27 @@ def restore(
             "allow_gaps": allow_gaps,
             **changes,
         }
-        restorer = Restorer(
-            bundle,
-            device=device_of_process(device),
+        opening = partial(
+            Restorer,
+            Path(bundle).absolute() if os.sep in bundle else bundle,  # workers have other working folders
             precision=precision,
             backend=backend,
-            weights=weights,
+            weights=weights and weights.absolute(),
             trust_bundle=trust_bundle,
             **options,
         )
+        shared = (workers > 1 or scheduler) and not series
+        restorer = opening(device="cpu" if shared else device)
     with reported(flags=RESTORE_FLAGS):
-        code = None if series else _restore_many(source, output, restorer, overwrite, dry_run)
+        several = make_workers(partial(opening, device=device), workers, scheduler, device) if shared else None
+        code = None if series else _restore_many(source, output, restorer, overwrite, dry_run, several)
         if code is None:
-            code = _restore_one(source, output, restorer, overwrite)
+            code = _restore_one(source, output, opening(device=device) if shared else restorer, overwrite)
     if code:  # not within: it is an error of its own kind
         raise typer.Exit(code)
 
 
 def _restore_one(source: Path, output: Path, restorer: "Restorer", overwrite: bool) -> int:
-    from medrestore_monai.studies import shard
-
-    if shard()[0]:  # of a torchrun, the first process restores it
-        return 0
     result = restorer.restore_file(source, output, overwrite=overwrite, progress=True)
     for image, restored in zip(result.sources, result.outputs, strict=True):
         console.print(printable(f"{image} -> {restored}"), soft_wrap=True, markup=False)
@@ -153,10 +164,12 @@ def _restore_one(source: Path, output: Path, restorer: "Restorer", overwrite: bo
     return 0
 
 
-def _restore_many(source: Path, output: Path, restorer: "Restorer", overwrite: bool, dry_run: bool) -> int | None:
+def _restore_many(
+    source: Path, output: Path, restorer: "Restorer", overwrite: bool, dry_run: bool, workers: "Workers | None"
+) -> int | None:
     """Restore all studies of a source and return the exit code; ``None`` where there is one image to restore."""
     from medrestore_monai import studies as many
-    from medrestore_monai.cli.studies import show_plan, show_results, told
+    from medrestore_monai.cli.studies import show_plan, show_results, shown_progress
 
     job = many.make_job(source, output, restorer, overwrite)
     listed = many.list_studies(source, job.modalities)
@@ -165,6 +178,8 @@ def _restore_many(source: Path, output: Path, restorer: "Restorer", overwrite: b
     if dry_run:
         show_plan(job, listed)
         return 0
-    with told(len(listed)) as report:
-        records = many.restore_studies(job, listed, report)
+    if workers is not None:
+        warn_without_tls(workers.scheduler)
+    with shown_progress(len(listed)) as report:
+        records = many.restore_studies(job, listed, report, workers)
     return show_results(records, job, restorer.bundle.name)

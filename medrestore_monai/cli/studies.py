@@ -10,7 +10,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from medrestore_monai.cli.output import BAD_DATA, RESEARCH, console, errors
-from medrestore_monai.studies import Job, Progress, Study, check_places, shard, state_of
+from medrestore_monai.studies import Job, Progress, Study, check_places, state_of
 from medrestore_monai.studies.ledger import MANIFEST, Ledger, Record
 from medrestore_monai.texts import printable
 
@@ -41,23 +41,18 @@ def _plain(text: str) -> str:
 
 
 @contextmanager
-def told(total: int) -> Iterator[Callable[[Progress], None]]:
-    """Tell how far a job is, with rate and remaining time: a bar on a terminal, else a line for each study.
-
-    The first process of a ``torchrun`` tells it for all.
-    """
-    if shard()[0] > 0:
-        yield lambda progress: None
-    elif not errors.is_terminal:
+def shown_progress(total: int) -> Iterator[Callable[[Progress], None]]:
+    """Show how far a job is, with rate and remaining time: a bar on a terminal, else a line for each study."""
+    if not errors.is_terminal:
         yield _print_line
     else:
-        columns = TextColumn("restoring"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}")
+        columns = TextColumn("restoring"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")
         with Bar(*columns, console=errors, transient=True) as bar:
-            task = bar.add_task("restoring", total=total, told="")
+            task = bar.add_task("restoring", total=total, rate="")
 
             def update(progress: Progress) -> None:
-                bar.update(task, completed=progress.done, total=progress.total, told=_rate(progress))
-                if progress.record is not None and progress.record["outcome"] == "failed":
+                bar.update(task, completed=progress.done, total=progress.total, rate=_rate(progress))
+                if progress.record["outcome"] == "failed":
                     _print_line(progress)
 
             yield update
@@ -65,8 +60,6 @@ def told(total: int) -> Iterator[Callable[[Progress], None]]:
 
 def _print_line(progress: Progress) -> None:
     record = progress.record
-    if record is None:  # waiting
-        return
     words = f"[{progress.done}/{progress.total}] {record['name']}: {record['outcome']}"
     words += f" ({record['reason']})" if record["reason"] else f" in {record['seconds']:.1f} s"
     errors.print(f"{printable(words)}; {_rate(progress)}", soft_wrap=True, markup=False)
@@ -85,12 +78,7 @@ def _rate(progress: Progress) -> str:
 
 
 def show_results(records: Sequence[Record], job: Job, bundle: str) -> int:
-    """Print what became of the studies; the exit code is that of bad data if one failed.
-
-    The first process of a ``torchrun`` tells it for all: it would stop the others if one of them ended with a code.
-    """
-    if shard()[0] > 0:
-        return 0
+    """Print what became of the studies; the exit code is that of bad data if one failed."""
     counts = {outcome: sum(record["outcome"] == outcome for record in records) for outcome in _WORDS}
     table = Table("study", "outcome", "why")
     for record in records:

@@ -14,7 +14,7 @@ from monai.transforms import Transform
 from medrestore_monai.data.find import IMAGE_SUFFIXES, Item, find_images, is_archive, is_image_file
 from medrestore_monai.data.loading import with_padding, without_offset
 from medrestore_monai.dicom import Derivation, find_series, read_series, write_derived_series
-from medrestore_monai.files import UsageError, refuse_links, require_writable, scratch_prefix
+from medrestore_monai.files import UsageError, refuse_links, require_writable
 from medrestore_monai.images import SLICE_ORDER, write_image
 
 # endings of files that this package does not write, which would be odd names of folders
@@ -241,7 +241,7 @@ class _Volume:
 
     def __init__(self, target: Path, shape: tuple[int, ...]) -> None:
         place = next(folder for folder in target.absolute().parents if folder.exists())
-        self._folder = tempfile.TemporaryDirectory(prefix=scratch_prefix(target), dir=place)
+        self._folder = tempfile.TemporaryDirectory(prefix=".medrestore-", dir=place)
         # slice after slice, as they come
         file, stored_shape = Path(self._folder.name) / "voxels", (shape[-1], *shape[:-1])
         try:

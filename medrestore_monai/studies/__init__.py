@@ -1,19 +1,16 @@
-"""Restore many studies: list them, claim one after the other, keep a manifest, and go on past what cannot be restored.
+"""Restore many studies: list them, restore them here or on Dask, and keep a manifest to resume from.
 
-``listing`` tells what lies in a source, ``job`` what is to be done, ``claims`` who works on what, ``ledger`` what was
-done, ``run`` does it.
-Processes share nothing but the output folder: those of one ``torchrun`` as well as separate runs, here or elsewhere.
+``listing`` lists what lies in a source, ``job`` says what is to be done, ``task`` does it for one study, ``run`` for
+all, ``cluster`` on the workers of Dask. ``lock`` lets one client work on an output, ``ledger`` keeps what was done.
 """
 
-from medrestore_monai.studies.claims import Claims
 from medrestore_monai.studies.job import (
     Job,
+    Workers,
     are_many,
     check_places,
-    device_of_process,
     make_job,
     settings_of,
-    shard,
     state_of,
 )
 from medrestore_monai.studies.ledger import Ledger
@@ -21,18 +18,16 @@ from medrestore_monai.studies.listing import Study, list_studies
 from medrestore_monai.studies.run import Progress, restore_studies
 
 __all__ = [
-    "Claims",
     "Job",
     "Ledger",
     "Progress",
     "Study",
+    "Workers",
     "are_many",
     "check_places",
-    "device_of_process",
     "list_studies",
     "make_job",
     "restore_studies",
     "settings_of",
-    "shard",
     "state_of",
 ]

@@ -1,15 +1,13 @@
-"""What is to be restored and how, what of it is done, and which part of it is whose."""
+"""What is to be restored, how and by which processes, and what of it is done."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from medrestore_monai.bundles import sha256
 from medrestore_monai.data import check_folder
@@ -40,6 +38,26 @@ class Job:
     settings: Mapping[str, Any]
     overwrite: bool = False
     modalities: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The processes that share many studies, by Dask (the extra ``cluster``).
+
+    Args:
+        open_restorer: opens the bundle on a worker; it is sent there, as :func:`functools.partial` can be.
+        count: processes to start on this machine.
+        scheduler: address of a running Dask scheduler, ``tls://host:port``, in place of them. Its workers read the
+            source and write the output by the same paths.
+        device: of the workers; ``auto`` gives each of those on this machine one GPU.
+        threads: of each worker; 0 for the cores of its machine, divided by its workers.
+    """
+
+    open_restorer: Callable[[], Restorer]
+    count: int = 2
+    scheduler: str = ""
+    device: str = "auto"
+    threads: int = 0
 
 
 def make_job(source: Path, output: Path, restorer: Restorer, overwrite: bool = False) -> Job:
@@ -137,22 +155,3 @@ def refuse_other_results(job: Job, states: Mapping[str, str]) -> None:
             f"{job.output} holds {len(other)} of these studies restored otherwise ({other[0]}); "
             "name another output, or restore them again with `overwrite`."
         )
-
-
-def shard() -> tuple[int, int]:
-    """The rank of this process and the number of processes, as ``torchrun`` tells; 0 and 1 without it.
-
-    Raises:
-        ValueError: ``RANK`` and ``WORLD_SIZE`` in the environment are no such numbers.
-    """
-    rank, size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-    if not (rank.isdecimal() and size.isdecimal() and int(rank) < int(size)):
-        raise ValueError(f"RANK and WORLD_SIZE must be a number below another, got {rank!r} and {size!r}.")
-    return int(rank), int(size)
-
-
-def device_of_process(device: str) -> str:
-    """Return the device for this process: ``auto`` gives those of a ``torchrun`` one GPU each."""
-    if device != "auto" or shard()[1] == 1 or not torch.cuda.is_available():
-        return device
-    return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"

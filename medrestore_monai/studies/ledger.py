@@ -1,14 +1,13 @@
 """What was done: one record a study, written aside and renamed, and the manifest made of them.
 
-Records lie in ``.medrestore/records`` of the output, so that no two processes write one file. ``manifest.json`` is a
-copy of all of them for readers. Names that are not UTF-8 stand in them as Python has them, with surrogate escapes.
+Records lie in ``.medrestore/records`` of the output: a process that is killed loses none. ``manifest.json`` is a copy
+of all of them for readers. Names that are not UTF-8 stand in them as Python has them, with surrogate escapes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,25 +54,15 @@ class Ledger:
         records = (_read(path) for path in sorted(self.folder.glob("*.json")))
         return {record["name"]: record for record in records if record}
 
-    def stamps(self) -> dict[str, int]:
-        """When each record was written, by its key, on the clock of the file system: to see what is new."""
-        if not self.folder.is_dir():
-            return {}
-        return {
-            Path(entry.name).stem: entry.stat().st_mtime_ns for entry in os.scandir(self.folder) if entry.name[0] != "."
-        }
-
     def write(self, record: Record) -> None:
         """Write the record of ``record["name"]``, in place of an earlier one."""
         self.folder.mkdir(parents=True, exist_ok=True)
         _write(self.folder / f"{self.key(record['name'])}.json", record)
 
     def publish(self) -> Path:
-        """Write the manifest. Whoever writes last finds all records, as everybody looks again after writing."""
-        path, written = self.output / MANIFEST, None
-        while (records := self.read_all()) != written:
-            written = records
-            _write(path, {"manifest": 1, "studies": [records[name] for name in sorted(records)]})
+        """Write the manifest."""
+        path, records = self.output / MANIFEST, self.read_all()
+        _write(path, {"manifest": 1, "studies": [records[name] for name in sorted(records)]})
         return path
 
 

@@ -1,13 +1,13 @@
-"""Restore many small studies with two processes, kill one half-way, start it again, and count what came of it.
+"""Restore many small studies with two workers, kill one of them and then the command, and count what came of it.
 
-    python scripts/benchmark/many_studies.py                       # 40 studies, two commands on one output
-    python scripts/benchmark/many_studies.py --torchrun            # one torchrun of two processes, one of them killed
+    python scripts/benchmark/many_studies.py                       # 40 studies
     python scripts/benchmark/many_studies.py --studies 12 --bundle my_bundle --json result.json
 
 The studies are parts of the CT slices that ship with the tests, each with UIDs of its own: DICOM series, and NIfTI
-volumes in between. A process is killed by SIGKILL when half of the studies are done, and started again by the same
-command. It counts: results that are missing, that are there twice, that differ from those of one process that was left
-alone, files left behind, and studies that the same command restores again at the end. All must be 0.
+volumes in between. A worker is killed by SIGKILL when a quarter of the studies is done, and the command itself when
+half is; it is started again. A second command on the same output has to be refused. Counted are results that are
+missing, that are there twice, that differ from those of one process that was left alone, files left behind, processes
+that outlive the command by two seconds, and studies that the same command restores again at the end. All must be 0.
 """
 
 import argparse
@@ -76,60 +76,59 @@ def _bytes(ds: pydicom.Dataset) -> bytes:
     return buffer.getvalue()
 
 
-def start(source: Path, output: Path, bundle: str, processes: int = 1) -> subprocess.Popen[str]:
-    """Start the command, or a torchrun of it."""
-    launcher = [sys.executable, "-m", "medrestore_monai"]
-    if processes > 1:
-        run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        launcher = [*run, "-m", "medrestore_monai"]
-    command = [*launcher, "restore", str(source), "-o", str(output), "--bundle", bundle, "--device", "cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def start(source: Path, output: Path, bundle: str, workers: int = 1) -> subprocess.Popen[str]:
+    """Start the command."""
+    command = [sys.executable, "-m", "medrestore_monai", "restore", str(source), "-o", str(output), "--bundle", bundle]
+    command += ["--device", "cpu", "--workers", str(workers)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # results are equal at equal threads
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
 
-def records(output: Path) -> list[dict[str, object]]:
-    found = (output / ".medrestore" / "records").glob("[!.]*.json")
-    return [json.loads(path.read_text()) for path in found]
-
-
 def wait_for(output: Path, count: int, process: subprocess.Popen[str]) -> None:
-    while len(records(output)) < count:
+    records = output / ".medrestore" / "records"
+    while len(list(records.glob("[!.]*.json"))) < count:
         if process.poll() is not None:
-            raise SystemExit(f"a process ended too early:\n{process.communicate()[0]}")
+            raise SystemExit(f"the command ended too early:\n{process.communicate()[0]}")
         time.sleep(0.02)
 
 
-def claimed_by(output: Path) -> dict[int, str]:
-    """Which process works on which study, by its number."""
-    found = {}
-    for path in (output / ".medrestore" / "claims").glob("[!.]*"):
-        text = path.read_text() if path.exists() else ""
-        if text:
-            found[int(json.loads(text)["pid"])] = path.stem
-    return found
+def processes_of(pid: int) -> list[int]:
+    """The processes that a process has started, those of most memory first: its workers."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    found = [int(child) for child in children]
+    return sorted(found, key=memory_of, reverse=True)
 
 
-def kill_at_work(output: Path, pids: list[int]) -> None:
-    """Kill the first of some processes that holds a claim."""
-    while not (at_work := set(pids) & set(claimed_by(output))):
-        time.sleep(0.005)
-    os.kill(at_work.pop(), signal.SIGKILL)
+def memory_of(pid: int, kind: str = "VmRSS") -> int:
+    """Main memory of a process in KiB; ``VmHWM`` for its peak."""
+    status = Path(f"/proc/{pid}/status")
+    lines = [line.split() for line in status.read_text().splitlines()] if status.exists() else []
+    return next((int(line[1]) for line in lines if line and line[0] == f"{kind}:"), 0)
 
 
-def restored_with_a_death(source: Path, output: Path, bundle: str, half: int, torchrun: bool) -> list[str]:
-    """Restore with two processes, kill one when ``half`` is done, start it again; what the last ones printed."""
-    if torchrun:
-        process = start(source, output, bundle, 2)
-        wait_for(output, half, process)
-        kill_at_work(output, list(claimed_by(output)))
-        process.communicate()  # torchrun ends the other one too
-        return [start(source, output, bundle, 2).communicate()[0]]
-    one, two = start(source, output, bundle), start(source, output, bundle)
-    wait_for(output, half, two)
-    kill_at_work(output, [one.pid])
-    one.communicate()
-    again = start(source, output, bundle)
-    return [process.communicate()[0] for process in (two, again)]
+def restored_with_deaths(source: Path, output: Path, bundle: str, count: int) -> dict[str, float]:
+    """Restore with two workers: kill one, then the command, and start it again; figures of what happened."""
+    client = start(source, output, bundle, 2)
+    wait_for(output, count // 4, client)
+    workers = processes_of(client.pid)[:2]
+    peak = max(memory_of(pid, "VmHWM") for pid in workers)
+    os.kill(workers[0], signal.SIGKILL)
+    wait_for(output, count // 2, client)
+    second = start(source, output, bundle)
+    refused = "is in use by process" in second.communicate()[0] and second.returncode == 2
+    workers = processes_of(client.pid)
+    client.kill()
+    client.communicate()
+    time.sleep(2)
+    orphans = sum(memory_of(pid) > 0 for pid in workers)  # a zombie has no memory
+    said = start(source, output, bundle, 2).communicate()[0]
+    print(said.strip().splitlines()[-1])
+    return {
+        "memory of a worker in MiB": peak // 1024,
+        "second client let in": int(not refused),
+        "take-over not noted": int("ended early" not in said),
+        "orphans": orphans,
+    }
 
 
 def digest(path: Path) -> str:
@@ -149,7 +148,6 @@ def count_problems(names: list[str], source: Path, output: Path, alone: Path, bu
     results = {str(path.relative_to(output)) for path in output.rglob("*.nii.gz")}
     results |= {str(path.parent.relative_to(output)) for path in output.rglob("IM0001.dcm")}
     hidden = [path for path in output.rglob(".*") if path.name != ".medrestore"]
-    claims = list((output / ".medrestore" / "claims").iterdir())
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.suffix in (".dcm", ".gz")}
     start(source, output, bundle).communicate()
     after = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.suffix in (".dcm", ".gz")}
@@ -159,7 +157,7 @@ def count_problems(names: list[str], source: Path, output: Path, alone: Path, bu
         "twice in the manifest": len(told) - len(set(told)),
         "besides": len(results - set(names)),
         "other than alone": sum(digest(output / name) != digest(alone / name) for name in names),
-        "left behind": len(hidden) + len(claims),
+        "left behind": len(hidden) + (output / ".medrestore" / "aside").exists(),
         "restored again": sum(after[path] != when for path, when in before.items()),
     }
 
@@ -168,24 +166,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--studies", type=int, default=40)
     parser.add_argument("--bundle", default="ct_denoise_restore_rwkv")
-    parser.add_argument("--torchrun", action="store_true", help="one torchrun of two processes, not two commands")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        source, output, alone = (Path(folder) / name for name in ("studies", "output", "alone"))
+        source, output, alone, two = (Path(folder) / name for name in ("studies", "output", "alone", "two"))
         names = make_studies(source, arguments.studies)
-        begin = time.time()
-        said = restored_with_a_death(source, output, arguments.bundle, arguments.studies // 2, arguments.torchrun)
-        took = time.time() - begin
-        begin = time.time()
-        start(source, alone, arguments.bundle).communicate()
-        figures = {"studies": len(names), "seconds": round(took, 1), "seconds alone": round(time.time() - begin, 1)}
+        figures: dict[str, float] = {"studies": len(names)}
+        for name, place, workers in (("seconds alone", alone, 1), ("seconds of two workers", two, 2)):
+            begin = time.time()
+            start(source, place, arguments.bundle, workers).communicate()
+            figures[name] = round(time.time() - begin, 1)
+        figures["other of two workers"] = sum(digest(two / name) != digest(alone / name) for name in names)
+        figures |= restored_with_deaths(source, output, arguments.bundle, arguments.studies)
         figures |= count_problems(names, source, output, alone, arguments.bundle)
-    print("\n".join(text.strip().splitlines()[-1] for text in said))
-    print("\n".join(f"{name:22} {value}" for name, value in figures.items()))
+    print("\n".join(f"{name:26} {value}" for name, value in figures.items()))
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=4) + "\n")
-    if any(value for name, value in figures.items() if not name.startswith(("studies", "seconds"))):
+    if any(value for name, value in figures.items() if not name.startswith(("studies", "seconds", "memory"))):
         raise SystemExit("the studies were not restored once each.")
 
 

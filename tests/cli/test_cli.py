@@ -188,14 +188,10 @@ def test_an_output_below_a_file_is_refused_before_the_work(tmp_path, options):
     )
 
 
-def test_of_a_torchrun_one_process_restores_a_series(tmp_path, monkeypatch):
-    files = ct_series(tmp_path / "ct", slices=2, size=SIZE)
-    series = ["--series", pydicom.dcmread(files[0]).SeriesInstanceUID]
+def test_torchrun_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    for rank, there in (("1", False), ("0", True)):
-        monkeypatch.setenv("RANK", rank)
-        assert run("restore", tmp_path / "ct", "-o", tmp_path / "out", *series).exit_code == 0
-        assert (tmp_path / "out").exists() == there
+    monkeypatch.setenv("RANK", "1")
+    assert_refused(tmp_path, 2, "torchrun is for training only.*--workers N", "restore", good(tmp_path), "-o", "out")
 
 
 def test_a_series_with_a_gap_can_be_restored_slice_by_slice(tmp_path):

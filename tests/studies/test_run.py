@@ -1,12 +1,11 @@
-"""Many studies: each is restored once whoever dies, what is done is skipped, and a bad one stops nothing."""
+"""Many studies: each is restored once, what is done is skipped, and a bad one stops nothing."""
 
+import contextlib
 import errno
 import json
-import multiprocessing
 import os
-import signal
-import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,10 +17,9 @@ from typer.testing import CliRunner
 from medrestore_monai.cli import app
 from medrestore_monai.dicom import read_series
 from medrestore_monai.restorer import Restorer, restore
-from medrestore_monai.studies import list_studies, make_job, restore_studies, run, shard
+from medrestore_monai.studies import list_studies, make_job, restore_studies, task
 
 SIZE = (16, 12)
-fork = multiprocessing.get_context("fork")
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +65,10 @@ def opened_with(job, **settings):
 
 
 def leftovers(output):
-    """Hidden things but for the folder of records, which is to hold no claims."""
-    return [p.name for p in output.rglob(".*") if p.name != ".medrestore"] + list(
-        (output / ".medrestore/claims").iterdir()
-    )
+    """Hidden things but for the folder of records, which holds the lock of nobody and no result."""
+    ours = {path.name for path in (output / ".medrestore").iterdir()} - {"records", "lock", "client.json"}
+    hidden = [path.name for path in output.rglob(".*") if path.name != ".medrestore"]
+    return [*hidden, *ours, (output / ".medrestore/client.json").read_text()]
 
 
 def test_every_study_equals_one_restored_alone(job, bundle, tmp_path):
@@ -84,7 +82,7 @@ def test_every_study_equals_one_restored_alone(job, bundle, tmp_path):
         found, wanted = read_series(tmp_path / "out" / name), read_series(tmp_path / "alone" / name)
         assert found.uid == wanted.uid
         np.testing.assert_array_equal(found.array, wanted.array)
-    assert leftovers(job.output) == []
+    assert leftovers(job.output) == [""]
     manifest = json.loads((job.output / "manifest.json").read_text())
     assert manifest["studies"] == records
     first = records[0]
@@ -212,45 +210,6 @@ def test_somebody_else_s_manifest_stays(job):
     assert [path.name for path in job.output.iterdir()] == ["manifest.json"]
 
 
-def test_a_run_with_other_settings_that_begins_at_the_same_time_is_refused(job, calls, monkeypatch):
-    other = replace(job, settings={**job.settings, "strength": 0.5})
-    begun = run._Run.note
-
-    def late(self, studies):
-        monkeypatch.setattr(run._Run, "note", begun)
-        restore_studies(other)
-        begun(self, studies)
-
-    monkeypatch.setattr(run._Run, "note", late)
-    with pytest.raises(FileExistsError, match=r"strength 0\.5 there and 1\.0 now"):
-        restore_studies(job)
-    assert len(calls) == 4
-    assert leftovers(job.output) == []
-    assert set(outcomes(restore_studies(other)).values()) == {"restored"}
-
-
-def test_who_was_taken_for_dead_leaves_the_record_to_the_other(job, monkeypatch):
-    """Another machine takes a study over while it is restored here, and finishes it later."""
-    ledger = run.Ledger(job.output)
-
-    def overtaken(self, path, target, **options):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text("restored")
-        if target.name == "c.npy":
-            key = ledger.key("c.npy")
-            (job.output / ".medrestore" / "claims" / f"{key}.2").write_text("{}")
-            monkeypatch.setattr(run.time, "sleep", lambda seconds: finish(key))
-
-    def finish(key):
-        (record,) = [one for name, one in ledger.read_all().items() if name == "d.npy"]
-        same = next(study for study in list_studies(job.source) if study.name == "c.npy")
-        ledger.write({**record, "name": "c.npy", "size": same.size, "modified": same.modified, "run": "elsewhere"})
-
-    monkeypatch.setattr(Restorer, "restore_file", overtaken)
-    records = {record["name"]: record for record in restore_studies(job)}
-    assert records["c.npy"]["run"] == "elsewhere"
-
-
 def test_bad_studies_are_told_and_the_rest_goes_on(job, tmp_path):
     ct_series(tmp_path / "in" / "gap", slices=5, size=SIZE, series="g", skip=[2])
     (tmp_path / "in" / "bad.nii").write_bytes(b"nothing")
@@ -267,7 +226,7 @@ def test_bad_studies_are_told_and_the_rest_goes_on(job, tmp_path):
     assert "slice(s) missing" in by_name["gap"]["reason"]
     assert sum(record["outcome"] == "restored" for record in records) == 5
     assert not (job.output / "gap").exists()
-    assert leftovers(job.output) == []
+    assert leftovers(job.output) == [""]
 
 
 def test_a_mistake_of_ours_is_a_failure_that_tells_nothing_of_a_patient(job, monkeypatch):
@@ -287,7 +246,7 @@ def test_a_full_disk_stops_the_work(job, monkeypatch):
     monkeypatch.setattr(Restorer, "restore_file", full)
     with pytest.raises(OSError, match=r"No space left.*series"):
         restore_studies(job)
-    assert leftovers(job.output) == []
+    assert leftovers(job.output) == [""]
 
 
 def test_what_comes_to_be_there_after_a_full_disk_is_not_replaced(job, monkeypatch):
@@ -314,120 +273,42 @@ def test_weights_that_do_not_fit_stop_the_work(job, tmp_path):
     assert not job.output.exists()
 
 
-def test_a_dead_claim_is_no_leave_to_replace_what_was_there(job):
-    key, claims = run.Ledger.key("c.npy"), run.Claims(job.output / ".medrestore" / "claims")
-    with claims.hold(key):
-        dead = json.loads((claims.folder / f"{key}.1").read_text()) | {"pid": 2**22 + 1}
-    (claims.folder / f"{key}.1").write_text(json.dumps(dead))
-    (job.output / "c.npy").write_text("of somebody else")
-    (record,) = [one for one in restore_studies(job) if one["name"] == "c.npy"]
-    assert (record["outcome"], (job.output / "c.npy").read_text()) == ("failed", "of somebody else")
-    assert "exists" in record["reason"]
-
-
-@pytest.mark.parametrize("there", [False, True])
-def test_who_is_interrupted_before_the_record_goes_on(job, calls, monkeypatch, there):
-    """A result without its record is made again; what had been there before is not replaced."""
-    if there:
+@pytest.mark.parametrize("there", ["", "of somebody else", "of an earlier run"])
+@pytest.mark.parametrize("moment", ["write", "rename"])
+def test_a_run_that_is_killed_between_record_and_result_resumes(job, bundle, monkeypatch, there, moment):
+    """Killed before its record is written, or before its result is in place: neither a result without its record is
+    left, nor the record of one result with another."""
+    if there == "of somebody else":
         job.output.mkdir()
-        (job.output / "c.npy").write_text("of somebody else")
-    restored = Restorer.restore_file
+        (job.output / "c.npy").write_text(there)
+    elif there:
+        restore_studies(opened_with(job, strength=0.5))
 
-    def careful(self, path, target, overwrite=False, **options):
-        if target.exists() and not overwrite:
-            raise FileExistsError(f"{target.name} exists")
-        restored(self, path, target, **options)
+    def die(*args):
+        raise SystemExit  # undone below: a killed process would undo nothing
 
-    def interrupted(*args):
-        raise KeyboardInterrupt
-
+    rename = Path.rename
     with monkeypatch.context() as patch:
-        patch.setattr(Restorer, "restore_file", careful)
-        patch.setattr(run._Run, "_record", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            restore_studies(job, [study for study in list_studies(job.source) if study.name == "c.npy"])
-    monkeypatch.setattr(Restorer, "restore_file", careful)
-    (record,) = [one for one in restore_studies(job) if one["name"] == "c.npy"]
-    assert record["outcome"] == ("failed" if there else "restored")
-    assert (job.output / "c.npy").read_text() == ("of somebody else" if there else "restored")
-    assert not list((job.output / ".medrestore" / "begun").glob("*"))
+        patch.setattr(task.shutil, "rmtree", lambda *args, **options: None)
+        if moment == "write":
+            patch.setattr(task.Ledger, "write", die)
+        else:
+            patch.setattr(Path, "rename", lambda a, b: die() if b == job.output / "c.npy" else rename(a, b))
+        with contextlib.suppress(SystemExit):
+            restore_studies(replace(job, overwrite=bool(there) and "earlier" in there), only(job, "c.npy"))
+    (record,) = restore_studies(replace(job, overwrite="earlier" in there), only(job, "c.npy"))
+    if there == "of somebody else":
+        assert (record["outcome"], (job.output / "c.npy").read_text()) == ("failed", there)
+        assert "c.npy exists" in record["reason"]
+    else:
+        assert record["outcome"] == "restored"
+        wanted = job.restorer(np.load(job.source / "c.npy"))
+        np.testing.assert_array_equal(np.load(job.output / "c.npy"), wanted)
+    assert leftovers(job.output) == [""]
 
 
-def slow_to_die(job, log):
-    """Write half of a result, then hang, as a process that is about to be killed."""
-
-    def half(self, path, target, **options):
-        with log.open("a") as file:
-            file.write(f"{target.relative_to(job.output)}\n")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        (target.parent / f".{target.name}.0123456789ab").mkdir()
-        time.sleep(60)
-
-    Restorer.restore_file = half
-    restore_studies(job)
-
-
-def noted_restore(job, log, restored=Restorer.restore_file):
-    def note(self, path, target, **options):
-        with log.open("a") as file:
-            file.write(f"{target.relative_to(job.output)}\n")
-        restored(self, path, target, **options)
-
-    Restorer.restore_file = note
-    torch.set_num_threads(1)
-    restore_studies(job)
-
-
-@pytest.mark.slow
-def test_of_two_processes_one_is_killed_and_started_again(job, tmp_path):
-    """Every result is there once, none is lost, and nothing is left of what the dead one had begun."""
-    for number in range(3):
-        np.save(tmp_path / "in" / f"more{number}.npy", ct_volume(1, SIZE)[..., 0] + number)
-    log, died = tmp_path / "log", tmp_path / "died"
-    dying = fork.Process(target=slow_to_die, args=(job, died))
-    dying.start()
-    while not died.exists():
-        time.sleep(0.01)
-    living = fork.Process(target=noted_restore, args=(job, log))
-    living.start()
-    while len(log.read_text().split() if log.exists() else []) < 3:
-        time.sleep(0.01)
-    os.kill(dying.pid, signal.SIGKILL)
-    dying.join()
-    again = fork.Process(target=noted_restore, args=(job, log))
-    again.start()
-    for process in (living, again):
-        process.join()
-        assert process.exitcode == 0
-    names = [study.name for study in list_studies(job.source)]
-    assert sorted(log.read_text().split()) == sorted(names)
-    assert died.read_text().strip() in names
-    assert leftovers(job.output) == []
-    records = json.loads((job.output / "manifest.json").read_text())["studies"]
-    assert outcomes(records) == dict.fromkeys(names, "restored")
-    assert all((job.output / name).exists() for name in names)
-
-
-def test_a_study_that_kills_its_processes_is_given_up(job, calls):
-    key, claims = run.Ledger.key("c.npy"), run.Claims(job.output / ".medrestore" / "claims")
-    with claims.hold(key):
-        dead = json.loads((claims.folder / f"{key}.1").read_text()) | {"pid": 2**22 + 1}
-    (claims.folder / f"{key}.3").write_text(json.dumps(dead))
-    records = {record["name"]: record for record in restore_studies(job)}
-    assert records["c.npy"]["reason"] == "3 processes died while they restored it."
-    assert "c.npy" not in calls
-    assert len(calls) == 3
-
-
-def test_the_processes_of_torchrun_begin_at_their_shares(job, calls, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "1")
-    assert shard() == (1, 2)
-    restore_studies(job)
-    assert calls == ["series", "d.npy", "series", "c.npy"]  # b, d, then those of the other, which never came
-    monkeypatch.setenv("RANK", "2")
-    with pytest.raises(ValueError, match="RANK and WORLD_SIZE"):
-        shard()
+def only(job, name):
+    return [study for study in list_studies(job.source) if study.name == name]
 
 
 @pytest.mark.parametrize("output", ["in", "in/out", "in/c.npy"])

@@ -1,0 +1,221 @@
+"""One study of many: restored aside, put into its place with its record, once, in whatever process it runs."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medrestore_monai import __version__
+from medrestore_monai.engines.errors import root_cause
+from medrestore_monai.notes import Notes
+from medrestore_monai.restorer import Restorer
+from medrestore_monai.studies.job import Job
+from medrestore_monai.studies.ledger import HIDDEN, Ledger, Record
+from medrestore_monai.studies.listing import Study, alone
+from medrestore_monai.studies.lock import holds
+from medrestore_monai.texts import one_line
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_OF_RESULT = ("source", "series_uid", "settings", "weights_sha256", "software_version", "started", "finished")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One study to restore.
+
+    Attributes:
+        study: with a path that workers can read.
+        output: of all studies, as workers can write to it.
+        replace: an existing result may be replaced.
+        run: the name of this run.
+        record: what is known before the outcome.
+        earlier: how the result of an earlier run was made, if there is one.
+    """
+
+    study: Study
+    output: Path
+    replace: bool
+    run: str
+    record: Record = field(repr=False)
+    earlier: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def target(self) -> Path:
+        """Where the result goes."""
+        return self.output / self.study.name
+
+    def done(self) -> Record | None:
+        """Return the record that this run already has of the study, if it is finished."""
+        record = Ledger(self.output).read(self.study.name)
+        if record is None or record["run"] != self.run:
+            return None
+        return record if record["outcome"] != "restored" or self.target.exists() else None
+
+    def finished(self, outcome: str, reason: str, started: datetime, notes: Sequence[str] = ()) -> Record:
+        """Return the record with the outcome."""
+        now = datetime.now(timezone.utc)
+        stays = outcome != "restored" and bool(self.earlier) and self.target.exists()
+        if stays:
+            notes = [*notes, "The result of an earlier run is still there."]
+        return {
+            **({"earlier": dict(self.earlier)} if stays else {}),
+            **self.record,
+            "outcome": outcome,
+            "reason": reason,
+            "notes": list(notes),
+            "output": self.record["output"] if outcome == "restored" or stays else "",
+            "started": started.isoformat(timespec="seconds"),
+            "finished": now.isoformat(timespec="seconds"),
+            "seconds": round((now - started).total_seconds(), 2),
+        }
+
+    def give_up(self, reason: str) -> Record:
+        """Record that the study cannot be restored, unless this run has restored it, and return the record."""
+        done = self.done()
+        if done is None:
+            done = self.finished("unfit" if self.study.unfit else "failed", reason, datetime.now(timezone.utc))
+            Ledger(self.output).write(done)
+        return done
+
+
+def make_task(job: Job, study: Study, before: Record | None, run: str) -> Task:
+    """Return the task of one study; its paths are absolute, for workers have other working folders."""
+    before = before or {}
+    record = {
+        "name": study.name,
+        "source": str(study.path),
+        "series_uid": study.series_uid,
+        "modality": study.modality,
+        "files": study.files,
+        "size": study.size,
+        "modified": study.modified,
+        "outcome": "",
+        "reason": "",
+        "notes": [],
+        "output": str(job.output / study.name),
+        "weights_sha256": job.settings.get("weights_sha256", ""),
+        "settings": dict(job.settings),
+        "software_version": __version__,
+        "started": "",
+        "finished": "",
+        "seconds": 0.0,
+        "run": run,
+    }
+    earlier: dict[str, Any] = {}
+    if before.get("output"):
+        earlier = before.get("earlier") or {name: before.get(name) for name in _OF_RESULT}
+    here = replace(study, path=study.path.absolute())
+    return Task(here, job.output.absolute(), job.overwrite or bool(earlier), run, record, earlier)
+
+
+def aside_folder(output: Path) -> Path:
+    """Where results lie until they are whole; it holds nothing else and may be removed between runs."""
+    return output / HIDDEN / "aside"
+
+
+def restore_study(task: Task, restorer: Restorer) -> Record:
+    """Restore one study, write its record and return it; a study that this run has already finished stays.
+
+    Raises:
+        OSError: the disk is full.
+        RuntimeError: the device failed, or another client has taken over the output.
+    """
+    done = task.done()
+    if done is not None:
+        return done
+    started, result = datetime.now(timezone.utc), aside_folder(task.output) / uuid.uuid4().hex / task.target.name
+    try:
+        with Notes() as notes:
+            reason = _attempt(task, restorer, result)
+        noted = [one_line(message) for message in notes.messages]
+        if not holds(task.output, task.run):
+            raise RuntimeError(f"another command has taken over {task.output}: this one stops.")
+        if not reason:
+            try:
+                return task.done() or _place(task, result, task.finished("restored", "", started, noted))
+            except OSError as error:
+                raise_what_stops_all(error, task.target)
+                reason = _sentence(error)
+        record = task.finished("failed", reason, started, noted)
+        Ledger(task.output).write(record)
+        return record
+    finally:
+        shutil.rmtree(result.parent, ignore_errors=True)
+        _release_memory()
+
+
+def _attempt(task: Task, restorer: Restorer, result: Path) -> str:
+    """Restore a study to ``result``; the reason if that failed."""
+    try:
+        if task.target.exists() and not task.replace:
+            raise FileExistsError(f"{task.record['output']} exists, and is not of an earlier run.")
+        result.parent.mkdir(parents=True)
+        with alone(task.study) as path:
+            restorer.restore_file(path, result)
+    except Exception as error:
+        raise_what_stops_all(error, task.target)
+        return _sentence(root_cause(error))
+    return ""
+
+
+def _place(task: Task, result: Path, record: Record) -> Record:
+    """Put a result and its record into place.
+
+    The record comes first, and the earlier result goes before: a process that is killed in between leaves a record
+    without a result, which counts as not restored, and never the record of one result with another.
+    """
+    target, old = task.target, result.parent / "earlier" / result.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        old.parent.mkdir()
+        target.rename(old)
+    try:
+        Ledger(task.output).write(record)
+        result.rename(target)
+    except BaseException:
+        if old.exists():
+            old.rename(target)
+        raise
+    return record
+
+
+def raise_what_stops_all(error: Exception, target: Path) -> None:
+    """Raise what would fail every other study too: a full disk, a device that is gone.
+
+    Raises:
+        OSError: the disk is full or read-only.
+        RuntimeError: the device failed.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _FULL:
+            raise OSError(cause.errno, cause.strerror, str(target)) from error
+        if isinstance(cause, getattr(torch, "AcceleratorError", ())):
+            raise RuntimeError(f"the device failed, its work stops: {one_line(str(cause))[:200]}") from error
+        cause = cause.__cause__
+
+
+def _release_memory() -> None:
+    """Free the volumes that engines hold in cycles; what the first study has loaded is not looked at again."""
+    gc.collect()
+    if not gc.get_freeze_count():
+        gc.freeze()
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}." if error.filename else f"{error.strerror}."
+    if isinstance(error, MemoryError):
+        return "there is too little memory for it."
+    if isinstance(error, ValueError | OSError | RuntimeError):
+        return one_line(str(error))
+    return f"an unexpected {type(error).__name__}: a mistake in medrestore, please report it."
