@@ -268,7 +268,7 @@ def _filled(task: str, options: Mapping[str, Any], image: MetaTensor) -> dict[st
 def _suv_factor(image: MetaTensor) -> float:
     """Return the SUV per unit of an image if nothing else is given."""
     if image.meta.get("unit") in NOT_YET_SUV and "suv_factor" not in image.meta:
-        raise ValueError(f"{image.meta['source']} does not tell its SUV per unit: give the suv_factor.")
+        raise ValueError(f"{image.meta['source']} does not give its SUV per unit: give the suv_factor.")
     return float(image.meta.get("suv_factor", 1.0))
 
 

@@ -233,7 +233,7 @@ def modality_of(image: Any, key: Hashable = "image") -> str:
     modality = meta.get("modality")
     if modality not in INTENSITY_RANGES:
         name = meta.get("source") or meta.get("filename_or_obj") or f"the image {key!r}"
-        which = "tells no modality" if modality is None else f"has the modality {modality}"
+        which = "names no modality" if modality is None else f"has the modality {modality}"
         raise ValueError(f"{name} {which}: give its `modality`: CT, MR or PT.")
     return str(modality)
 

@@ -52,8 +52,6 @@ def test_batches_give_equal_values_but_for_rounding(place, whole, tmp_path, size
 
 
 def test_onnx_gives_the_same(place, whole, tmp_path, monkeypatch):
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert np.abs(run(place, tmp_path / "out", backend="onnx").astype(int) - whole).max() <= 1
 

@@ -190,7 +190,7 @@ def test_the_header_tells_the_suv_or_the_user_has_to(tmp_path):
         header = pydicom.dcmread(path)
         del header.PatientWeight
         header.save_as(path)
-    with pytest.raises(ValueError, match=r"pet does not tell its SUV per unit: give the suv_factor"):
+    with pytest.raises(ValueError, match=r"pet does not give its SUV per unit: give the suv_factor"):
         degrade(tmp_path / "pet", tmp_path / "out", "pet_low_count")
     assert not (tmp_path / "out").exists()
 

@@ -153,8 +153,8 @@ def test_a_coroutine_becomes_a_function_with_the_same_parameters():
 
 
 def test_endpoints_that_are_off_answer_403_and_slow_ones_do_not_block():
-    fastapi = pytest.importorskip("fastapi")
-    client = pytest.importorskip("starlette.testclient").TestClient
+    import fastapi
+    from starlette.testclient import TestClient
 
     def made(**options):
         app, router = fastapi.FastAPI(), fastapi.APIRouter()
@@ -171,7 +171,7 @@ def test_endpoints_that_are_off_answer_403_and_slow_ones_do_not_block():
         app.include_router(router)
         serve_in_threads(app, "/infer/{model}", endpoint, largest=100)
         close_endpoints(app, **options)
-        return client(app)
+        return TestClient(app)
 
     reads = [("GET", "/datastore/"), ("GET", "/datastore/label"), ("GET", "/session/a"), ("GET", "/info/")]
     writes = [("PUT", "/datastore/"), ("DELETE", "/datastore/"), ("PUT", "/datastore/label"), ("PUT", "/session/")]

@@ -266,7 +266,7 @@ def test_neighbors_need_the_spacing_along_the_slices(roots):
     with Notes() as notes:
         near = restorer(volume, spacing=(2, 2, 3))
         moved = restorer(np.moveaxis(volume, -1, 0), spacing=(3, 2, 2), slice_axis=0)
-        assert ["does not tell the unit of its PET" in message for message in notes.messages] == [True]
+        assert ["does not name the unit of its PET" in message for message in notes.messages] == [True]
         alone = restorer(volume)
     assert "without its neighbors: the distance of its slices is unknown" in notes.messages[1]
     np.testing.assert_array_equal(moved, np.moveaxis(near, -1, 0))
@@ -455,9 +455,10 @@ def test_the_face_of_the_package(tmp_path, roots):
 
 
 def test_images_of_simple_itk(restorer, roots):
-    itk = pytest.importorskip("SimpleITK")
+    import SimpleITK
+
     volume = ct_volume(4, SIZE).astype(np.float32)
-    image = itk.GetImageFromArray(volume.transpose(2, 1, 0))
+    image = SimpleITK.GetImageFromArray(volume.transpose(2, 1, 0))
     image.SetSpacing((0.7, 0.8, 2.5))
     image.SetOrigin((-90.0, 3.0, 7.0))
     image.SetDirection((0, 1, 0, 1, 0, 0, 0, 0, -1))
@@ -466,15 +467,15 @@ def test_images_of_simple_itk(restorer, roots):
     assert (restored.GetSpacing(), restored.GetOrigin()) == (image.GetSpacing(), image.GetOrigin())
     assert (restored.GetDirection(), restored.GetPixelID()) == (image.GetDirection(), image.GetPixelID())
     assert restored.GetMetaData("0008|0060") == "CT"
-    np.testing.assert_array_equal(itk.GetArrayFromImage(restored).transpose(2, 1, 0), restorer(volume))
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(restored).transpose(2, 1, 0), restorer(volume))
     array = picture(19, 22, 3)
     deblur = Restorer(roots["rgb_deblur_mlff_unet"], device="cpu")
     with Notes():
-        colored = deblur(itk.GetImageFromArray(array, isVector=True))
-        np.testing.assert_array_equal(itk.GetArrayFromImage(colored), deblur(array))
+        colored = deblur(SimpleITK.GetImageFromArray(array, isVector=True))
+        np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(colored), deblur(array))
     pet = Restorer(roots[PET], device="cpu")
     suv = volume_of("PT")
-    image = itk.GetImageFromArray(suv.transpose(2, 1, 0))
+    image = SimpleITK.GetImageFromArray(suv.transpose(2, 1, 0))
     image.SetSpacing((2.0, 2.0, 3.0))
-    found = itk.GetArrayFromImage(pet(image)).transpose(2, 1, 0)
+    found = SimpleITK.GetArrayFromImage(pet(image)).transpose(2, 1, 0)
     np.testing.assert_array_equal(found, pet(suv, spacing=(2, 2, 3)))

@@ -1,6 +1,6 @@
 """Is a result to be trusted: noise, sharpness, bias, scope and faithfulness, and a page that shows them.
 
-- ``volume``, ``reading``: the two images; ``figures``: one measured number, or why there is none.
+- ``volume``, ``reading``: the two images; ``figures``: one measured number, or why it could not be measured.
 - ``regions``, ``spectrum``, ``noise``: noise in flat regions that are found in the source.
 - ``edges``, ``sharpness``, ``gain``: transfer functions at edges, and the signal gain.
 - ``hot_regions``, ``bias``: what a restoration must not move.

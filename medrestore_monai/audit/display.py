@@ -26,7 +26,7 @@ class Display:
     Args:
         source: each slice as base64 of a PNG.
         restored: the same of the result.
-        change: the same of the change map; empty where there is none.
+        change: the same of the change map; empty if there is no change map.
         numbers: of the slices, in the volume.
         window: what is black and white, in the unit of the image.
         shape: columns and rows of a slice as it is shown.

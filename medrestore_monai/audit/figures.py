@@ -1,4 +1,4 @@
-"""One measured number with its unit and its method, or the reason why there is none."""
+"""One measured number with its unit and its method, or the reason why it was not measured."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def find_bundle(name: str | os.PathLike[str]) -> Bundle:
             and so are ``.`` and ``..``.
 
     Raises:
-        ValueError: there is none.
+        ValueError: no such bundle is found.
     """
     text = os.fspath(name)
     roots = [Path(text)] if is_path(text) else [place / text for place in search_path()]
@@ -181,5 +181,5 @@ def _read(root: Path) -> Bundle:
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is no JSON object: {error}.") from error
     if missing:
-        raise ValueError(f"{path} does not tell {', '.join(missing)}.")
+        raise ValueError(f"{path} lacks {', '.join(missing)}.")
     return Bundle(root, metadata)

@@ -186,7 +186,7 @@ def as_plain(name: str, value: Any) -> bool | int | float | str:
     """Return a value that MONAI takes as it stands: a number, a switch or a plain text.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: it is not one of these.
     """
     number = isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
     if not number and (not isinstance(value, str) or _RUN_BY_MONAI.search(value)):

@@ -200,7 +200,7 @@ def export_bundle(
     """Write the network of a bundle, with its weights, as an ONNX file.
 
     Args:
-        bundle: its ``inference.json`` tells the network.
+        bundle: its ``inference.json`` describes the network.
         output: the file to write.
         weights: other weights than the bundle's.
 

@@ -55,7 +55,7 @@ class LargeFile:
 def large_files(bundle: Bundle, allow_file: bool = False) -> list[LargeFile]:
     """Return what a bundle's ``large_files.yml`` (or ``.yaml``, ``.json``) lists; nothing without such a file.
 
-    A file without a SHA-256 there is refused, unless it is ``models/model.pt`` and the card tells its SHA-256.
+    A file without a SHA-256 there is refused, unless it is ``models/model.pt`` and the card has its SHA-256.
 
     Args:
         bundle: the bundle.

@@ -23,7 +23,7 @@ def refuse_torchrun() -> None:
 
 
 def check_workers(workers: int, scheduler: str | None) -> None:
-    """Refuse options that exclude each other, an address that is none of Dask's, and a missing package.
+    """Refuse options that exclude each other, an address that Dask does not know, and a missing package.
 
     Raises:
         ValueError: the options cannot be used.

@@ -58,7 +58,7 @@ def restore(
     ] = None,
     modality: Annotated[
         str | None,
-        typer.Option(help="CT, MR or PT: of INPUT, where bundle and header do not tell.", show_default=False),
+        typer.Option(help="CT, MR or PT: of INPUT, if neither bundle nor header names it.", show_default=False),
     ] = None,
     suv_factor: Annotated[
         float | None, typer.Option(help="PET: SUV per unit of INPUT, instead of the header's; for NIfTI in Bq/ml.")

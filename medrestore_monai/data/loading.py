@@ -281,7 +281,7 @@ class LoadImageOrSeriesd(MapTransform):
             raise ValueError(f"{name} has no DICOM header to work out the SUV with: give `suv_factor` alone.")
         if self.modality == "PT" and "unit" not in meta:
             note(
-                f"{name} does not tell the unit of its PET, which is taken to be SUV; if it is another one, such as "
+                f"{name} does not name the unit of its PET, which is taken to be SUV; if it is another one, such as "
                 "Bq/ml, give `suv_factor`, the SUV per unit."
             )
         return {}

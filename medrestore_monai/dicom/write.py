@@ -222,7 +222,7 @@ def _pet_slope(ds: Dataset, physical: np.ndarray, kept: np.ndarray, ends: tuple[
         ends: least and greatest integer that can be stored.
 
     Returns:
-        The text, and the number, 0 where there is none.
+        The text, and the number, 0 if there is none to give.
     """
     low, high = ends
     own, intercept = rescale(ds)

@@ -89,7 +89,7 @@ def _ome(text: str) -> str:
 
 
 def _strip(element: ElementTree.Element) -> bool:
-    """Take away what is not technical; tell whether there was something."""
+    """Take away what is not technical; return whether there was something."""
     unfit = [child for child in element if child.tag not in _OME_ELEMENTS]
     for child in unfit:
         element.remove(child)

@@ -116,7 +116,7 @@ def read_image(path: Path | str) -> tuple[np.ndarray, dict[str, Any]]:
     if stored.dtype.kind in "iu" and are_too_large(image, slope):
         if kind != "nifti":
             raise ValueError(f"{path}: its integers are too large to be restored exactly, expected at most {2**22}.")
-        note(f"{path}: float32 cannot tell its numbers apart, it will be written as float32.", stacklevel=2)
+        note(f"{path}: float32 cannot hold its numbers exactly; it will be written as float32.", stacklevel=2)
         meta["original_dtype"] = "float32"
     return image, meta
 
@@ -124,7 +124,7 @@ def read_image(path: Path | str) -> tuple[np.ndarray, dict[str, Any]]:
 def are_too_large(image: np.ndarray, slope: float = 1.0) -> bool:
     """Say whether an image of integers times ``slope`` holds larger ones than rounding a float32 result finds again.
 
-    float32 tells 2**24 integers apart; a quarter of that in steps of the slope is taken.
+    float32 distinguishes 2**24 integers; a quarter of that in steps of the slope is taken.
     """
     return float(np.abs(image).max()) > 2**22 * abs(slope)
 

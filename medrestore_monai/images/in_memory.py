@@ -149,7 +149,7 @@ def _open_nifti(image: Any, slice_axis: int | None) -> MemoryImage:
     array, noted = _opened(values, axes, meta["affine"])
     noted["original_dtype"] = stored.dtype.name
     if stored.dtype.kind in "iu" and are_too_large(values, meta["scl_slope"]):
-        note("float32 cannot tell the numbers of the image apart: the result is of type float32.", 4)
+        note("float32 cannot hold the numbers of the image exactly: the result is of type float32.", 4)
         noted["original_dtype"] = "float32"
     kept = {**meta, "original_dtype": noted["original_dtype"], "spatial_shape": np.asarray(stored.shape)}
     kept["nan_voxels"] = noted.get("nan_voxels", 0)

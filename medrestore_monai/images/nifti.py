@@ -65,7 +65,7 @@ def open_nifti(path: Path) -> tuple[Any, tuple[int, ...]]:
     """Open one image without its voxels; also its shape ``(X, Y[, Z])``.
 
     Raises:
-        Exception: as :func:`read_nifti`, as far as the header tells.
+        Exception: as :func:`read_nifti`, as far as the header shows.
     """
     image = nib.load(path)
     shape, dtype = image.shape, image.get_data_dtype()

@@ -37,7 +37,7 @@ def open_png(path: Path) -> tuple[Image.Image, int, int]:
     """Open one PNG picture without decoding it; also its bits per sample and PNG's color type.
 
     Raises:
-        Exception: as :func:`read_png`, as far as the header tells.
+        Exception: as :func:`read_png`, as far as the header shows.
     """
     with path.open("rb") as file:
         head = file.read(26).ljust(26, b"\0")

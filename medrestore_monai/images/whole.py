@@ -64,7 +64,7 @@ def _check_zlib(packed: bytes, expected: int) -> None:
 
 
 def check_nothing_follows(count: int) -> None:
-    """Refuse so many bytes behind the end of an image, unless there are none.
+    """Refuse so many bytes behind the end of an image, unless the count is zero.
 
     Raises:
         OSError: there are some.

@@ -1,4 +1,4 @@
-"""Damage small image files at random, read them, and tell where a reader fails or is fooled.
+"""Damage small image files at random, read them, and report where a reader fails or is fooled.
 
 For every kind of file: bits flip, bytes go, come, are cut, zeroed or doubled. Then a reader must refuse the file in one
 sentence, or give the same voxels as before, unless nothing in the file could show the difference.

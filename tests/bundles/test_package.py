@@ -129,13 +129,13 @@ def test_a_network_with_neighbors_runs_from_its_folder_too(elsewhere, tmp_path):
     nib.save(nib.Nifti1Image(ct_volume(5, (27, 24)), np.diag([0.7, 0.7, 3, 1])), volume)
     files = ["--config_file", "configs/inference.json", "--meta_file", "configs/metadata.json"]
     run = ["run", "inference", *files[:2], "--dataset_dir", volume]
-    told = run_there(
+    shown = run_there(
         elsewhere,
         folder,
         ["verify_net_in_out", "network_def", *files],
         [*run, "--output_dir", tmp_path / "out", "--slab", "2"],
     )
-    assert told.count("data shape of network is verified") == 1
+    assert shown.count("data shape of network is verified") == 1
     expected = {}
     for context in (0, 2):
         restore(volume, tmp_path / f"{context}.nii", bundle.root, device="cpu", context=context)

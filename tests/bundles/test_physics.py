@@ -133,7 +133,7 @@ def test_a_step_for_one_modality_does_nothing_to_another(tmp_path, modality):
 def test_a_file_of_no_modality_is_refused(tmp_path):
     source = write(tmp_path / "image.nii.gz", positive())
     result = restore(source, tmp_path / "out.nii.gz", ALL, code=3)
-    assert "image.nii.gz tells no modality: give its --modality: CT, MR or PT." in result.stderr
+    assert "image.nii.gz names no modality: give its --modality: CT, MR or PT." in result.stderr
     assert not (tmp_path / "out.nii.gz").exists()
     for bundle, modality, told in ((ALL, "US", "CT, MR or PT"), (MRI, "CT", "MR")):
         result = restore(source, tmp_path / "out.nii.gz", bundle, "--modality", modality, code=2)

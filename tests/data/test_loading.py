@@ -300,7 +300,7 @@ def test_a_pet_file_without_a_unit_is_noted(tmp_path, recwarn):
     LoadImageOrSeriesd("image", modality="PT", suv={"factor": 0.5})({"image": tmp_path / "a.nii"})
     LoadImageOrSeriesd("image", modality="MR")({"image": tmp_path / "a.nii"})
     assert not recwarn.list
-    with pytest.warns(UserWarning, match=r"a\.nii does not tell the unit .* taken to be SUV; .* give `suv_factor`"):
+    with pytest.warns(UserWarning, match=r"a\.nii does not name the unit .* taken to be SUV; .* give `suv_factor`"):
         LoadImageOrSeriesd("image", modality="PT")({"image": tmp_path / "a.nii"})
 
 

@@ -23,11 +23,11 @@ def test_only_images_of_the_modality_are_changed():
 
 
 def test_an_image_of_no_modality_is_refused():
-    with pytest.raises(ValueError, match=r"brain\.nii tells no modality: give its `modality`: CT, MR or PT"):
+    with pytest.raises(ValueError, match=r"brain\.nii names no modality: give its `modality`: CT, MR or PT"):
         OfModalityd("MR", DOUBLE)(item(source="brain.nii"))
     with pytest.raises(ValueError, match="the image 'image' has the modality US"):
         OfModalityd("MR", DOUBLE)(item(modality="US"))
-    with pytest.raises(ValueError, match="the image 'label' tells no modality"):
+    with pytest.raises(ValueError, match="the image 'label' names no modality"):
         OfModalityd("MR", DOUBLE, like="label")({"label": torch.ones(1, 2, 2)})
 
 

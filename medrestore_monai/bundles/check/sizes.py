@@ -18,7 +18,7 @@ _WIDE = re.compile(r"\d{5,}|\*")  # a width in a format
 
 
 def number_problems(key: str, value: Any) -> Iterator[str]:
-    """Say why a number of a configuration is none, or too large."""
+    """Say why a number of a configuration is invalid or too large."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return
     most = _LARGEST_SEED if key.rpartition("::")[2].endswith("seed") else LARGEST

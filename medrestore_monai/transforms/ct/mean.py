@@ -52,7 +52,7 @@ class MeanHUd(MapTransform):
     """Check that a restoration leaves the mean HU of every slice's body where it was, or put it back there.
 
     For the postprocessing, after ``FromUnitRanged``: the result must be in HU there; the input may still be scaled, as
-    the ``intensity_range`` in its meta data tells.
+    the ``intensity_range`` in its meta data says.
 
     Args:
         keys: the restored images, shape ``(1, X, Y[, Z])``.
