@@ -1,4 +1,4 @@
-"""Sphinx: pages in Markdown, the cards of the bundles, the commands from ``--help`` and the API from the docstrings."""
+"""Sphinx: pages in Markdown, notebooks, the cards of the bundles, the commands from ``--help`` and the API from the docstrings."""
 
 import re
 import shutil
@@ -22,11 +22,14 @@ COPIED = {
 
 project, author, release = "medrestore-monai", "medrestore-monai contributors", __version__
 copyright = "medrestore-monai contributors, Apache-2.0"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme, html_title = "furo", f"medrestore-monai {__version__}"
 exclude_patterns = ["_build"]
 highlight_language = "none"
 myst_heading_anchors = 3
+# notebooks run at every build, and a cell that fails fails the build
+nb_execution_mode, nb_execution_raise_on_error, nb_execution_timeout = "force", True, 300
+nb_execution_show_tb, nb_merge_streams = True, True
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 napoleon_use_ivar = True
