@@ -73,6 +73,8 @@ class Restorer:
         backend: ``torch`` or ``onnx``; ``None`` for the configuration's.
         weights: a file of weights in place of the bundle's.
         trust_bundle: run a bundle from elsewhere whatever it holds, see :func:`~medrestore_monai.bundles.open_bundle`.
+        configuration: what :func:`~medrestore_monai.bundles.read_config` read of the bundle already, such as
+            ``evaluate.json`` laid over ``inference.json``; ``None`` to read ``inference.json``.
         settings: values of the configuration by their names; those deeper in it as ``network_def::dim``.
 
     Raises:
@@ -101,11 +103,13 @@ class Restorer:
         backend: str | None = None,
         weights: str | os.PathLike[str] | None = None,
         trust_bundle: bool = False,
+        configuration: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:
         self.bundle = open_bundle(bundle.root if isinstance(bundle, Bundle) else bundle or DEFAULT_BUNDLE, trust_bundle)
         file = self.bundle.config("inference")
-        self._config: dict[str, Any] = {**read_config(file).config, "_meta_": self.bundle.metadata}
+        content = read_config(file).config if configuration is None else configuration
+        self._config: dict[str, Any] = {**content, "_meta_": self.bundle.metadata}
         missing = [part for part in PARTS if part not in self._config]
         if missing:
             raise ValueError(
@@ -151,10 +155,22 @@ class Restorer:
         Raises:
             ValueError: there is no such setting, it is one of opening, or it has no such value.
         """
-        parser = self._parser(self._of_call(settings))
+        parser = self.configured(**settings)
         with unwrapped():
             for part in ("load", "scaling", "inferer", "unscaling"):
                 parser.get_parsed_content(part)
+
+    def configured(self, places: Mapping[str, Any] | None = None, **settings: Any) -> ConfigParser:
+        """Return the configuration of one call, with the network that is open; no file is read again.
+
+        Args:
+            places: values that are no settings, such as ``dataset_dir``.
+            settings: of the call.
+
+        Raises:
+            ValueError: see :meth:`check`.
+        """
+        return self._parser({**self._of_call(settings), **(places or {})})
 
     def __call__(
         self,
@@ -226,7 +242,7 @@ class Restorer:
         began = time.monotonic()
         # paths, not texts: MONAI would run a text that starts with "$" as code, and put "::" for "#"
         places = {"dataset_dir": Path(source), "output_dir": Path(output)}
-        parser = self._parser({**self._of_call(settings), **places, "overwrite": overwrite, "progress": progress})
+        parser = self.configured({**places, "overwrite": overwrite, "progress": progress}, **settings)
         with Notes() as notes, unwrapped():
             try:
                 for part in ("load", "scaling", "inferer", "unscaling", "evaluator"):

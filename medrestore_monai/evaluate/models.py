@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,11 @@ import torch
 from monai.bundle import ConfigParser
 from monai.transforms import Compose
 
-from medrestore_monai.bundles import Bundle, is_path, open_bundle, open_overlay, read_config, verify_weights
-from medrestore_monai.bundles.settings import check_values, config_values, path_text, require_device, settings_in
+from medrestore_monai.bundles import Bundle, is_path, open_bundle, open_overlay, read_config
+from medrestore_monai.bundles.settings import check_values, config_values, require_device, settings_in
 from medrestore_monai.data import Item
 from medrestore_monai.engines.errors import unwrapped
+from medrestore_monai.restorer import Restorer
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,34 @@ class Candidate:
         for path in (self.overlay, self.weights):
             if path is not None and not path.is_file():
                 raise ValueError(f"there is no file {path}, for {self.name}.")
+
+    @cached_property
+    def configuration(self) -> Mapping[str, Any]:
+        """``evaluate.json`` laid over ``inference.json``, with the network of the overlay: read once.
+
+        Raises:
+            ValueError: there is no ``evaluate.json``, or the overlay has no network.
+        """
+        files = [self.bundle.config(name) for name in ("inference", "evaluate")]
+        if not files[1].is_file():
+            raise ValueError(f"the bundle {self.bundle.name} has no evaluate.json.")
+        parser = read_config(*files)
+        if self.overlay is not None:
+            parser.update(_network_of(self.overlay))
+        return dict(parser.config)
+
+    def open(self, device: str, settings: Mapping[str, Any]) -> Restorer:
+        """Open the bundle for all modalities that it is evaluated on.
+
+        Args:
+            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+            settings: values to change in the configurations.
+
+        Raises:
+            ValueError: there is no such setting, or the weights do not fit.
+        """
+        own = {"device": device, "weights": self.weights}
+        return Restorer(self.bundle, configuration=self.configuration, **{**own, **settings})
 
 
 def parse_candidate(text: str, trust_bundle: bool = False) -> Candidate:
@@ -75,24 +106,24 @@ def parse_candidate(text: str, trust_bundle: bool = False) -> Candidate:
 
 @dataclass(frozen=True)
 class Model:
-    """One candidate with its weights.
+    """One candidate that is open, for images of one modality.
 
     Args:
         candidate: what it is.
+        restorer: of the candidate.
         modality: of the images it restores here.
-        parser: both configurations, with the data, device and settings of this evaluation.
-        weights_sha256: of the weights used.
+        parser: the configuration of the restorer, with the data and settings of this evaluation.
         degrading: from an item of its data list to ``image`` and ``label`` in physical units.
         scaling: from these to what the network sees.
-        network: loaded and on its device.
+        network: of the restorer.
         inferer: runs it.
         unscaling: brings ``pred`` back to physical units, with all that restoration does after the network.
     """
 
     candidate: Candidate
+    restorer: Restorer
     modality: str
     parser: ConfigParser
-    weights_sha256: str
     degrading: Compose
     scaling: Compose
     network: Any
@@ -141,8 +172,9 @@ def open_model(
     device: str,
     settings: Mapping[str, Any],
     wishes: Mapping[str, Any],
+    restorer: Restorer | None = None,
 ) -> Model:
-    """Read a bundle's configurations and load the weights.
+    """Prepare a candidate for the images of one modality.
 
     Args:
         candidate: the bundle, and what differs from it.
@@ -151,29 +183,23 @@ def open_model(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         settings: values to change in the configurations.
         wishes: the same, but left out if the bundle has no such setting.
+        restorer: of the candidate with this device and these settings, if it is open already.
 
     Raises:
         ValueError: there is no such setting, or the weights do not fit.
     """
-    found = candidate.bundle
-    parser = _read(found)
-    if candidate.overlay is not None:
-        parser.update(_network_of(candidate.overlay))
-    # paths, not texts: MONAI would run a text that starts with "$" as code, and put "::" for "#"
-    places = {"dataset_dir": Path(data), "bundle_root": path_text(found.root), "weights": candidate.weights}
-    parser.update({name: place for name, place in places.items() if place is not None})
-    declared = settings_in(found.settings, parser.config)
-    asked = {"device": device, "modality": modality, **wishes}
-    asked = {**{name: value for name, value in asked.items() if name in declared}, **settings}
-    of_others = {name for name, one in declared.items() if one.modality not in ("", modality)}
-    asked = {name: value for name, value in asked.items() if name not in of_others}
-    parser.update(config_values(declared, check_values(declared, asked)))
+    restorer = restorer or candidate.open(device, settings)
+    declared = settings_in(candidate.bundle.settings, candidate.configuration)
+    fitting = {name for name, one in declared.items() if one.modality in ("", modality)} - set(settings)
+    asked = {name: value for name, value in {"modality": modality, **wishes}.items() if name in fitting}
+    # a path, not a text: MONAI would run a text that starts with "$" as code, and put "::" for "#"
+    parser = restorer.configured({"dataset_dir": Path(data)}, **asked)
     with unwrapped():
         return Model(
             candidate=candidate,
+            restorer=restorer,
             modality=modality,
             parser=parser,
-            weights_sha256=verify_weights(parser.get_parsed_content("weights"), found.root),
             degrading=Compose([parser.get_parsed_content(part) for part in ("load", "degradation")]),
             scaling=parser.get_parsed_content("scaling"),
             network=parser.get_parsed_content("network"),
@@ -192,7 +218,7 @@ def check_settings(candidate: Candidate, device: str, settings: Mapping[str, Any
     """
     if "slice_axis" in settings:  # the lists of slices are made by the headers
         raise ValueError("an evaluation takes the slices of volumes as their headers say: leave slice_axis out.")
-    parser = _read(candidate.bundle)
+    parser = ConfigParser(deepcopy(dict(candidate.configuration)))
     declared = settings_in(candidate.bundle.settings, parser.config)
     values = check_values(declared, {"device": device, **settings})
     require_device(values["device"])
@@ -200,8 +226,6 @@ def check_settings(candidate: Candidate, device: str, settings: Mapping[str, Any
     with unwrapped():
         for part in ("load", "degradation", "scaling", "inferer", "unscaling"):
             parser.get_parsed_content(part)
-    if candidate.overlay is not None:
-        _network_of(candidate.overlay)
 
 
 def _network_of(overlay: Path) -> dict[str, Any]:
@@ -213,9 +237,3 @@ def _network_of(overlay: Path) -> dict[str, Any]:
     if not network:
         raise ValueError(f"{overlay} says nothing of network_def.")
     return network
-
-
-def _read(bundle: Bundle) -> ConfigParser:
-    if not bundle.config("evaluate").is_file():
-        raise ValueError(f"the bundle {bundle.name} has no evaluate.json.")
-    return read_config(bundle.config("inference"), bundle.config("evaluate"))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ class Request:
             raise ValueError(f"gaps are allowed in the layouts {' and '.join(WITH_GAPS)}, not in {self.layout}.")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be at least 1, got {self.limit}.")
-        groups = self.groups()
+        groups = self.groups
         for modality, group in groups.items():
             for one in group:
                 check_settings(one, self.device, self.settings)
@@ -125,8 +126,9 @@ class Request:
         if self.overwrite and self.output.exists() and self.data.exists():
             refuse_links(self.data, [self.output])
 
-    def groups(self) -> dict[str, list[Candidate]]:
-        """Sort the candidates by modality; bundles of several modalities join those of one.
+    @cached_property
+    def groups(self) -> Mapping[str, Sequence[Candidate]]:
+        """The candidates by modality, each one object; bundles of several modalities join those of one.
 
         Raises:
             ValueError: there is no such bundle or model, a name comes twice, or one does not restore ``modality``.

@@ -82,7 +82,9 @@ def evaluate(request: Request, progress: bool = False) -> tuple[list[SummaryRow]
     """
     request.check()
     protocol, results = PROTOCOLS[request.protocol], _Results()
-    groups = request.groups()
+    groups = request.groups
+    candidates = {one.name: one for group in groups.values() for one in group}
+    opened = {name: one.open(request.device, request.settings) for name, one in candidates.items()}
     about: dict[str, Any] = _about(request, protocol)
     for modality, group in groups.items():
         data = request.data / modality if len(groups) > 1 else request.data
@@ -93,7 +95,9 @@ def evaluate(request: Request, progress: bool = False) -> tuple[list[SummaryRow]
             "hu_offset": offset,
             **protocol.settings.get(modality, {}),
         }
-        models = [open_model(one, modality, data, request.device, request.settings, wishes) for one in group]
+        models = [
+            open_model(one, modality, data, request.device, request.settings, wishes, opened[one.name]) for one in group
+        ]
         tuned, origin = tuned_parameters(group[0].bundle, modality, request.tuned)
         chosen = choose_baselines(request.baselines, tuned, group[0].bundle.task(modality))
         source = open_source(models[0], data, request.layout, request.part, request.allow_gaps, request.limit, offset)
@@ -270,7 +274,7 @@ def _describe(
             **({"recipe": bundle.name} if model.name != bundle.name else {}),
             **({"overlay": overlay.name} if overlay is not None else {}),
             "version": bundle.metadata["version"],
-            "weights": model.weights_sha256,
+            "weights": model.restorer.weights_sha256,
             "settings": {name: model.settings[name] for name in sorted(model.settings)},
         }
     about["classical baselines"][source.modality] = {name: one.described() for name, one in baselines.items()}

@@ -25,6 +25,7 @@ from medrestore_monai.cli import app
 from medrestore_monai.data import paired_folders
 from medrestore_monai.evaluate import known_psf, parse_candidate
 from medrestore_monai.networks import RestoreRWKV
+from medrestore_monai.restorer import Restorer
 from medrestore_monai.transforms.blur.kernels import motion_kernel
 
 TABLES = ("table.csv", "table.json", "table.md", "slices.csv")
@@ -410,6 +411,20 @@ def test_a_bundle_of_several_modalities_joins_those_of_one(tmp_path, family, mon
     assert modalities_and_methods(tmp_path / "one") == [("MR", "input"), ("MR", ALL)]
     # alone or beside others, a bundle scores the same
     assert score_of(tmp_path / "both", "MR", ALL) == score_of(tmp_path / "one", "MR", ALL)
+
+
+def test_each_bundle_is_opened_once_for_all_its_modalities(tmp_path, family, monkeypatch):
+    monkeypatch.setenv("MEDRESTORE_BUNDLES", str(family))
+    write_volumes(tmp_path / "data", ["CT", "MR"])
+    mr = "mri_superresolution_restore_rwkv"
+    options = ["--bundle", ALL, "--bundle", NAME, "--bundle", mr, "--data", tmp_path / "data", "--baselines", "none"]
+    run(*options, "-o", tmp_path / "first")  # looks through what is not of the package
+    read, loads = [], json.loads
+    monkeypatch.setattr(json, "loads", lambda text, **how: (read.append(str(text)), loads(text, **how))[1])
+    opened, start = [], Restorer.__init__
+    monkeypatch.setattr(Restorer, "__init__", lambda self, *a, **how: (opened.append(a), start(self, *a, **how))[1])
+    run(*options, "-o", tmp_path / "second")
+    assert len([text for text in read if '"network_def": {' in text]) == len(opened) == 3
 
 
 def score_of(folder, modality, method):
