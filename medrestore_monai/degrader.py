@@ -46,7 +46,7 @@ class Task:
     """One degradation that can be simulated.
 
     Attributes:
-        words: what a DICOM header tells of it.
+        words: what a DICOM header records of it.
         options: what it takes, and the defaults; a pair is a range to draw from, once for each image.
         make: builds what degrades one slice ``image`` of an item, from a seed and all options.
         modality: DICOM's word for the only modality it is for, or ``None``.

@@ -448,7 +448,7 @@ def _device_of(network: Callable[..., Tensor], image: Tensor) -> torch.device:
 
 
 def _constant(batch: Tensor) -> Tensor:
-    """Tell which slices have one value in each channel, shape ``(N, 1, 1, 1)``."""
+    """Return which slices have one value in each channel, shape ``(N, 1, 1, 1)``."""
     return (batch == batch[..., :1, :1]).all(dim=(1, 2, 3), keepdim=True)
 
 

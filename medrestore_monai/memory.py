@@ -36,7 +36,7 @@ def available_bytes(device: torch.device | str = "cpu") -> int | None:
         device: a PyTorch device.
 
     Returns:
-        Bytes, or ``None`` where the system does not tell.
+        Bytes, or ``None`` where the system does not say.
     """
     device = torch.device(device)
     if device.type == "cuda":

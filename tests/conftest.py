@@ -25,7 +25,7 @@ def shared_data() -> Path:
 
 @pytest.fixture
 def forbid(monkeypatch):
-    """Tells the name of folders that may not be read from then on, not even by root."""
+    """Return a function that makes folders of a name unreadable, even for root."""
 
     def forbid(name):
         scandir = os.scandir

@@ -112,8 +112,8 @@ def test_a_series_is_blurred_by_one_kernel_and_its_header_tells_which(tmp_path):
     expected = np.stack([ndimage.convolve(one, kernel, mode="mirror") for one in np.moveaxis(source, -1, 0)], axis=-1)
     np.testing.assert_allclose(blurred, expected, atol=0.51)  # stored as whole HU
     header = pydicom.dcmread(next((tmp_path / "out").iterdir()))
-    told = json.loads(header.DerivationDescription[header.DerivationDescription.index("{") :])
-    assert told == {"task": "motion_blur", "seed": 4, "simulated": True, **done.parameters}
+    recorded = json.loads(header.DerivationDescription[header.DerivationDescription.index("{") :])
+    assert recorded == {"task": "motion_blur", "seed": 4, "simulated": True, **done.parameters}
     assert header.ImageType[0] == "DERIVED"
     assert "simulated motion blur" in header.SeriesDescription
 
@@ -183,7 +183,7 @@ def test_positron_emission_is_simulated_in_suv(tmp_path):
 
 def test_the_header_tells_the_suv_or_the_user_has_to(tmp_path):
     paths = pet_series(tmp_path / "pet", slices=2, size=(40, 36))
-    (done,) = degrade(tmp_path / "pet", tmp_path / "told", "pet_low_count")
+    (done,) = degrade(tmp_path / "pet", tmp_path / "given", "pet_low_count")
     # 70 kg and 370 MBq, which have decayed for some time
     assert done.parameters["suv_factor"] > 70_000 / 370e6
     for path in paths:

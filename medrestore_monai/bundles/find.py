@@ -165,7 +165,7 @@ def _roots_on_command_line() -> list[Path]:
 
 
 def _calls_itself(root: Path, name: str) -> bool:
-    """Tell whether the folder is the bundle ``name``, or a copy of it under another name."""
+    """Return whether the folder is the bundle ``name``, or a copy of it under another name."""
     try:
         config = json.loads((root / "configs" / "inference.json").read_text(encoding="utf-8"))
         return bool(config["bundle_root"]["name"] == name)

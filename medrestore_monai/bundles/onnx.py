@@ -40,7 +40,7 @@ def export_onnx(network: nn.Module, path: str | os.PathLike[str], notes: dict[st
     Args:
         network: offers ``exportable()``; merged, it gives the smaller file.
         path: the file to write; it appears when it is complete.
-        notes: what the file tells of itself, by name.
+        notes: metadata of the file, by name.
 
     Raises:
         ValueError: the network cannot be exported.

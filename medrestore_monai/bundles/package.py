@@ -24,7 +24,7 @@ PARTS = ("LICENSE", "configs", "docs", "models", *LISTS)
 REQUIREMENTS = ("pytorch-ignite", "nibabel", "pydicom", "scikit-image", "tifffile", "pillow", "rich")
 _SKIPPED = shutil.ignore_patterns("__pycache__", ".*", "*.part", "runs", "eval")
 _SOURCE = Path(__file__).resolve().parents[1]
-_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can tell
+_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest time in a zip
 
 
 def package_bundle(
@@ -66,7 +66,7 @@ def package_bundle(
 
 
 def _is_package(folder: Path) -> bool:
-    """Tell whether a folder is empty or holds a package, and nothing else of anybody."""
+    """Return whether a folder is empty or holds a package, and nothing else of anybody."""
     if not folder.is_dir() or folder.is_symlink():
         return False
     found = {entry.name for entry in folder.iterdir()}
@@ -80,11 +80,11 @@ def _check_rules(bundle: Bundle) -> None:
     if missing:
         raise ValueError(f"{bundle.name} lacks {', '.join(missing)}.")
     if metadata["version"] not in metadata.get("changelog", {}):
-        raise ValueError(f"the changelog of {bundle.name} does not tell of version {metadata['version']}.")
+        raise ValueError(f"the changelog of {bundle.name} has no entry for version {metadata['version']}.")
     required = metadata.get("required_packages_version", {})
-    untold = [name for name in REQUIREMENTS if name not in required]
-    if untold:
-        raise ValueError(f"required_packages_version of {bundle.name} does not tell {', '.join(untold)}.")
+    missing = [name for name in REQUIREMENTS if name not in required]
+    if missing:
+        raise ValueError(f"required_packages_version of {bundle.name} lacks {', '.join(missing)}.")
     listed = {entry.path for entry in large_files(bundle)}
     if not bundle.weights.is_file() and WEIGHTS.as_posix() not in listed:
         raise ValueError(f"{bundle.weights} is missing and not listed in {LISTS[0]}.")

@@ -116,7 +116,7 @@ def require_trust(root: Path, configs: Mapping[str, Path], trust_bundle: bool = 
 
 
 def is_own(path: Path) -> bool:
-    """Tell whether a file or folder lies in this package or its own checkout; links are followed first."""
+    """Return whether a file or folder lies in this package or its own checkout; links are followed first."""
     resolved = path.resolve()
     return any(resolved.is_relative_to(folder.resolve()) for folder in own_folders())
 

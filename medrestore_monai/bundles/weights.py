@@ -1,8 +1,8 @@
-"""Weights too large for a repository: ``large_files.yml`` tells where they are and what their digest is.
+"""Weights too large for a repository: ``large_files.yml`` lists where they are and their digests.
 
 The format is that of MONAI's ``download_large_files``, which this replaces where it matters: a transfer that was cut
-off goes on where it ended, a file takes its place only when its SHA-256 is right, and a list from anywhere reaches
-nothing outside of the bundle's folder.
+off is resumed, a file takes its place only when its SHA-256 is right, and a list from anywhere reaches nothing outside
+of the bundle's folder.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ class LargeFile:
     kind: str = "sha256"
 
     def has_digest(self, path: Path) -> bool:
-        """Tell whether the file at ``path`` has the digest of this one."""
+        """Return whether the file at ``path`` has the digest of this one."""
         digest = hashlib.new(self.kind)
         with path.open("rb") as file:
             while block := file.read(_BLOCK):
@@ -119,20 +119,20 @@ def get_weights(
         RuntimeError: the address cannot be reached or the transfer ended early; the next call resumes it.
         OSError: the file cannot be written.
     """
-    tell = report or (lambda line: None)
+    say = report or (lambda line: None)
     found = []
     for entry in large_files(bundle, allow_file) or [_own_weights(bundle)]:
         target = bundle.root / entry.path
         _refuse_links(bundle.root, target)
         if target.is_file() and entry.has_digest(target):
-            tell(f"{entry.path}: there, {entry.kind} right")
+            say(f"{entry.path}: there, {entry.kind} right")
         elif target.exists() and not overwrite:
             raise ValueError(f"{target} is there with another {entry.kind} than listed; `overwrite` replaces it.")
         elif not entry.url:
-            raise ValueError(f"{target} is missing, and {bundle.name} has no {LISTS[0]} that tells where it is.")
+            raise ValueError(f"{target} is missing, and {bundle.name} has no {LISTS[0]} that lists where it is.")
         else:
             download(entry, target, largest)
-            tell(f"{entry.path}: fetched, {entry.kind} right")
+            say(f"{entry.path}: fetched, {entry.kind} right")
         found.append(target)
     return found
 
@@ -159,7 +159,7 @@ def verify_files(bundle: Bundle) -> list[tuple[str, str]]:
 def _own_weights(bundle: Bundle) -> LargeFile:
     digest = bundle.metadata.get("weights_sha256")
     if not digest:
-        raise ValueError(f"the card of {bundle.name} tells no SHA-256 of its weights.")
+        raise ValueError(f"the card of {bundle.name} has no SHA-256 of its weights.")
     return LargeFile(WEIGHTS.as_posix(), "", str(digest))
 
 

@@ -80,7 +80,7 @@ def _settings_table(bundle: "Bundle") -> Table:
 
 @bundles_app.command("check")
 def check(path: Annotated[Path, typer.Argument(help="A bundle from anywhere: its folder or zip file.")]) -> None:
-    """Tell whether it is safe to run somebody's bundle; nothing of it is run to find out.
+    """Say whether it is safe to run somebody's bundle; nothing of it is run to find out.
 
     The configurations of a bundle are code to MONAI. Everything in it must be on a list of what is known to be
     harmless; what is not is printed, one line each, and the exit code is 3. Run this outside of the bundle's folder.
@@ -152,7 +152,7 @@ def get(
 
 @weights_app.command("verify")
 def verify(name: NameArgument) -> None:
-    """Tell whether the weights and large files of a bundle are there, with the digests of its card and list.
+    """Say whether the weights and large files of a bundle are there, with the digests of its card and list.
 
     Example:
       medrestore bundles weights verify ct_denoise_restore_rwkv

@@ -21,7 +21,7 @@ DECODERS = {
 
 
 def examine() -> list[tuple[str, str]]:
-    """Return pairs of a subject and its state; nothing in them tells of a patient or of the network."""
+    """Return pairs of a subject and its state; nothing in them is about a patient or the computer network."""
     import torch
 
     from medrestore_monai.bundles import list_bundles

@@ -175,7 +175,7 @@ def export(
     """Write a bundle's network as an ONNX file, for other programs; about a minute.
 
     Its input "image" and output "pred" have the shape (batch, channels, height, width), of any size, scaled as the
-    bundle's card tells. To restore with onnxruntime here, "medrestore restore --backend onnx" needs no such file.
+    bundle's card lists. To restore with onnxruntime here, "medrestore restore --backend onnx" needs no such file.
 
     Examples:
       medrestore export -o ct_denoise.onnx
@@ -207,7 +207,7 @@ def export(
 
 @app.command()
 def doctor() -> None:
-    """Tell what this installation can do: versions, devices, the Bi-WKV backend, DICOM decoders, bundles.
+    """Show what this installation can do: versions, devices, the Bi-WKV backend, DICOM decoders, bundles.
 
     Example:
       medrestore doctor

@@ -87,7 +87,7 @@ def show_results(records: Sequence[Record], job: Job, bundle: str) -> int:
     if table.row_count:
         console.print(table)
     words = ", ".join(f"{count} {_WORDS[outcome]}" for outcome, count in counts.items() if count or outcome != "unfit")
-    summary = f"{len(records)} studies with {bundle}: {words}. {job.output / MANIFEST} tells all. {RESEARCH}"
+    summary = f"{len(records)} studies with {bundle}: {words}. Details: {job.output / MANIFEST}. {RESEARCH}"
     console.print(printable(summary), soft_wrap=True, markup=False)
     return BAD_DATA if counts["failed"] else 0
 

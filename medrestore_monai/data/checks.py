@@ -146,7 +146,7 @@ def check_items(
 
 
 def _unfit(paths: Sequence[str], found: Sequence[Found | None], channels: int | None) -> list[str]:
-    """Tell which of the images of one item have the wrong channels, or differ from the last one."""
+    """Return which of the images of one item have the wrong channels, or differ from the last one."""
     texts = [
         f"{path} has {one.channels} channels, where {channels} are expected"
         for path, one in zip(paths, found, strict=True)

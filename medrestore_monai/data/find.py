@@ -22,18 +22,18 @@ Item = dict[str, Any]
 
 
 def is_image_file(path: Path) -> bool:
-    """Tell by its name whether a path is that of an image that is not DICOM; a folder of such a name is none."""
+    """Return by its name whether a path is that of an image that is not DICOM; a folder never is."""
     # pathlib's is_dir raises where a folder may not be entered
     return path.name.lower().endswith(IMAGE_SUFFIXES) and not os.path.isdir(path)
 
 
 def is_picture(path: Path) -> bool:
-    """Tell by its name whether a file is a PNG, JPEG or TIFF picture: beside DICOM files, most are previews of them."""
+    """Return by its name whether a file is a PNG, JPEG or TIFF picture: beside DICOM, most are previews."""
     return path.name.lower().endswith(_PICTURE_SUFFIXES)
 
 
 def is_archive(path: Path) -> bool:
-    """Tell by its name whether a path is that of a zip archive, which may hold DICOM series; a folder is none."""
+    """Return by its name whether a path is that of a zip archive, which may hold DICOM series; a folder never is."""
     return path.suffix.lower() == ".zip" and not os.path.isdir(path)
 
 
@@ -63,7 +63,7 @@ def walk_folders(
     Args:
         root: a folder.
         onerror: called with the error of a folder that may not be read, or of a file that may be DICOM.
-        is_hidden: tells by their names which files to leave out.
+        is_hidden: says by their names which files to leave out.
     """
     whole: set[Path] = set()
     for place, subfolders, names in walk(root, onerror):
@@ -90,7 +90,7 @@ def _hold_dicom(files: list[Path], onerror: Callable[[OSError], object]) -> bool
 
 
 def without_suffix(name: str) -> str:
-    """Return the name of an image without what tells its format: ``p1/a.nii.gz`` becomes ``p1/a``."""
+    """Return the name of an image without its format: ``p1/a.nii.gz`` becomes ``p1/a``."""
     endings = [suffix for suffix in (*IMAGE_SUFFIXES, ".zip") if name.lower().endswith(suffix)]
     return name[: -max(map(len, endings))] if endings else name
 

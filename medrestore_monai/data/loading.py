@@ -32,7 +32,7 @@ __all__ = ["LoadImageOrSeriesd", "with_padding", "without_offset"]
 
 
 def _is_color(meta: Mapping[str, Any]) -> bool:
-    """Tell pictures ``(3, X, Y)`` from volumes ``(X, Y, Z)``."""
+    """Distinguish pictures ``(3, X, Y)`` from volumes ``(X, Y, Z)``."""
     return bool(meta["original_channel_dim"] == 0)
 
 

@@ -169,7 +169,7 @@ class SaveLikeSourced(Transform):
     or until :meth:`close`.
 
     Args:
-        derivation: what a DICOM header tells of the processing.
+        derivation: what a DICOM header records of the processing.
         key: the result, shape ``(C, X, Y[, Z])``, in the unit of the source.
         like: the image it was made from, whose meta data name the source.
         output_key: where the item says where to write.
@@ -217,7 +217,7 @@ class SaveLikeSourced(Transform):
             self._collected = None
 
     def _collect(self, values: np.ndarray, target: Path, item: Mapping[Hashable, Any]) -> bool:
-        """Keep one slab; tells whether it was the last one."""
+        """Keep one slab; return whether it was the last one."""
         start, stop, slices = (int(item[name]) for name in ("start", "stop", "slices"))
         if start == 0:
             self.close()

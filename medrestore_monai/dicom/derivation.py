@@ -52,7 +52,7 @@ _OUTDATED = (
 
 @dataclass(frozen=True)
 class Derivation:
-    """How an image was made from its source, as the new header will tell it.
+    """How an image was made from its source, as the new header will record it.
 
     Attributes:
         description: what was done: ``denoise``, ``deblur``; other words are written without a DICOM code.
@@ -92,7 +92,7 @@ class Derivation:
 
     @property
     def suffix(self) -> str:
-        """What tells the new series from its source, in brackets."""
+        """What distinguishes the new series from its source, in brackets."""
         version = ".".join(self.software_version.split(".")[:2])
         return self.series_suffix or f"[MEDRESTORE {self.description} {version}, research]"[:62]
 

@@ -96,7 +96,7 @@ def find_series(path: str | os.PathLike[str], problems: list[str] | None = None)
         problems: where given, files and subfolders that cannot be read are noted here and left out.
 
     Returns:
-        The series, sorted by description and UID; empty only where ``problems`` tells why.
+        The series, sorted by description and UID; empty only where ``problems`` says why.
 
     Raises:
         DicomError: a file cannot be read or is cut short.
@@ -132,7 +132,7 @@ def find_series(path: str | os.PathLike[str], problems: list[str] | None = None)
 
 
 def begins_as_dicom(file: Path) -> bool:
-    """Tell by its first bytes whether a file is DICOM, be it without the preamble.
+    """Return by its first bytes whether a file is DICOM, be it without the preamble.
 
     Raises:
         OSError: it cannot be read.
@@ -143,7 +143,7 @@ def begins_as_dicom(file: Path) -> bool:
 
 
 def _is_bare(head: bytes) -> bool:
-    """Tell whether bytes begin with an element of group 0002 or 0008, in explicit or implicit little endian."""
+    """Return whether bytes begin with an element of group 0002 or 0008, in explicit or implicit little endian."""
     if len(head) < 8:
         return False
     group, element, length = struct.unpack("<HHI", head[:8])
@@ -255,7 +255,7 @@ def _group_header(file: SourceFile, alone: bool) -> _Header | None:
 
 
 def _is_index(file: SourceFile) -> bool:
-    """Tell by the file meta information whether a file is a DICOMDIR.
+    """Return by the file meta information whether a file is a DICOMDIR.
 
     Raises:
         DicomError: it has no transfer syntax, or one that is not accepted.

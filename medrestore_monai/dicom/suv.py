@@ -156,7 +156,7 @@ def _by_body_weight(datasets: Sequence[Dataset], options: SUVOptions, label: str
     correction = str(first.get("DecayCorrection", ""))
     if correction not in ("START", "ADMIN", "NONE"):
         raise SUVError(
-            f"{label} does not tell to which time its decay is corrected, Decay Correction (0054,1102): "
+            f"{label} does not say to which time its decay is corrected, Decay Correction (0054,1102): "
             "give its SUV per Bq/ml, `suv_factor`."
         )
     if "ATTN" not in first.get("CorrectedImage", ["ATTN"]):
@@ -185,7 +185,7 @@ def _by_body_weight(datasets: Sequence[Dataset], options: SUVOptions, label: str
 
 
 def _known(ds: Dataset, options: SUVOptions) -> dict[str, Any]:
-    """What options and header tell, ``None`` for what they do not or what cannot be."""
+    """The values of options and header, ``None`` where they are missing or cannot be."""
     isotopes = ds.get("RadiopharmaceuticalInformationSequence") or []
     isotope = isotopes[0] if len(isotopes) == 1 else Dataset()
     weight = options.weight or _positive(ds.get("PatientWeight"))

@@ -121,7 +121,7 @@ class SeededLoader(DataLoader):
 
 
 class _SeededItems(Dataset):
-    """The items of a dataset, each with random transforms that its seed tells."""
+    """The items of a dataset, each with random transforms drawn from its seed."""
 
     def __init__(self, dataset: Sequence[Any]) -> None:
         self.dataset = dataset

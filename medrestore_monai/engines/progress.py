@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 class ProgressBar:
     """Show a bar for each epoch on a terminal; elsewhere, log a line now and then.
 
-    Ignite's ``ProgressBar`` needs tqdm and does not tell the time for all epochs. Of several processes, only the first
+    Ignite's ``ProgressBar`` needs tqdm and does not show the time for all epochs. Of several processes, only the first
     one shows anything.
 
     Args:

@@ -6,7 +6,7 @@ float64 is rounded to float32, though written as float64 again. JPEG is lossy: i
 upright as its EXIF orientation says, and is written with quality 95 and full color resolution. PNG and TIFF keep their
 pixels as stored, and their orientation beside them. Which texts of a source a result gets, ``descriptions`` says.
 
-``files`` holds the reader and the writer, ``headers`` tells what a file holds without its pixels; ``nifti``,
+``files`` holds the reader and the writer, ``headers`` says what a file holds without its pixels; ``nifti``,
 ``pictures``, ``jpeg`` and ``arrays`` know one group of formats each.
 """
 

@@ -201,7 +201,7 @@ def _ending(path: Path) -> str:
 
 
 def kind_of(path: Path) -> str:
-    """Tell by its name what kind of image a file is: nifti, png, jpeg, tiff, npy or npz.
+    """Return the kind of an image file by its name: nifti, png, jpeg, tiff, npy or npz.
 
     Raises:
         ValueError: the name has another ending.

@@ -40,14 +40,14 @@ class ImageHeader:
 
 
 def read_header(path: Path | str) -> ImageHeader:
-    """Tell what an image file holds; a file whose end looks cut off is decoded to make sure.
+    """Return what an image file holds; a file whose end looks cut off is decoded to make sure.
 
     Args:
         path: a file as in :func:`~medrestore_monai.images.read_image`.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is of a kind that ``read_image`` refuses, as far as header and end tell.
+        ValueError: if the file is of a kind that ``read_image`` refuses, as far as header and end show.
     """
     path = Path(path)
     kind = kind_of(path)

@@ -67,7 +67,7 @@ def read_jpeg(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
 def write_jpeg(file: BinaryIO, stored: np.ndarray, like: Mapping[str, Any]) -> None:
     """Write one picture of quality 95, with full color resolution and the resolution and color profile of ``like``.
 
-    EXIF entries of a JPEG are not kept: they may tell who was pictured, when and where, and the picture is upright.
+    EXIF entries of a JPEG are not kept: they may say who was pictured, when and where, and the picture is upright.
     Pixels of a PNG or TIFF may not be, and keep their orientation.
     """
     note(

@@ -45,7 +45,7 @@ def limits_of(conf: Mapping[str, str]) -> tuple[int, int]:
 
 
 def is_on(conf: Mapping[str, str], name: str) -> bool:
-    """Tell whether ``--conf NAME true`` was given.
+    """Return whether ``--conf NAME true`` was given.
 
     Raises:
         ValueError: it is neither true nor false.

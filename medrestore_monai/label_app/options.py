@@ -1,7 +1,8 @@
 """What a client may set for one request, and nothing else.
 
-MONAI runs a text in a configuration that starts with ``$`` as code and follows references, and whoever reaches the
-server can send any text. So numbers come in as numbers, choices as one of the choices, and unknown names not at all.
+MONAI runs a text in a configuration that starts with ``$`` as code and follows references, and anyone who reaches
+the server can send any text. So numbers come in as numbers, choices as one of the choices, and unknown
+names not at all.
 """
 
 import json

@@ -14,7 +14,7 @@ _NAME = r"tmp[a-z0-9_]{8}(\..*)?"
 
 
 def is_received(image: str, sessions: str | None = None) -> bool:
-    """Tell whether a path is a file that a client has just sent, or the image of its session.
+    """Return whether a path is a file that a client has just sent, or the image of its session.
 
     MONAI Label puts a sent file directly into the temporary folder, where other programs keep files and folders, too.
 
@@ -29,7 +29,7 @@ def is_received(image: str, sessions: str | None = None) -> bool:
         return True
     status = path.lstat()  # of a link itself
     named = path.parent.resolve() == Path(tempfile.gettempdir()).resolve() and re.fullmatch(_NAME, path.name)
-    owned = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()  # Windows tells no owner
+    owned = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()  # Windows has no owner here
     return bool(named) and owned and stat.S_ISREG(status.st_mode)
 
 

@@ -124,7 +124,7 @@ def _ask(request: urllib.request.Request, timeout: float = 60) -> tuple[bytes, s
 
 
 def _form(fields: dict[str, str], file: str) -> tuple[str, bytes]:
-    """Encode a form (RFC 7578); the file goes under a name that tells nothing but its kind."""
+    """Encode a form (RFC 7578); the file goes under a name that shows nothing but its kind."""
     boundary = uuid.uuid4().hex
     parts = [
         f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()

@@ -56,7 +56,7 @@ class RestoreTask(InferTask):
         return list(self.bundle.dicom_modalities)
 
     def is_valid(self) -> bool:
-        """Tell whether the weights are there."""
+        """Return whether the weights are there."""
         return self.bundle.weights.is_file()
 
     def get_path(self, validate: bool = True) -> str | None:
@@ -145,7 +145,7 @@ class BatchRestore(BatchInferTask):
         return [image for image in fitting if image in images]
 
     def __call__(self, request: dict[str, Any], datastore: Any, infer: Callable[..., Any]) -> dict[str, Any]:
-        """Restore them, and return what came of each: what :class:`RestoreTask` tells, or the ``error``.
+        """Restore them, and return what came of each: what :class:`RestoreTask` returns, or the ``error``.
 
         Raises:
             ValueError: the results would be lost: a DICOMweb store takes series only, which needs ``write_back``.
@@ -173,7 +173,7 @@ def _ending(path: Path) -> str:
 
 
 def _keep(file: Path) -> str:
-    """Move a file out of a folder that will vanish, under a name that tells nothing."""
+    """Move a file out of a folder that will vanish, under a neutral name."""
     handle, target = tempfile.mkstemp(prefix="restored-", suffix=_ending(file))
     os.close(handle)
     shutil.move(file, target)

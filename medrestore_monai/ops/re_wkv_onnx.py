@@ -46,7 +46,7 @@ def onnx_re_wkv_planes(decay: Any, bonus: Any, k: Any, v: Any) -> Any:
     """Write :func:`~medrestore_monai.ops.re_wkv_planes.re_wkv_planes` in ONNX; its arguments are values of a graph."""
     from onnxscript import opset20
 
-    op: Any = opset20  # takes plain numbers as well, which its types do not tell
+    op: Any = opset20  # takes plain numbers as well, which its types do not say
     height, width = op.Shape(k, start=2, end=3), op.Shape(k, start=3, end=4)
     largest = op.ReduceMax(k, [2, 3], keepdims=1)
     e = op.Exp(op.Sub(k, largest))

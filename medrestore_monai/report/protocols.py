@@ -83,7 +83,7 @@ class Protocol:
         return result
 
     def leaves_out(self, label: Tensor, window: tuple[float, float]) -> bool:
-        """Tell whether a reference slice ``(C, X, Y)`` has no contrast to score against, such as one of air only."""
+        """Return whether a reference slice ``(C, X, Y)`` has no contrast to score against, such as one of air only."""
         if self.data_range == "window":
             return False
         inside = np.clip(label.cpu().numpy(), *window)

@@ -1,4 +1,4 @@
-"""What was done: one record a study, written aside and renamed, and the manifest made of them.
+"""What was done: one record a study, written to a temporary file and renamed, and the manifest made of them.
 
 Records lie in ``.medrestore/records`` of the output: a process that is killed loses none. ``manifest.json`` is a copy
 of all of them for readers. Names that are not UTF-8 stand in them as Python has them, with surrogate escapes.
@@ -69,8 +69,8 @@ class Ledger:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Say in words how two settings differ; empty if they do not."""
     names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-    told = [f"{name} {_short(before.get(name))} there and {_short(now.get(name))} now" for name in names]
-    return ", ".join(told)
+    changes = [f"{name} {_short(before.get(name))} there and {_short(now.get(name))} now" for name in names]
+    return ", ".join(changes)
 
 
 def _short(value: Any) -> str:

@@ -157,7 +157,7 @@ def _of_place(
 
 
 def _is_new(info: SeriesInfo, known: set[tuple[str, Path]] | None) -> bool:
-    """Tell whether a series was not listed so far, be it through a link to its folder, and note it."""
+    """Return whether a series was not listed so far, be it through a link to its folder, and note it."""
     if known is None:
         return True
     first = info.files[0].path

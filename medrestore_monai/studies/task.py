@@ -1,4 +1,4 @@
-"""One study of many: restored aside, put into its place with its record, once, in whatever process it runs."""
+"""One study of many: restored in a temporary folder, then moved into its place with its record, once."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def make_task(job: Job, study: Study, before: Record | None, run: str) -> Task:
 
 def aside_folder(output: Path) -> Path:
     """Where results lie until they are whole; it holds nothing else and may be removed between runs."""
-    return output / HIDDEN / "aside"
+    return output / HIDDEN / "unfinished"
 
 
 def restore_study(task: Task, restorer: Restorer) -> Record:

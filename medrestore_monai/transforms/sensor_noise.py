@@ -27,8 +27,8 @@ def add_sensor_noise(image: Tensor, std: float, seed: int, lower: float = -math.
         image: shape ``(C, X, Y)`` or ``(C, X, Y, Z)``.
         std: standard deviation in the unit of ``image``; 0 changes nothing.
         seed: of the noise.
-        lower: least value the sensor tells; smaller results are set to it, unless the image is smaller itself.
-        upper: greatest value it tells, likewise.
+        lower: least value the sensor reports; smaller results are set to it, unless the image is smaller itself.
+        upper: greatest value it reports, likewise.
 
     Returns:
         The noisy image, same shape, float32 (float64 stays).
@@ -56,8 +56,8 @@ class SensorNoise(Degradation):
     Args:
         std: standard deviation in the unit of the image; 0 changes nothing.
         seed: of the noise.
-        lower: least value the sensor tells.
-        upper: greatest value the sensor tells.
+        lower: least value the sensor reports.
+        upper: greatest value the sensor reports.
     """
 
     std: float
@@ -76,8 +76,8 @@ class RandSensorNoised(RandDegradationd):
     Args:
         keys: images, shape ``(C, X, Y)`` or ``(C, X, Y, Z)``.
         std: standard deviation in the unit of the images, or a range of it, drawn uniformly.
-        lower: least value the sensor tells, such as 0; by default there is none.
-        upper: greatest value it tells, such as 255.
+        lower: least value the sensor reports, such as 0; by default there is none.
+        upper: greatest value it reports, such as 255.
         prob: probability of noise at all.
         allow_missing_keys: as in MONAI.
 

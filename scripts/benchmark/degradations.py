@@ -31,8 +31,8 @@ from medrestore_monai.transforms.pet.low_count import PETNoiseMapd, RandPETLowCo
 
 NEEDED = 8.0  # patches a second and loading process
 TRANSFORMS = {
-    "CT low dose, noise map at hand": RandCTLowDosed("hu"),
-    "PET low count, noise map at hand": RandPETLowCountd("suv", noise_map_key="suv_map"),
+    "CT low dose, noise map given": RandCTLowDosed("hu"),
+    "PET low count, noise map given": RandPETLowCountd("suv", noise_map_key="suv_map"),
     "k-space truncation": RandKSpaceTruncationd("hu", (0.2, 0.5)),
     "motion blur, 20 to 45 px": RandMotionBlurd("hu"),
     "linear motion blur, 3 to 9 px": RandLinearMotionBlurd("hu"),

@@ -144,7 +144,7 @@ def digest(path: Path) -> str:
 
 def count_problems(names: list[str], source: Path, output: Path, alone: Path, bundle: str) -> dict[str, int]:
     manifest = json.loads((output / "manifest.json").read_text())["studies"]
-    told = [record["name"] for record in manifest if record["outcome"] == "restored"]
+    listed = [record["name"] for record in manifest if record["outcome"] == "restored"]
     results = {str(path.relative_to(output)) for path in output.rglob("*.nii.gz")}
     results |= {str(path.parent.relative_to(output)) for path in output.rglob("IM0001.dcm")}
     hidden = [path for path in output.rglob(".*") if path.name != ".medrestore"]
@@ -153,11 +153,11 @@ def count_problems(names: list[str], source: Path, output: Path, alone: Path, bu
     after = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.suffix in (".dcm", ".gz")}
     return {
         "missing": len(set(names) - results),
-        "not in the manifest": len(set(names) - set(told)),
-        "twice in the manifest": len(told) - len(set(told)),
+        "not in the manifest": len(set(names) - set(listed)),
+        "twice in the manifest": len(listed) - len(set(listed)),
         "besides": len(results - set(names)),
         "other than alone": sum(digest(output / name) != digest(alone / name) for name in names),
-        "left behind": len(hidden) + (output / ".medrestore" / "aside").exists(),
+        "left behind": len(hidden) + (output / ".medrestore" / "unfinished").exists(),
         "restored again": sum(after[path] != when for path, when in before.items()),
     }
 

@@ -209,7 +209,7 @@ class Bench:
         return self.candidates[key]
 
     def hopeless(self, candidate: Candidate) -> bool:
-        """Tell whether this device multiplies in bfloat16 so slowly that no one would use it."""
+        """Return whether this device multiplies in bfloat16 so slowly that no one would use it."""
         low = candidate.autocast or candidate.dtype == torch.bfloat16
         return low and candidate.device.type == "cpu" and not multiplies_bfloat16()
 

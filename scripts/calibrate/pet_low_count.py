@@ -1,7 +1,7 @@
 """Compare the fast PET low-count simulation with the exact one on real slices: noise level, place, spectrum, skewness.
 
 Both insert noise into the same full-count slice. The exact one draws Poisson counts and reconstructs them by OSEM; the
-noise of many repetitions is compared per range of activity. Also tells how many counts the real slices themselves seem
+noise of many repetitions is compared per range of activity. Also shows how many counts the real slices themselves seem
 to have, from the difference of slices 8 mm apart in flat tissue, and how many patches a second the fast one makes.
 
     python scripts/calibrate/pet_low_count.py --data DATA --repeats 8

@@ -4,7 +4,7 @@
 
 DATA holds sharp pictures of nuclei that no training saw. Each is blurred as the bundle's ``evaluate.json`` says,
 restored, and divided into nuclei and background by Otsu's threshold of its own. What is right is what the same
-threshold makes of the sharp picture, not what an expert drew: the figures tell what blur takes from a simple
+threshold makes of the sharp picture, not what an expert drew: the figures show what blur takes from a simple
 segmentation and what a restoration gives back, not how good the segmentation is. Nuclei are the smaller class of the
 sharp picture, whether bright or dark.
 
@@ -63,7 +63,7 @@ def foreground(picture: np.ndarray, bright: bool) -> np.ndarray:
 
 
 def bright_nuclei(sharp: np.ndarray) -> bool:
-    """Tell whether the smaller class of the sharp picture is the bright one."""
+    """Return whether the smaller class of the sharp picture is the bright one."""
     return bool(foreground(sharp, True).mean() <= 0.5)
 
 

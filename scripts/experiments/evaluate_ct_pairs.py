@@ -8,7 +8,8 @@ read back from there is scored slice by slice in the window [-160, 240] HU, data
 restored minus full dose over flat soft tissue.
 
 "Knowing all but noise" is an estimate of the best that any method can reach, as a full-dose slice has noise of its own:
-in flat soft tissue, what of the full-dose noise cannot be told from the quarter-dose noise, against their difference.
+in flat soft tissue, the part of the full-dose noise that cannot be distinguished from the quarter-dose noise, against
+their difference.
 """
 
 import argparse

@@ -70,7 +70,7 @@ def run(given: argparse.Namespace, output: Path) -> subprocess.Popen:
 
 
 def partial(folder: Path, started: float) -> bool:
-    """Tell whether a file is being written that this process began: those of killed ones are still there."""
+    """Return whether a file is being written that this process began: those of killed ones are still there."""
     try:
         return any(path.stat().st_mtime > started for path in folder.glob(".*.part"))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Draw MR slices upon real CT anatomy: other contrasts and parts of the body, where real MR at hand is few patients.
+"""Draw MR slices upon real CT anatomy: other contrasts and parts of the body, of which there is little real MR.
 
 Each HU gets a signal by a curve that is drawn anew, dark fat or bright fat, dark fluid or bright fluid; coil shading,
 noise and the scanner's interpolation follow. Such a slice has the edges of real anatomy, and is no measurement.

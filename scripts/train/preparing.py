@@ -66,14 +66,14 @@ def prepared(output: Path, list_part: Callable[[Path, str], list[dict[str, Any]]
         raise FileExistsError(f"{output} exists; name another output.")
     made = [folder for folder in output.absolute().parents if not folder.exists()]
     output.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
-        yield aside
-        counts = [_count(list_part, aside, part) for part in PARTS if (aside / part).is_dir()]
-        aside.chmod(0o777 & ~_umask())
-        aside.rename(output)
+        yield unfinished
+        counts = [_count(list_part, unfinished, part) for part in PARTS if (unfinished / part).is_dir()]
+        unfinished.chmod(0o777 & ~_umask())
+        unfinished.rename(output)
     except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
         for folder in made:
             folder.rmdir()
         raise
@@ -93,10 +93,10 @@ def _count(list_part: Callable[[Path, str], list[dict[str, Any]]], folder: Path,
 
 def progress(things: Sequence[Thing], what: str) -> Iterator[Thing]:
     """Give the things one by one and say every two seconds how far it is."""
-    told = time.monotonic()
+    shown_at = time.monotonic()
     for number, thing in enumerate(things):
-        if time.monotonic() - told > 2:
-            told = time.monotonic()
+        if time.monotonic() - shown_at > 2:
+            shown_at = time.monotonic()
             print(f"{what}: {number} of {len(things)}", file=sys.stderr)
         yield thing
 

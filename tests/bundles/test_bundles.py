@@ -135,7 +135,7 @@ def test_the_configurations_of_a_bundle_agree(root):
     assert "training" in configs["train"]
 
 
-# parameters, merged for inference, of the light network and of base.json, as our cards tell them
+# parameters, merged for inference, of the light network and of base.json, as our cards list them
 COUNTS = {"RestoreRWKV": {None: 1.19e6, "base": 27.91e6}, "RestoreRWKVRouting": {None: 1.38e6, "base": 24.90e6}}
 
 
@@ -144,8 +144,8 @@ def network_overlays(root):
     overlays = [
         path.stem for path in sorted((root / "configs").glob("*.json")) if '"bundle_root"' not in path.read_text()
     ]
-    told = [name for name in overlays if "network_def" in (root / "configs" / f"{name}.json").read_text()]
-    return [None, *(name for name in told if name not in ("metadata", "multi_gpu_train", "train_cpu"))]
+    of_networks = [name for name in overlays if "network_def" in (root / "configs" / f"{name}.json").read_text()]
+    return [None, *(name for name in of_networks if name not in ("metadata", "multi_gpu_train", "train_cpu"))]
 
 
 @pytest.mark.parametrize(

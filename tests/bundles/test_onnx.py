@@ -93,8 +93,8 @@ def test_a_series_is_restored_to_the_same_hu_and_the_header_names_the_backend(tm
     np.testing.assert_allclose(ours.array, theirs.array, rtol=0, atol=1)  # whole HU, rounded one way or the other
     assert (ours.array != theirs.array).mean() < 0.01
     for backend in ("onnx", "torch"):
-        told = f'"backend": "{backend}"'.encode()
-        assert all(told in path.read_bytes() for path in (tmp_path / backend).iterdir())
+        recorded = f'"backend": "{backend}"'.encode()
+        assert all(recorded in path.read_bytes() for path in (tmp_path / backend).iterdir())
 
 
 def test_export_writes_what_the_cache_holds(tmp_path, bundle, cache, monkeypatch):

@@ -108,11 +108,11 @@ def test_it_runs_from_its_folder_without_our_package(bundle, packaged, elsewhere
         (tmp_path / "eval").mkdir()
         shutil.copy(next(Path(schema, "schema").glob("meta_schema_*.json")), tmp_path / "eval" / "schema.json")
         commands.append(["verify_metadata", *files[2:], "--filepath", tmp_path / "eval" / "schema.json"])
-    told = run_there(elsewhere, folder, *commands)
-    assert f"source: {folder}" in told
-    assert "kernel: False" in told  # pure PyTorch
-    assert told.count("data shape of network is verified") == 2
-    assert told.count("metadata is verified") == bool(schema)
+    output = run_there(elsewhere, folder, *commands)
+    assert f"source: {folder}" in output
+    assert "kernel: False" in output  # pure PyTorch
+    assert output.count("data shape of network is verified") == 2
+    assert output.count("metadata is verified") == bool(schema)
 
     expected = tmp_path / "expected.nii.gz"
     restore(phantom, expected, bundle, device="cpu")
@@ -151,13 +151,13 @@ def test_it_runs_from_another_folder_under_another_name(packaged, elsewhere, pha
     shutil.copytree(packaged[0], folder)
     config = ["--config_file", folder / "configs" / "inference.json", "--dataset_dir", phantom, "--output_dir"]
     (tmp_path / "work").mkdir()
-    told = run_there(
+    output = run_there(
         elsewhere,
         tmp_path / "work",
         ["run", "inference", *config, tmp_path / "a"],
         ["run", "inference", *config, tmp_path / "b", "--bundle_root", folder],
     )
-    assert f"source: {folder}" in told
+    assert f"source: {folder}" in output
     first, second = (nib.load(tmp_path / name / "phantom.nii.gz").get_fdata() for name in "ab")
     np.testing.assert_array_equal(first, second)
 
@@ -309,15 +309,15 @@ def test_each_bundle_evaluates_exports_and_trains_without_our_package(each, else
     training += ["--batch_size", "1", "--cache_rate", "0"]
     if "patch_size" in config(folder, "train"):
         training += ["--patch_size", "[28,28]"]
-    told = run_there(
+    output = run_there(
         elsewhere,
         folder,
         ["run", "evaluating", *evaluation],
         ["ckpt_export", "network_export", "--filepath", exported, *export],
         ["run", "training", *training],
     )
-    assert f"source: {folder}" in told
-    assert "kernel: False" in told  # pure PyTorch
+    assert f"source: {folder}" in output
+    assert "kernel: False" in output  # pure PyTorch
     assert any(report.rglob("*.csv"))
     importlib.import_module("medrestore_monai.ops.re_wkv_planes")  # the traced file calls its operator
     image = torch.rand(1, channels, 40, 24)
@@ -357,8 +357,8 @@ BROKEN = {
     "large": (lambda root: (root / "docs" / "big.png").write_bytes(bytes(26 * 2**20)), "big.png has more than 25 MiB"),
     "license": (lambda root: (root / "LICENSE").unlink(), "lacks LICENSE"),
     "weights": (lambda root: (root / "models" / "model.pt").unlink(), r"model\.pt is missing and not listed"),
-    "changelog": (metadata(lambda m: m.update(version="9.0.0")), "does not tell of version 9.0.0"),
-    "packages": (metadata(lambda m: m["required_packages_version"].pop("rich")), "does not tell rich"),
+    "changelog": (metadata(lambda m: m.update(version="9.0.0")), "has no entry for version 9.0.0"),
+    "packages": (metadata(lambda m: m["required_packages_version"].pop("rich")), "lacks rich"),
     "hostile": (
         lambda root: edit_json(root / "configs" / "inference.json", lambda c: c.update(x="$eval('1')")),
         "does not pass its check: configs/inference.json:x: the name eval",

@@ -135,9 +135,9 @@ def test_a_file_of_no_modality_is_refused(tmp_path):
     result = restore(source, tmp_path / "out.nii.gz", ALL, code=3)
     assert "image.nii.gz names no modality: give its --modality: CT, MR or PT." in result.stderr
     assert not (tmp_path / "out.nii.gz").exists()
-    for bundle, modality, told in ((ALL, "US", "CT, MR or PT"), (MRI, "CT", "MR")):
+    for bundle, modality, allowed in ((ALL, "US", "CT, MR or PT"), (MRI, "CT", "MR")):
         result = restore(source, tmp_path / "out.nii.gz", bundle, "--modality", modality, code=2)
-        assert f"modality must be {told}, got '{modality}'." in result.stderr
+        assert f"modality must be {allowed}, got '{modality}'." in result.stderr
     restore(source, tmp_path / "out.nii.gz", MRI, "--modality", "MR")
 
 

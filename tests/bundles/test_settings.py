@@ -66,9 +66,9 @@ def test_a_bundle_declares_a_task_for_each_modality(root):
     modalities = declared_modalities(metadata)
     assert metadata["network_data_format"]["inputs"]["image"]["modality"].split(",")[0] == modalities[0]
     tasks = {declared_task(metadata, modality) for modality in modalities}
-    told = {"denoising": "denois", "deblurring": "deblur", "super-resolution": "super", "synthesis": "synthesis"}
+    named = {"denoising": "denois", "deblurring": "deblur", "super-resolution": "super", "synthesis": "synthesis"}
     if len(tasks) == 1:
-        assert told[tasks.pop()] in root.name
+        assert named[tasks.pop()] in root.name
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def source(tmp_path):
 
 
 class Server(BaseHTTPRequestHandler):
-    """Serves ``CONTENT``; breaks off in the middle as often as ``breaks`` tells, and may know no ranges."""
+    """Serves ``CONTENT``; breaks off in the middle ``breaks`` times, and may know no ranges."""
 
     breaks = 0
     ranges = True
@@ -79,11 +79,11 @@ def server():
 def test_a_file_is_fetched_once_and_verified(bundle, source):
     listed(bundle, source)
     assert verify_files(bundle) == [("models/model.pt", ""), ("models/large.pt", "missing")]
-    told = []
-    (path,) = get_weights(bundle, report=told.append, allow_file=True)
+    reported = []
+    (path,) = get_weights(bundle, report=reported.append, allow_file=True)
     assert path.read_bytes() == CONTENT
-    get_weights(bundle, report=told.append, allow_file=True)
-    assert told == ["models/large.pt: fetched, sha256 right", "models/large.pt: there, sha256 right"]
+    get_weights(bundle, report=reported.append, allow_file=True)
+    assert reported == ["models/large.pt: fetched, sha256 right", "models/large.pt: there, sha256 right"]
     assert [state for _, state in verify_files(bundle)] == ["", ""]
     assert not list(bundle.root.rglob("*.part"))
 

@@ -190,7 +190,7 @@ def test_parts_of_an_mr_volume_carry_the_range_of_the_whole(tmp_path, kind):
         lower, upper = load({"image": str(path), **part})["image"].meta["intensity_range"]
         assert (lower, upper) == (0, pytest.approx(expected))
     assert "intensity_range" not in load({"image": str(path)})["image"].meta
-    if kind == "series":  # its header tells that it is MR
+    if kind == "series":  # its header says that it is MR
         assert "intensity_range" in LoadImageOrSeriesd("image")({"image": str(path), "slice": 1})["image"].meta
 
 
@@ -199,12 +199,12 @@ def test_the_modality_is_that_of_the_header_or_what_the_user_said(tmp_path):
     np.save(tmp_path / "a.npy", ct_volume(2))
     np.savez(tmp_path / "pictures.npz", test_images=np.zeros((2, 8, 9), np.uint8))
     archive = {"image": str(tmp_path / "pictures.npz"), "array": "test_images", "slice": 0}
-    for item, told in (
+    for item, expected in (
         ({"image": str(tmp_path / "a.npy")}, None),
         (archive, None),
         ({"image": str(tmp_path / "pet")}, "PT"),
     ):
-        assert LoadImageOrSeriesd("image")(item)["image"].meta.get("modality") == told
+        assert LoadImageOrSeriesd("image")(item)["image"].meta.get("modality") == expected
         assert LoadImageOrSeriesd("image", modality="PT")(item)["image"].meta["modality"] == "PT"
 
 

@@ -456,8 +456,8 @@ def test_no_message_tells_the_patient(tmp_path, recwarn, caplog):
     caplog.clear()
     with pytest.raises(DicomError) as caught:
         read_series(tmp_path)
-    told = [str(caught.value), caplog.text, *(str(warning.message) for warning in recwarn)]
-    assert "canary" not in " ".join(told).lower()
+    messages = [str(caught.value), caplog.text, *(str(warning.message) for warning in recwarn)]
+    assert "canary" not in " ".join(messages).lower()
 
 
 # damaged files

@@ -217,7 +217,7 @@ def test_real_series_of_a_scanner():
     datasets = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
     # 123.6 kg, 587.93 MBq at 08:45:00, 6151.687 s of a half life of 6586.2 s until 10:27:31.687
     assert suv_factor(datasets) == pytest.approx(123600 / (587929992.67578 * 0.5 ** (6151.687 / 6586.2)), rel=1e-9)
-    for ds in datasets:  # as if the series were processed again later: the frame times tell the same start
+    for ds in datasets:  # as if the series were processed again later: the frame times give the same start
         ds.SeriesTime = "200000"
     assert suv_factor(datasets) == pytest.approx(4.0168e-4, rel=1e-4)
 

@@ -91,7 +91,7 @@ def saved(output):
 
 
 def rows(output):
-    """The table, without what the clock tells."""
+    """The table, without times."""
     with (output / "history.csv").open(newline="") as file:
         return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
 

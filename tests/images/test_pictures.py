@@ -59,7 +59,7 @@ def test_orientation_of_tiff_and_png_is_kept(tmp_path, stored, orientation):
         assert shown(out).shape[:2] == ((9, 14) if orientation < 5 else (14, 9))
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "out_a.tif"), stored)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out_a.png")), stored)
-    # nothing else of the EXIF, which may tell who was pictured
+    # nothing else of the EXIF, which may say who was pictured
     assert set(Image.open(tmp_path / "out_a.png").getexif()) <= {274}
 
 

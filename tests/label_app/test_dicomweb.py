@@ -65,9 +65,9 @@ def series_in(store):
     """Every series of the store with its files, by SeriesInstanceUID, over Orthanc's own interface."""
     found = {}
     for name in json.loads(http(f"{store}/series")[1]):
-        told = json.loads(http(f"{store}/series/{name}")[1])
-        files = [http(f"{store}/instances/{one}/file")[1] for one in told["Instances"]]
-        found[told["MainDicomTags"]["SeriesInstanceUID"]] = [dcmread(io.BytesIO(file)) for file in files]
+        answered = json.loads(http(f"{store}/series/{name}")[1])
+        files = [http(f"{store}/instances/{one}/file")[1] for one in answered["Instances"]]
+        found[answered["MainDicomTags"]["SeriesInstanceUID"]] = [dcmread(io.BytesIO(file)) for file in files]
     return found
 
 
@@ -152,12 +152,12 @@ def test_a_batch_restores_what_the_bundle_can_and_tells_what_it_cannot(server, s
     body = json.dumps({"write_back": True, "strength": 0.5}).encode()
     status, answer = http(f"{server.url}/batch/infer/{BUNDLE}?run_sync=true", body)
     assert status == 200, answer
-    told = json.loads(answer)
-    assert set(told) == {uid_of(scans / "ct"), uid_of(scans / "gap")}
-    assert "missing" in told[uid_of(scans / "gap")]["error"]
+    answered = json.loads(answer)
+    assert set(answered) == {uid_of(scans / "ct"), uid_of(scans / "gap")}
+    assert "missing" in answered[uid_of(scans / "gap")]["error"]
     after = series_in(store)
     (new_uid,) = set(after) - set(before)
-    assert told[uid_of(scans / "ct")]["params"]["series_uid"] == new_uid
+    assert answered[uid_of(scans / "ct")]["params"]["series_uid"] == new_uid
     assert new_uid != uid_of(wanted)
 
 

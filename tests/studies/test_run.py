@@ -361,7 +361,7 @@ def test_one_series_stays_what_it_was(job, tmp_path):
 
 
 def rewrite(path, seconds=10.0):
-    """Write the same bytes at another time, as far as that tells."""
+    """Give a file another time of change, as if the same bytes were written again."""
     stat = path.stat()
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + round(seconds * 1e9)))
 

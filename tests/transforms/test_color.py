@@ -1,4 +1,4 @@
-"""Gray images become three equal channels and come back as one; pictures are told from volumes."""
+"""Gray images become three equal channels and come back as one; pictures are distinguished from volumes."""
 
 import numpy as np
 import pytest

@@ -117,7 +117,7 @@ def _about_code(name: str) -> str:
 
 
 def is_ours(name: str, content: bytes) -> bool:
-    """Tell whether a file is one of this very package, byte for byte, as the zoo form carries it."""
+    """Return whether a file is one of this very package, byte for byte, as the zoo form carries it."""
     parts = PurePosixPath(name).parts
     if parts[0] != PACKAGE or not name.endswith(".py"):
         return False

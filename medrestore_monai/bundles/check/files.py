@@ -129,7 +129,7 @@ def _reader(content: bytes, entry: zipfile.ZipInfo) -> Callable[[], bytes]:
         with zipfile.ZipFile(io.BytesIO(content)) as archive, archive.open(entry) as file:
             found = file.read(entry.file_size + 1)
         if len(found) != entry.file_size:
-            raise zipfile.BadZipFile("is not of the size that the zip tells")
+            raise zipfile.BadZipFile("is not of the size in the zip's directory")
         return found
 
     return read

@@ -1,7 +1,7 @@
 """The names that a bundle's configurations may call: a list of what is allowed, never of what is not.
 
 A name must stand in the list, and what it means in the installed MONAI, PyTorch, Ignite or NumPy must be defined
-there too: ``monai.transforms.io.array.os.system`` begins well and is none of MONAI's.
+there too: ``monai.transforms.io.array.os.system`` begins well but is not part of MONAI.
 """
 
 import enum
@@ -137,7 +137,7 @@ def _in_family(dotted: str) -> bool:
 
 
 def is_module(dotted: str) -> bool:
-    """Tell whether a module may be imported: one of the list, or public and below a family."""
+    """Return whether a module may be imported: one of the list, or public and below a family."""
     return dotted in MODULES or (_in_family(dotted) and all(_public(part) for part in dotted.split(".")))
 
 
@@ -173,7 +173,7 @@ def reason_against_located(name: object) -> str:
 
 @cache
 def takes_names(dotted: str) -> bool:
-    """Tell whether a known class or function has a parameter of ``LOCATED``."""
+    """Return whether a known class or function has a parameter of ``LOCATED``."""
     found = _resolve(dotted.split("."))
     try:
         return bool(LOCATED & set(inspect.signature(found).parameters))
@@ -182,7 +182,7 @@ def takes_names(dotted: str) -> bool:
 
 
 def target_takes_names(target: str) -> bool:
-    """Tell the same of a ``_target_`` that is known."""
+    """Return the same for a ``_target_`` that is known."""
     modules = "" if "." in target else _components().get_component_module_name(target)
     if not modules:
         return takes_names(target)

@@ -167,7 +167,7 @@ class _Comparison:
                 yield _join(key, name), "does not stand in the bundles of this package"
 
     def _may_add(self, key: str, name: str, target: Any) -> bool:
-        """Tell whether a plain value may stand where the known configuration has none."""
+        """Return whether a plain value may stand where the known configuration has none."""
         if target is None:
             # at the top, MONAI splits a name at "::"
             parts = name.split("::") if not key else [name]

@@ -53,7 +53,7 @@ def downloads_by_default(target: str) -> tuple[str, ...]:
 
 
 def has_sinks(target: str) -> bool:
-    """Tell whether a known class or function has arguments to judge."""
+    """Return whether a known class or function has arguments to judge."""
     return bool(path_parameters(target) or _pretrained(target))
 
 

@@ -28,7 +28,7 @@ _FOREIGN = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", 
 
 
 def is_weights(content: bytes) -> bool:
-    """Tell whether a file could be unpickled or run: an archive, a pickle, a NumPy or HDF5 file, by its first bytes."""
+    """Return whether a file could be unpickled or run, by its first bytes: an archive, a pickle, NumPy or HDF5."""
     starts = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"\x93NUMPY", b"\x89HDF", b"\x7fELF", b"MZ")
     return content.startswith(starts) or zipfile.is_zipfile(io.BytesIO(content))
 

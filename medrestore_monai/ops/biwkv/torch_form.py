@@ -40,7 +40,7 @@ def re_wkv(
 
 
 def _is_safe(w: Tensor, u: Tensor, tokens: int) -> bool:
-    """Tell whether sums in linear space hold for this decay and bonus."""
+    """Return whether sums in linear space hold for this decay and bonus."""
     largest = torch.stack([w.detach().abs().max() * tokens, u.detach().abs().max()]).max()
     return bool(largest <= _SAFE_EXPONENT)
 

@@ -36,7 +36,7 @@ def body_mean_shift(image: Tensor, restored: Tensor) -> Tensor:
         HU, shape ``()`` or ``(Z,)``, float64; 0 for slices with fewer than 100 such voxels.
 
     Raises:
-        ValueError: if the shapes differ, or are none of the two.
+        ValueError: if the shapes differ, or are neither of the two.
     """
     if image.shape != restored.shape or image.ndim not in (3, 4) or image.shape[0] != 1:
         raise ValueError(

@@ -36,7 +36,7 @@ def keep_total_activity(
         positive before or after stays as it was restored.
 
     Raises:
-        ValueError: if the shapes differ, or are none of the two.
+        ValueError: if the shapes differ, or are neither of the two.
     """
     if image.shape != restored.shape or image.ndim not in (3, 4) or image.shape[0] != 1:
         raise ValueError(

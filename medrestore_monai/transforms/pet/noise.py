@@ -103,7 +103,7 @@ def background_integral(activity: Tensor, survival: Tensor, background: float) -
 def pet_noise_map(
     suv: Tensor, spacing: float, directions: int = 4, background: float = BACKGROUND, attenuation: float = WATER_511
 ) -> Tensor:
-    """What the rays through each pixel tell about it, from the activity and the outline of the body.
+    """What the rays through each pixel say about it, from the activity and the outline of the body.
 
     Computed on a coarse grid (56 pixels, 20 views), which a smooth function like this one allows.
 

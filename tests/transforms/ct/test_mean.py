@@ -1,4 +1,4 @@
-"""The mean HU of a body: by how much it moved, worked out by hand, told, and put back."""
+"""The mean HU of a body: by how much it moved, worked out by hand, noted, and put back."""
 
 import warnings
 
@@ -49,14 +49,14 @@ def test_in_a_pipeline_it_checks_and_corrects():
     scaled = ToUnitRanged("image", "CT")({"image": image})
     pred = scaled["image"] + torch.tensor([1.0, -3.0, 5.0]) / 4096
     item = FromUnitRanged("pred")({**scaled, "pred": pred})
-    same, told = notes(MeanHUd(), item["image"], item["pred"])
+    same, noted = notes(MeanHUd(), item["image"], item["pred"])
     assert same is item["pred"]
-    assert told == [
+    assert noted == [
         "ct: the mean of the body moved by more than 2 HU in 2 of 3 slice(s), at most by +5.0 HU: "
         "check the result, or use `mean_hu=correct`."
     ]
-    corrected, told = notes(MeanHUd(mode="correct"), item["image"], item["pred"])
-    assert "corrected" in told[0]
+    corrected, noted = notes(MeanHUd(mode="correct"), item["image"], item["pred"])
+    assert "corrected" in noted[0]
     shift = body_mean_shift(image.as_tensor(), corrected.as_tensor())
     assert torch.allclose(shift, torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64), atol=1e-3)
     air = image.as_tensor() < -500
