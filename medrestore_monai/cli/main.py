@@ -15,10 +15,12 @@ from medrestore_monai.cli.audit import audit
 from medrestore_monai.cli.bundles import bundles_app
 from medrestore_monai.cli.degrade import degrade
 from medrestore_monai.cli.options import (
+    DeviceOption,
     GapsOption,
     HUOffsetOption,
     OverwriteOption,
     TrustOption,
+    WeightsOption,
     check_source,
     refuse_own_options,
 )
@@ -90,7 +92,7 @@ def evaluate(
     ] = False,
     against: Annotated[str, typer.Option(help="The method that p-values compare with.")] = "input",
     seed: Annotated[int, typer.Option(min=0, help="Of the fixed degradation and the intervals.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: DeviceOption = "auto",
     limit: Annotated[
         int | None, typer.Option(min=1, help="Score this many slices, evenly spread; the others are neighbors.")
     ] = None,
@@ -168,7 +170,7 @@ def export(
     bundle: Annotated[
         str, typer.Option(help="Name of the bundle, or its folder as a path: ./mine.")
     ] = "ct_denoise_restore_rwkv",
-    weights: Annotated[Path | None, typer.Option(help="Weights of your own instead of the bundle's.")] = None,
+    weights: WeightsOption = None,
     trust_bundle: TrustOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:

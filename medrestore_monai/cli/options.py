@@ -17,6 +17,8 @@ SeriesOption = Annotated[str | None, typer.Option("--series", help="SeriesInstan
 GapsOption = Annotated[
     bool, typer.Option("--allow-gaps", help="Treat the slices of a series as single images: no check of spacing.")
 ]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+WeightsOption = Annotated[Path | None, typer.Option("--weights", help="Weights of your own instead of the bundle's.")]
 TrustOption = Annotated[
     bool,
     typer.Option("--trust-bundle", help="Run a bundle from elsewhere whatever it holds: its author can run any code."),

@@ -9,6 +9,7 @@ import typer
 
 from medrestore_monai.cli.cluster import check_workers, make_workers, refuse_torchrun, warn_without_tls
 from medrestore_monai.cli.options import (
+    DeviceOption,
     GapsOption,
     HUOffsetOption,
     InputArgument,
@@ -16,6 +17,7 @@ from medrestore_monai.cli.options import (
     SeriesOption,
     SliceAxisOption,
     TrustOption,
+    WeightsOption,
     check_source,
     refuse_own_options,
 )
@@ -37,7 +39,7 @@ def restore(
     bundle: Annotated[
         str, typer.Option(help="Name of the bundle, or its folder as a path: ./mine.")
     ] = "ct_denoise_restore_rwkv",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: DeviceOption = "auto",
     strength: Annotated[float, typer.Option(min=0, max=1, help="0 keeps the input, 1 restores in full.")] = 1.0,
     precision: Annotated[str, typer.Option(help="float32, or bfloat16: faster, see the bundle's card.")] = "float32",
     backend: Annotated[
@@ -47,7 +49,7 @@ def restore(
         int | None,
         typer.Option(help="Side of tiles in pixels, a multiple of 8 or 16 above 128; by default whole slices."),
     ] = None,
-    weights: Annotated[Path | None, typer.Option(help="Weights of your own instead of the bundle's.")] = None,
+    weights: WeightsOption = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(

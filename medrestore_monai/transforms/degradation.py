@@ -75,7 +75,7 @@ class RandDegradationd(RandomizableTransform, MapTransform, ABC):
         self.randomize(None)
         for key in self.key_iterator(out):
             if self._do_transform:
-                out[key] = _like(self.degradation(plain_slices(out[key])), out[key])
+                out[key] = like(self.degradation(plain_slices(out[key])), out[key])
         out[self.record] = asdict(self.degradation)
         return out
 
@@ -155,8 +155,8 @@ def range_of(
     return float(ends[0]), float(ends[1])
 
 
-def _like(values: Tensor, image: Tensor) -> Tensor:
-    """``values`` with a copy of the meta data of ``image``."""
+def like(values: Tensor, image: Tensor) -> Tensor:
+    """Return ``values`` with a copy of the meta data of ``image``, if it has any."""
     return MetaTensor(values).copy_meta_from(image) if isinstance(image, MetaTensor) else values
 
 

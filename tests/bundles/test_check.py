@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from serialized import scripted, torch_file
 from tiny_bundle import BUNDLES, NAME, make_tiny_bundle
 from typer.testing import CliRunner
 
@@ -148,18 +149,6 @@ class Touch:
 
     def __reduce__(self):
         return eval, ("__import__('pathlib').Path('CANARY').touch()",)
-
-
-def torch_file(state):
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.getvalue()
-
-
-def scripted():
-    buffer = io.BytesIO()
-    torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), buffer)
-    return buffer.getvalue()
 
 
 LOGGING = (BUNDLES / NAME / "configs" / "logging.conf").read_text()

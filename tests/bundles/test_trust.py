@@ -1,6 +1,5 @@
 """A bundle from elsewhere runs only if it is one of ours with other plain values; hostile ones run nothing."""
 
-import io
 import json
 import os
 import pickle
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from serialized import scripted, torch_file
 from tiny_bundle import BUNDLES, NAME, edit_json, make_tiny_bundle, write_tiny_weights
 from typer.testing import CliRunner
 
@@ -90,18 +89,6 @@ class Touch:
 
 def weights(content):
     return lambda root: (root / "models" / "model.pt").write_bytes(content())
-
-
-def torch_file(state):
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.getvalue()
-
-
-def scripted():
-    buffer = io.BytesIO()
-    torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), buffer)
-    return buffer.getvalue()
 
 
 def link(path):

@@ -1,10 +1,8 @@
 """Files that lack data, hold too much, or are broken: refused in one sentence, never filled up in silence."""
 
-import importlib.util
 import io
 import struct
 import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -16,22 +14,17 @@ import tifffile
 from phantoms import ct_series
 from PIL import Image
 from pydicom.uid import RLELossless
+from script_loading import load_script
 
 from medrestore_monai.dicom import DicomError, read_series
 from medrestore_monai.images import damage, read_header, read_image
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "experiments" / "fuzz_readers.py"
 ROWS = np.add.outer(np.arange(64), np.arange(48)).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
 def fuzz_readers():
-    spec = importlib.util.spec_from_file_location("fuzz_readers", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fuzz_readers"] = module  # for its dataclass
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["fuzz_readers"]
+    return load_script("experiments/fuzz_readers.py")
 
 
 def test_two_thousand_damaged_files_give_one_sentence_or_the_same_voxels(fuzz_readers):

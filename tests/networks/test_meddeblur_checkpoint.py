@@ -1,17 +1,13 @@
 """Checkpoints of the authors' code of MedDeblur: random weights of their layout compute what that layout says."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
+from script_loading import load_script
 from torch.testing import assert_close
 
 from medrestore_monai.networks import MedDeblur
 from medrestore_monai.networks.meddeblur_checkpoint import from_published
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "train" / "convert_meddeblur.py"
 
 
 def published_weights(widths=(32, 64, 128), channels=3):
@@ -129,10 +125,7 @@ def test_other_names_are_refused():
 
 @pytest.fixture
 def script():
-    spec = importlib.util.spec_from_file_location("convert_meddeblur", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("train/convert_meddeblur.py")
 
 
 def test_the_script_writes_weights_that_load(script, tmp_path):

@@ -1,25 +1,19 @@
 """The pictures of ``scripts/experiments/before_after.py``: which images, which part of them, which gray levels."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from script_loading import load_script
 from tiny_bundle import make_tiny_bundle
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "experiments" / "before_after.py"
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("before_after", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("experiments/before_after.py")
 
 
 def test_the_middle_of_those_that_match(script):

@@ -1,23 +1,17 @@
 """The estimator of ``scripts/calibrate/axial_noise.py``, on noise of known correlation and on real stacks."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+from script_loading import load_script
 
 from medrestore_monai.transforms.axial_noise import axial_weights, axial_width, correlation_of
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "calibrate" / "axial_noise.py"
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("axial_noise", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("calibrate/axial_noise.py")
 
 
 @pytest.mark.parametrize("known", [0.0, 0.3, 0.7])

@@ -1,26 +1,23 @@
 """``scripts/check_zoo.py``: every bundle passes the checks of MONAI's model zoo, and each check can fail."""
 
-import importlib.util
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from script_loading import load_script
 from tiny_bundle import edit_json, make_tiny_bundle
 
 from medrestore_monai.bundles import find_bundle, list_bundles
 from medrestore_monai.bundles.package import package_bundle
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "check_zoo.py"
 CARD = Path("docs", "README.md")
 
 
 @pytest.fixture
 def zoo(monkeypatch):
-    spec = importlib.util.spec_from_file_location("check_zoo", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script("check_zoo.py")
     if "MEDRESTORE_SHARED" not in os.environ:  # the schema would be downloaded
         monkeypatch.setattr(script, "wrong_metadata", lambda root, schema: "")
     return script

@@ -1,21 +1,14 @@
 """The spectra of ``scripts/experiments/noise_texture.py``: white and smoothed noise, whose spectra are known."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "experiments" / "noise_texture.py"
+from script_loading import load_script
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("noise_texture", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("experiments/noise_texture.py")
 
 
 def spectrum_of(script, noise, spacing=(0.7, 0.7)):

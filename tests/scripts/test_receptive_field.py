@@ -1,24 +1,17 @@
 """Effective receptive fields: by hand, by finite differences, and the figure of the script."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from script_loading import load_script
 
 from medrestore_monai.networks import RestoreRWKV
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "experiments" / "receptive_field.py"
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("receptive_field", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("experiments/receptive_field.py")
 
 
 class Sharpened(torch.nn.Module):

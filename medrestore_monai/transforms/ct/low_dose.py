@@ -18,14 +18,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform
+from monai.utils import convert_to_tensor
 from torch import Tensor
 
 from medrestore_monai.transforms.axial_noise import axial_weights, axial_width, white_slices
 from medrestore_monai.transforms.ct.noise import noise_spectrum, shape_noise
 from medrestore_monai.transforms.ct.noise_measure import CT_NOISE, CTNoiseMapd
-from medrestore_monai.transforms.degradation import SLAB, range_of
+from medrestore_monai.transforms.degradation import SLAB, like, range_of
 
 __all__ = ["CTLowDose", "CTNoiseMapd", "RandCTLowDosed", "insert_ct_noise", "rekernel"]
 
@@ -256,27 +256,16 @@ class RandCTLowDosed(RandomizableTransform, MapTransform):
             noise = known[CT_NOISE]
             scan = self.scan if image.ndim == 4 else replace(self.scan, axial_correlation=0.0)
             low_dose, routine = insert_ct_noise(
-                _plain(image),
-                _plain(known[self.noise_map_key]),
+                convert_to_tensor(image, dtype=torch.float32, track_meta=False),
+                convert_to_tensor(known[self.noise_map_key], dtype=torch.float32, track_meta=False),
                 float(noise["cutoff"]),
                 float(noise["spacing"]),
                 scan,
                 self.lower,
                 out.get(SLAB) if image.ndim == 4 else None,
             )
-            out[key] = _like(low_dose, image)
+            out[key] = like(low_dose, image)
             if self.label_key is not None:
-                out[self.label_key] = _like(routine, out[self.label_key])
+                out[self.label_key] = like(routine, out[self.label_key])
             out["ct_low_dose"] = asdict(scan)
         return out
-
-
-def _plain(image: Tensor) -> Tensor:
-    """The values as a plain float32 tensor."""
-    plain = image.as_tensor() if isinstance(image, MetaTensor) else torch.as_tensor(image)
-    return plain.float()
-
-
-def _like(values: Tensor, image: Tensor) -> Tensor:
-    """``values`` with a copy of the meta data of ``image``."""
-    return MetaTensor(values).copy_meta_from(image) if isinstance(image, MetaTensor) else values
