@@ -1,7 +1,7 @@
 """Restore-RWKV in the form that exporters take: feature planes ``(B, C, H, W)`` and few, plain operators."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -18,14 +18,11 @@ from medrestore_monai.networks.rwkv_blocks import (
 from medrestore_monai.networks.token_shifts import KernelShift, UniShift
 from medrestore_monai.ops.re_wkv_planes import re_wkv_planes
 
-if TYPE_CHECKING:
-    from medrestore_monai.networks.restore_rwkv.network import RestoreRWKV
-
 LIMIT = 60.0  # of |decay| + |bonus|: the exported sums are float32
 
 
 class RestoreRWKVPlanes(nn.Module):
-    """The same function as a :class:`RestoreRWKV`, for inference: shares its weights, and has its state dict.
+    """The same function as a ``RestoreRWKV``, for inference: shares its weights, and has its state dict.
 
     Convolutions replace linear maps, one 4x4 convolution of stride 2 replaces convolution and pixel-unshuffle, and the
     image is padded by index, so that a captured program keeps batch, height and width free.
@@ -47,7 +44,7 @@ class RestoreRWKVPlanes(nn.Module):
     refinement: nn.ModuleList
     output: nn.Module
 
-    def __init__(self, network: "RestoreRWKV") -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         if any(isinstance(part, CausalSpatialMix | UniShift) for part in network.modules()):
             raise ValueError("the exported form knows neither Uni-WKV nor Uni-Shift.")
@@ -56,8 +53,8 @@ class RestoreRWKVPlanes(nn.Module):
             raise ValueError("the exported form knows neither scans that begin along columns nor summed ones.")
         for name, part in network.named_children():
             self.add_module(name, part)
-        self.context = network.context
-        self.multiple = 2 ** (len(network.encoder) - 1)
+        self.context = cast(int, network.context)
+        self.multiple = 2 ** (len(self.encoder) - 1)
         self.register_load_state_dict_post_hook(lambda module, _: _check_decays(module))
         _check_decays(self)
 

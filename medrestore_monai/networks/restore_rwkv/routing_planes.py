@@ -1,6 +1,6 @@
 """Restore-RWKV-routing in the form that exporters take: feature planes ``(B, C, H, W)`` and few, plain operators."""
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -9,12 +9,9 @@ from torch import Tensor, nn
 from medrestore_monai.networks.restore_rwkv.planes import RestoreRWKVPlanes
 from medrestore_monai.networks.routing import ChannelRouting, SpatialRouting
 
-if TYPE_CHECKING:
-    from medrestore_monai.networks.restore_rwkv.routing_network import RestoreRWKVRouting
-
 
 class RestoreRWKVRoutingPlanes(RestoreRWKVPlanes):
-    """The same function as a :class:`RestoreRWKVRouting` in evaluation: shares its weights, and has its state dict.
+    """The same function as a ``RestoreRWKVRouting`` in evaluation: shares its weights, and has its state dict.
 
     All experts are computed for all pixels, as in the network; those that a pixel does not take have a gate of 0.
 
@@ -28,9 +25,6 @@ class RestoreRWKVRoutingPlanes(RestoreRWKVPlanes):
     prompt: nn.Module
     channel_routing: nn.ModuleList
     spatial_routing: nn.ModuleList
-
-    def __init__(self, network: "RestoreRWKVRouting") -> None:
-        super().__init__(network)
 
     def forward(self, x: Tensor) -> Tensor:
         """Restore a batch of images scaled to [0, 1], shape ``(B, C, H, W)``, any ``H, W >= 1``."""
