@@ -104,7 +104,7 @@ def test_every_task_is_named_by_the_command():
     assert DEGRADATIONS.split(", ") == list(TASKS)
 
 
-def test_a_series_is_blurred_by_one_kernel_and_its_header_tells_which(tmp_path):
+def test_a_series_is_blurred_by_one_kernel_and_its_header_records_it(tmp_path):
     ct_series(tmp_path / "ct", slices=3, size=(64, 48))
     (done,) = degrade(tmp_path / "ct", tmp_path / "out", "motion_blur", seed=4)
     source, blurred = read_series(tmp_path / "ct").array, read_series(tmp_path / "out").array
@@ -181,7 +181,7 @@ def test_positron_emission_is_simulated_in_suv(tmp_path):
     assert np.corrcoef(noise, less)[0, 1] > 0.95
 
 
-def test_the_header_tells_the_suv_or_the_user_has_to(tmp_path):
+def test_the_suv_comes_from_the_header_or_the_user(tmp_path):
     paths = pet_series(tmp_path / "pet", slices=2, size=(40, 36))
     (done,) = degrade(tmp_path / "pet", tmp_path / "given", "pet_low_count")
     # 70 kg and 370 MBq, which have decayed for some time
@@ -332,7 +332,7 @@ def test_blurs_wider_than_any_picture_are_usage_errors(task, options, message):
         check_task(task, options)
 
 
-def test_what_a_transform_refuses_is_told_in_its_own_words(tmp_path, monkeypatch):
+def test_what_a_transform_refuses_is_said_in_its_own_words(tmp_path, monkeypatch):
     def refuse(self, image):
         raise ValueError("this picture is too dark.")
 

@@ -91,7 +91,7 @@ def test_single_images_fill_and_slabs_as_channels_are_taken():
         (volume(3, 9.0), "its slices are 9 mm apart, where the network knows 1 to 5 mm"),
     ],
 )
-def test_a_volume_without_neighbors_is_told(image, reason):
+def test_a_volume_without_neighbors_is_noted(image, reason):
     with pytest.warns(UserWarning, match=f"restored without its neighbors: {reason}"):
         restored = SliceWiseInferer(context=1, context_distance=(1, 5))(image[None], Mean(1))
     assert_close(restored[0].as_tensor(), image.as_tensor())

@@ -177,7 +177,7 @@ def test_the_modality_of_the_image_chooses_its_range(modality, upper):
     assert torch.equal(scaled, ToUnitRanged("image", modality)({"image": image})["image"])
 
 
-def test_an_image_that_tells_no_modality_is_refused():
+def test_an_image_without_a_modality_is_refused():
     with pytest.raises(ValueError, match=r"head\.nii names no modality: give its `modality`: CT, MR or PT"):
         ToUnitRanged("image", None)({"image": MetaTensor(torch.rand(1, 4), meta={"source": "head.nii"})})
     with pytest.raises(ValueError, match="the image 'image' has the modality US"):

@@ -242,7 +242,7 @@ def test_values_deep_in_the_configuration_can_be_set(tmp_path, bundle):
             restore(tmp_path / "a.npy", tmp_path / "out", bundle, weights=own, **{f"network_def{separator}dim": 16})
 
 
-def test_a_derived_series_tells_which_network_it_is_of(tmp_path, bundle):
+def test_a_derived_series_records_its_network(tmp_path, bundle):
     ct_series(tmp_path / "in", slices=2, size=SIZE)
     restore(tmp_path / "in", tmp_path / "plain", bundle)
     restore(tmp_path / "in", tmp_path / "out", bundle, **{"network_def#use_checkpoint": True})
@@ -262,7 +262,7 @@ def test_a_series_restored_with_a_copy_of_a_bundle_does_not_pass_for_the_origina
     assert texts == [bundle.name, f"my_ct (copy of {bundle.name})"]
 
 
-def test_a_configuration_that_is_none_is_an_error(tmp_path, bundle):
+def test_an_invalid_configuration_is_an_error(tmp_path, bundle):
     np.save(tmp_path / "a.npy", ct_volume(1, SIZE)[..., 0])
     copy = make_tiny_bundle(tmp_path / "copy")
     edit_json(

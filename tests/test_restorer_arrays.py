@@ -409,7 +409,7 @@ def test_two_restorers_side_by_side_in_threads(tmp_path, roots):
         assert [("neighbors" in note) for note in notes] == ([False, True] if modality == "PT" else [])  # the unit
 
 
-def test_what_a_result_tells(tmp_path, roots):
+def test_what_a_result_holds(tmp_path, roots):
     np.save(tmp_path / "a.npy", ct_volume(2, SIZE).astype(np.float64))
     restorer = Restorer(roots[NAME], device="cpu", self_ensemble=2)
     result = restorer.restore_file(tmp_path / "a.npy", tmp_path / "b.npy", strength=0.5)

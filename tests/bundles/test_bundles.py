@@ -103,7 +103,7 @@ def test_the_card_of_a_shipped_bundle_is_complete(root):
 
 
 @pytest.mark.parametrize("root", SHIPPED, ids=lambda root: root.name)
-def test_a_bundle_tells_modalities_that_have_a_range(root):
+def test_a_bundle_declares_modalities_that_have_a_range(root):
     modalities = find_bundle(root).modalities
     assert modalities
     assert set(modalities) <= set(INTENSITY_RANGES)
@@ -311,7 +311,7 @@ def test_missing_weights_are_an_error(bundle):
         load_network(RestoreRWKV(**TINY), bundle / "models" / "model.pt", NAME)
 
 
-def test_other_weights_than_the_card_tells_are_an_error(bundle):
+def test_other_weights_than_in_the_card_are_an_error(bundle):
     write_tiny_weights(bundle / "models" / "model.pt", seed=1)
     with pytest.raises(ValueError, match="is not the file of the bundle's card: SHA-256"):
         load_network(RestoreRWKV(**TINY), bundle / "models" / "model.pt", NAME)

@@ -322,7 +322,7 @@ def test_known_targets_pass(target):
     assert reason_against_target(target) == ""
 
 
-def test_the_command_tells_each_finding_and_exits_with_3(bundle):
+def test_the_command_lists_each_finding_and_exits_with_3(bundle):
     result = CliRunner().invoke(app, ["bundles", "check", str(bundle)])
     assert (result.exit_code, result.stderr) == (0, "")
     hostile(bundle, x={"_target_": "os.system"}, y="$eval('\x1b[2J')")

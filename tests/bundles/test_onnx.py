@@ -58,7 +58,7 @@ def test_onnxruntime_computes_what_the_network_computes(cache, network, size):
     assert difference <= 5e-6 * (expected - x).abs().max()
 
 
-def test_the_file_names_its_axes_and_tells_no_paths(cache):
+def test_the_file_names_its_axes_and_holds_no_paths(cache):
     import onnx
 
     model = onnx.load(cache)

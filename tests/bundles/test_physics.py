@@ -107,7 +107,7 @@ ALONE = {"CT": NAME, "MR": MRI, "PT": PET}
 
 
 @pytest.mark.parametrize("modality", SERIES)
-def test_the_header_tells_the_modality_and_strength_0_changes_nothing(tmp_path, modality):
+def test_the_header_has_the_modality_and_strength_0_changes_nothing(tmp_path, modality):
     SERIES[modality](tmp_path / "scan", slices=3, size=SIZE)
     before = read_series(tmp_path / "scan")
     restore(tmp_path / "scan", tmp_path / "all", ALL)

@@ -151,7 +151,7 @@ def test_a_file_that_is_there_is_not_replaced_unasked(bundle, source):
 
 
 @pytest.mark.parametrize("url", ["file:///nothing/a.pt", "http://127.0.0.1:abc/a.pt", "http://127.0.0.1/a b.pt"])
-def test_an_address_that_cannot_be_reached_is_told(tmp_path, url):
+def test_an_address_that_cannot_be_reached_is_named(tmp_path, url):
     with pytest.raises(RuntimeError, match="could not be fetched in full"):
         download(LargeFile("a.pt", url, DIGEST), tmp_path / "a.pt")
 

@@ -45,7 +45,7 @@ def test_previews_among_dicom_files_are_passed_over_with_a_word(tmp_path):
     assert item["slices"] == 2
 
 
-def test_a_folder_of_files_without_the_preamble_is_told(tmp_path):
+def test_a_folder_of_files_without_the_preamble_is_reported(tmp_path):
     save(tmp_path / "a.npy")
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "IM1").write_bytes(b"\x08\0\x05\0CS\x0a\0ISO_IR 100")

@@ -173,7 +173,7 @@ def test_two_results_of_one_name_are_refused(tmp_path):
         plan_outputs(tmp_path / "in", tmp_path / "out")
 
 
-def test_an_output_that_exists_is_kept_unless_told_otherwise(tmp_path):
+def test_an_output_that_exists_is_kept_by_default(tmp_path):
     source, output = write_nifti(tmp_path / "a.nii"), write_nifti(tmp_path / "b.nii")
     with pytest.raises(FileExistsError, match="replace it with `overwrite`"):
         plan_outputs(source, output)

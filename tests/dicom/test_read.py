@@ -447,7 +447,7 @@ def test_pet_stored_in_suv_or_counts(tmp_path, units, unit):
     assert read_series(tmp_path).unit == unit
 
 
-def test_no_message_tells_the_patient(tmp_path, recwarn, caplog):
+def test_no_message_names_the_patient(tmp_path, recwarn, caplog):
     """pydicom warns of values that break a rule, logs them too, and quotes them."""
     edit = setting(StudyInstanceUID="1.2.canary")
     with pytest.warns(UserWarning, match="canary"):

@@ -259,7 +259,7 @@ def test_series_without_suv_loads_and_says_why_when_it_is_needed(tmp_path):
     assert known["image"].meta["suv_factor"] == 1e-3
 
 
-def test_files_are_in_suv_unless_told(tmp_path):
+def test_files_are_in_suv_by_default(tmp_path):
     suv = np.linspace(0, 30, 4 * 5 * 3, dtype=np.float32).reshape(4, 5, 3)
     nib.save(nib.Nifti1Image(suv, np.eye(4)), tmp_path / "suv.nii")
     nib.save(nib.Nifti1Image(suv * 2000, np.eye(4)), tmp_path / "bqml.nii")

@@ -20,7 +20,7 @@ def batches(loader, epoch):
     return [batch["image"] for batch in loader]
 
 
-def test_an_epoch_is_the_same_whatever_came_before_and_whoever_loads():
+def test_an_epoch_is_the_same_whatever_came_before_and_whatever_loads():
     first = SeededLoader(dataset(), 3, seed=5)
     early, late = batches(first, 1), batches(first, 2)
     for workers in (0, 2):
@@ -68,7 +68,7 @@ def test_items_are_drawn_as_often_as_their_weights_say():
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_joined_datasets_are_balanced_and_seeded_whoever_loads(wrapped):
+def test_joined_datasets_are_balanced_and_seeded_whatever_loads(wrapped):
     parts = ConcatDataset([dataset(2), dataset(9)])
     weights = [1 / len(part) for part in parts.datasets for _ in range(len(part))]
     expected = batches(SeededLoader(parts, 3, seed=5, weights=weights), 2)

@@ -242,7 +242,7 @@ def test_jpeg_is_turned_upright_and_written_so(tmp_path, orientation):
         ("a.nii.gz", (9, 14), ((9, 14), 1, 1)),
     ],
 )
-def test_headers_tell_what_images_hold(tmp_path, name, shape, expected):
+def test_headers_say_what_images_hold(tmp_path, name, shape, expected):
     stored = numbers(shape, "uint8")
     if name.startswith("a.nii"):
         write_nifti(tmp_path / name, stored)

@@ -232,7 +232,7 @@ def test_refused_pictures_are_closed(tmp_path):
 
 
 @pytest.mark.parametrize("pair", [(0, 0), (300, 0)])
-def test_a_resolution_that_is_none_is_left_out(tmp_path, pair):
+def test_an_invalid_resolution_is_left_out(tmp_path, pair):
     tifffile.imwrite(tmp_path / "a.tif", GRAY, resolution=(300, 200), resolutionunit="inch")
     with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as tiff:
         tiff.pages[0].tags[282].overwrite(pair)

@@ -147,7 +147,7 @@ def test_a_restored_series_is_not_offered_for_restoration(server, store, scans, 
     assert json.loads(answer)["datastore"]["total"] == 3  # the scans
 
 
-def test_a_batch_restores_what_the_bundle_can_and_tells_what_it_cannot(server, store, scans, wanted):
+def test_a_batch_restores_what_the_bundle_can_and_reports_what_it_cannot(server, store, scans, wanted):
     before = series_in(store)
     body = json.dumps({"write_back": True, "strength": 0.5}).encode()
     status, answer = http(f"{server.url}/batch/infer/{BUNDLE}?run_sync=true", body)

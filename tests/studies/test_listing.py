@@ -64,7 +64,7 @@ def test_series_in_one_place_get_names_that_stay_and_can_be_had_alone(tmp_path, 
         assert not path.exists()
 
 
-def test_a_bad_file_among_several_series_is_told_and_they_are_listed(tmp_path):
+def test_a_bad_file_among_several_series_is_reported_and_they_are_listed(tmp_path):
     for series in "ab":
         ct_series(tmp_path / "in", slices=3, size=8, series=series)
     damage(ct_series(tmp_path / "in", slices=1, size=8, series="x")[0])
@@ -175,7 +175,7 @@ def test_images_among_dicom_files_are_studies_of_their_own(tmp_path):
         read_series(path)
 
 
-def test_duplicates_of_one_name_are_told_with_their_folders(tmp_path):
+def test_duplicates_of_one_name_are_reported_with_their_folders(tmp_path):
     first, *_ = ct_series(tmp_path / "in" / "p1", slices=3, size=8)
     (tmp_path / "in" / first.name).write_bytes(first.read_bytes())
     np.save(tmp_path / "in" / "c.npy", np.zeros((3, 3)))
@@ -213,7 +213,7 @@ def test_previews_among_dicom_files_are_passed_over_by_name(tmp_path):
     assert by_name(tmp_path / "in", ())["p/thumb.jpg"].unfit == ""  # a bundle for pictures
 
 
-def test_files_in_the_place_of_dicom_are_told(tmp_path):
+def test_files_in_the_place_of_dicom_are_reported(tmp_path):
     np.save(tmp_path / "c.npy", np.zeros((3, 3)))
     for name, content in (("a/1.dcm", b""), ("a/2.dcm", b""), ("b/IM1", b"\x08\0\x05\0CS\x0a\0ISO_IR 100")):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -104,7 +104,7 @@ def test_what_is_done_is_skipped_and_what_is_missing_or_failed_is_not(job, calls
 
 
 @pytest.mark.parametrize("change", ["setting", "weights", "source"])
-def test_other_settings_weights_or_files_are_refused_in_one_sentence_unless_told(job, calls, tmp_path, change):
+def test_other_settings_weights_or_files_are_refused_in_one_sentence_by_default(job, calls, tmp_path, change):
     restore_studies(job)
     calls.clear()
     words = {
@@ -126,7 +126,7 @@ def test_other_settings_weights_or_files_are_refused_in_one_sentence_unless_told
     assert calls == []
 
 
-def test_an_earlier_result_stays_told_where_a_later_run_fails(job, tmp_path):
+def test_an_earlier_result_stays_recorded_if_a_later_run_fails(job, tmp_path):
     restore_studies(job)
     kept, good = (job.output / "c.npy").read_bytes(), (tmp_path / "in" / "c.npy").read_bytes()
     (tmp_path / "in" / "c.npy").write_bytes(good[:-40])
@@ -210,7 +210,7 @@ def test_somebody_else_s_manifest_stays(job):
     assert [path.name for path in job.output.iterdir()] == ["manifest.json"]
 
 
-def test_bad_studies_are_told_and_the_rest_goes_on(job, tmp_path):
+def test_bad_studies_are_reported_and_the_rest_is_restored(job, tmp_path):
     ct_series(tmp_path / "in" / "gap", slices=5, size=SIZE, series="g", skip=[2])
     (tmp_path / "in" / "bad.nii").write_bytes(b"nothing")
     np.save(tmp_path / "in" / "nan.npy", np.full(SIZE, np.nan))
@@ -229,7 +229,7 @@ def test_bad_studies_are_told_and_the_rest_goes_on(job, tmp_path):
     assert leftovers(job.output) == [""]
 
 
-def test_a_mistake_of_ours_is_a_failure_that_tells_nothing_of_a_patient(job, monkeypatch):
+def test_a_mistake_of_ours_is_a_failure_that_names_no_patient(job, monkeypatch):
     def mistaken(self, path, target, **options):
         raise KeyError("Canary^Name")
 

@@ -29,7 +29,7 @@ def test_the_shift_is_that_of_the_body_alone(sides):
     assert body_mean_shift(image, restored).shape == sides[2:]
 
 
-def test_slices_are_told_apart_and_those_without_a_body_left_out():
+def test_slices_are_measured_one_by_one_and_those_without_a_body_left_out():
     image = body(21, 17, 3)
     image[..., 2] = -1000
     restored = image + torch.tensor([1.0, -3.0, 50.0])
