@@ -1,4 +1,4 @@
-"""Sphinx: pages in Markdown, notebooks, the cards of the bundles, the commands from ``--help`` and the API from the docstrings."""
+"""Sphinx: pages in Markdown, notebooks, the cards of the bundles, commands from ``--help``, the API from docstrings."""
 
 import re
 import shutil
