@@ -27,6 +27,7 @@ from medrestore_monai.dicom.checks import (
     storable,
 )
 from medrestore_monai.dicom.files import SeriesInfo, SourceFile, find_series
+from medrestore_monai.dicom.frames import check_frame
 from medrestore_monai.dicom.geometry import series_grid
 from medrestore_monai.neighbors import slice_steps
 
@@ -62,6 +63,7 @@ class Series:
     spacing: tuple[float, float, float]
     regular: bool
     archive: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
+    _whole: set[int] = field(default_factory=set, init=False, repr=False)  # slices with data for every pixel
 
     @property
     def uid(self) -> str:
@@ -112,7 +114,9 @@ class Series:
         """
         file = self.files[index]
         with reading(file.label):
-            return _decode(pydicom.dcmread(str(file.path)), file.label)
+            stored = _decode(pydicom.dcmread(str(file.path)), file.label, index not in self._whole)
+        self._whole.add(index)
+        return stored
 
 
 def read_series(
@@ -224,13 +228,19 @@ def _decode_header(ds: Dataset, little_endian: bool) -> None:
             ds[element.tag] = DataElement(element.tag, element.VR, _Bytes(raw.value), already_converted=True)
 
 
-def _decode(ds: Dataset, label: str) -> np.ndarray:
-    """Stored values of a slice, ``(X, Y)``, checked against the number of bits the header declares."""
+def _decode(ds: Dataset, label: str, check: bool) -> np.ndarray:
+    """Stored values of a slice, ``(X, Y)``, checked against the number of bits the header declares.
+
+    Args:
+        ds: with pixel data.
+        label: name of the file in the message.
+        check: see whether compressed data are whole, too.
+    """
     syntax = ds.file_meta.TransferSyntaxUID
     rows, columns, bits = int(ds.Rows), int(ds.Columns), int(ds.BitsStored)
     dtype = np.dtype(f"{'iu'[ds.PixelRepresentation == 0]}{int(ds.BitsAllocated) // 8}")
     if syntax.is_compressed:
-        stored = _decompress(ds, label)
+        stored = _decompress(ds, label, check)
     elif syntax.is_little_endian:
         stored = np.frombuffer(ds.PixelData, dtype.newbyteorder("<"), count=rows * columns).reshape(rows, columns)
     else:
@@ -243,10 +253,12 @@ def _decode(ds: Dataset, label: str) -> np.ndarray:
     return stored.astype(dtype).T
 
 
-def _decompress(ds: Dataset, label: str) -> np.ndarray:
+def _decompress(ds: Dataset, label: str, check: bool) -> np.ndarray:
     syntax = ds.file_meta.TransferSyntaxUID
     package = _DECODERS.get(syntax.rpartition("1.2.")[2], _JPEG)
     try:
+        if check:
+            check_frame(ds, label)
         with decoding(label):
             return ds.pixel_array
     except DicomError:

@@ -11,13 +11,14 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from medrestore_monai.jpeg_stream import read_jpeg_stream
+
 __all__ = ["check_jpeg", "check_nothing_follows", "check_tiff", "png_chunks"]
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of PNG's color types
 # first column and row, and steps, of the seven passes of an interlaced PNG
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-_RESTARTS = range(0xD0, 0xD8)
-_EOI, _SOS, _APP2 = 0xD9, 0xDA, 0xE2
+_APP2 = 0xE2
 _TAILS = tuple(np.random.default_rng(seed).integers(1, 255, 64, dtype=np.uint8).tobytes() for seed in range(4))
 _LAST = 4  # bytes of a scan; a picture needs them, or they are not its own
 _ZLIB = (8, 32946)  # compressions of TIFF
@@ -82,7 +83,10 @@ def check_jpeg(data: bytes) -> None:
     Raises:
         OSError: something is missing, too much, or in a wrong order.
     """
-    pieces, end = _jpeg_pieces(data)
+    stream = read_jpeg_stream(data)
+    pieces, end = stream.pieces, stream.end
+    if not any(marker == _APP2 and content.startswith(b"MPF\0") for marker, content in stream.segments):
+        check_nothing_follows(len(data[end:].rstrip(b"\0")))  # of several pictures, the others
     decoded = _decode_jpeg(data)
     tailed, start = b"", 0
     for piece in pieces:
@@ -101,51 +105,6 @@ def check_jpeg(data: bytes) -> None:
 def _decode_jpeg(data: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(data), formats=["JPEG"]) as picture:
         return np.asarray(picture)
-
-
-def _jpeg_pieces(data: bytes) -> tuple[list[slice], int]:
-    """Where the pieces of coded data of a JPEG lie, and where it ends."""
-    pieces, several, restart, position = [], False, 0, 2
-    while True:
-        while data[position : position + 2] == b"\xff\xff":  # fill bytes
-            position += 1
-        if position + 4 > len(data) and data[position : position + 2] != b"\xff\xd9":
-            raise OSError("its end is missing")
-        if data[position] != 0xFF:
-            raise OSError("its segments do not follow each other")
-        marker = data[position + 1]
-        if marker == _EOI:
-            break
-        if marker in _RESTARTS:
-            if marker != _RESTARTS[restart % 8]:
-                raise OSError("its pieces are not in order")
-            restart, position = restart + 1, position + 2
-        else:
-            length = int.from_bytes(data[position + 2 : position + 4], "big")
-            several |= marker == _APP2 and data[position + 4 : position + 8] == b"MPF\0"
-            position += 2 + length
-        if marker == _SOS:
-            restart = 0
-        if marker == _SOS or marker in _RESTARTS:
-            stop = _end_of_piece(data, position)
-            pieces.append(slice(position, stop))
-            position = stop
-    if not pieces:
-        raise OSError("it holds no data")
-    if not several:
-        check_nothing_follows(len(data[position + 2 :].rstrip(b"\0")))
-    return pieces, position + 2
-
-
-def _end_of_piece(data: bytes, start: int) -> int:
-    """Where coded data end: at a marker that is no escaped 0xFF."""
-    while True:
-        found = data.find(b"\xff", start)
-        if found < 0 or found + 1 >= len(data):
-            raise OSError("its end is missing")
-        if data[found + 1] != 0:
-            return found
-        start = found + 2
 
 
 def check_tiff(page: tifffile.TiffPage, file_size: int) -> None:

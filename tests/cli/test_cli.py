@@ -20,8 +20,6 @@ import pytest
 import torch
 from phantoms import ct_series, ct_volume, mr_series, pet_series
 from PIL import Image
-from pydicom.encaps import encapsulate
-from pydicom.uid import JPEG2000Lossless, JPEGLossless
 from tiny_bundle import NAME, edit_json, make_tiny_bundle, write_tiny_weights
 from typer.testing import CliRunner
 
@@ -493,18 +491,6 @@ def test_options_that_cannot_be_parsed_are_usage_errors(tmp_path, args):
     assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize(("syntax", "package"), [(JPEG2000Lossless, "pylibjpeg"), (JPEGLossless, "python-gdcm")])
-def test_a_compressed_series_without_its_decoder_names_the_package(tmp_path, syntax, package):
-    for file in ct_series(tmp_path / "ct", slices=2, size=SIZE):
-        ds = pydicom.dcmread(file)
-        ds.PixelData = encapsulate([b"no decoder takes this"])
-        ds["PixelData"].is_undefined_length = True
-        ds.file_meta.TransferSyntaxUID = syntax
-        ds.save_as(file)
-    message = f"is compressed .* pip install {package}"
-    assert_refused(tmp_path, 3, message, "restore", tmp_path / "ct", "-o", tmp_path / "out")
-
-
 @pytest.mark.parametrize("command", ["restore", "degrade"])
 @pytest.mark.parametrize("kind", ["dicom", "npy"])
 @pytest.mark.parametrize("problem", [errno.ENOSPC, errno.EROFS])
@@ -626,3 +612,20 @@ def test_a_dry_run_of_one_series_is_refused(tmp_path):
     )
     assert result.exit_code == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_notes_on_many_studies_are_printed_once_each_with_options_for_fields(tmp_path):
+    for number in range(2):
+        volume = ct_volume(4, SIZE).transpose(2, 0, 1).copy()
+        volume[0, 0, 0] = np.nan
+        image = nib.Nifti1Image(volume, np.diag([5, 0.7, 0.7, 1]))
+        (tmp_path / "in" / "p").mkdir(parents=True, exist_ok=True)
+        nib.save(image, tmp_path / "in" / "p" / f"{number}.nii.gz")
+    result = run("restore", tmp_path / "in", "-o", tmp_path / "out", "--device", "cpu", "--bundle", NAME)
+    assert result.exit_code == 0, result.output
+    for number in range(2):
+        notes = [line for line in result.stderr.splitlines() if "Note:" in line and f"p/{number}.nii.gz" in line]
+        assert len(notes) == 2, result.stderr
+        assert all(line.count(".nii.gz") == 1 for line in notes)
+        assert sum("give --slice-axis, 0 to 2" in line for line in notes) == 1
+    assert "`" not in result.stderr
