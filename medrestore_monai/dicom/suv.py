@@ -175,10 +175,11 @@ def _by_body_weight(datasets: Sequence[Dataset], options: SUVOptions, label: str
             raise SUVError(f"{label} has no usable time of the scan for the SUV: give `suv_factor`.")
         waited = (scan - _injection(first, known["injection_time"], scan, half_life)).total_seconds()
         if not 0 <= waited <= _MOST_HALF_LIVES * half_life:
-            apart = f"{timedelta(seconds=round(abs(waited)))} {'after' if waited < 0 else 'before'}"
+            when = "after the scan" if waited < 0 else f"more than {_MOST_HALF_LIVES:.0f} half lives before the scan"
             raise SUVError(
-                f"{label} says the injection was {apart} the scan, which cannot be for a half life of "
-                f"{half_life / 3600:.2f} h: give `injection_time`, or `suv_factor`."
+                f"{label} says the injection was {when}, which cannot be: compare its Radiopharmaceutical Start Time "
+                "(0018,1072) or DateTime (0018,1078) with its Half Life (0018,1075), and give `injection_time`, or "
+                "`suv_factor`."
             )
         left = 0.5 ** (waited / half_life)
     return float(1000 * known["weight"] / (known["dose"] * left))
@@ -222,7 +223,10 @@ def _injection_of(ds: Dataset, isotope: Dataset) -> str | None:
         moment = _moment(whole, str(ds.get("TimezoneOffsetFromUTC", "")))
         apart = abs((_moment(moment.strftime("%Y%m%d") + time) - moment).total_seconds())
         if min(apart, 24 * 3600 - apart) > _SAME_CLOCK:
-            raise SUVError(f"the header has two times of injection, {whole} and {time}: give `injection_time`.")
+            raise SUVError(
+                "the header has two times of injection, Radiopharmaceutical Start DateTime (0018,1078) and Time "
+                "(0018,1072), which differ: give `injection_time`."
+            )
     return whole
 
 
