@@ -21,7 +21,7 @@ from medrestore_monai.audit.scope import Scope, measure_scope
 from medrestore_monai.audit.sharpness import Sharpness, measure_sharpness
 from medrestore_monai.audit.verdict import Verdict, judge
 from medrestore_monai.audit.volume import Volume
-from medrestore_monai.bundles import Bundle, find_bundle
+from medrestore_monai.bundles import Bundle, open_bundle
 
 SCHEMA = 1
 _PACKAGES = ("numpy", "scipy", "scikit-image", "monai", "pydicom")
@@ -121,7 +121,7 @@ def audit(
         timing[name] = time.perf_counter() - start
         return result
 
-    found = find_bundle(bundle) if isinstance(bundle, str) else bundle
+    found = open_bundle(bundle, configs=()) if isinstance(bundle, str) else bundle
     single = found.modalities[0] if found is not None and len(found.modalities) == 1 else None
     first, second = timed(
         "reading",

@@ -46,7 +46,7 @@ def audit(
     check_source(restored)
     with reported(USAGE, AUDIT_FLAGS):
         from medrestore_monai.audit.writing import check_output, write_audit
-        from medrestore_monai.bundles import find_bundle
+        from medrestore_monai.bundles import open_bundle
         from medrestore_monai.intensity import INTENSITY_RANGES
 
         check_output(output, source, restored, overwrite)
@@ -54,7 +54,7 @@ def audit(
             raise ValueError(f"--threshold must be above 0, got {threshold}.")
         if modality is not None and modality not in INTENSITY_RANGES:
             raise ValueError(f"--modality must be one of {', '.join(INTENSITY_RANGES)}, got {modality!r}.")
-        found = None if bundle is None else find_bundle(bundle)
+        found = None if bundle is None else open_bundle(bundle, configs=())
     with reported(flags=AUDIT_FLAGS):
         from medrestore_monai.audit import audit as run
 

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from medrestore_monai.cli.options import check_source
+from medrestore_monai.cli.options import TrustOption, check_source
 from medrestore_monai.cli.output import BAD_DATA, FLAGS, RESEARCH, USAGE, console, fail, reported
 from medrestore_monai.texts import printable
 
@@ -44,7 +44,7 @@ def list_bundles() -> None:
 
 
 @bundles_app.command("show")
-def show_bundle(name: NameArgument) -> None:
+def show_bundle(name: NameArgument, trust_bundle: TrustOption = False) -> None:
     """Show the card of one bundle, what can be set, and whether its weights are those of the card.
 
     Example:
@@ -53,9 +53,9 @@ def show_bundle(name: NameArgument) -> None:
     with reported(USAGE):
         from rich.markdown import Markdown
 
-        from medrestore_monai.bundles import find_bundle, verify_weights
+        from medrestore_monai.bundles import open_bundle, verify_weights
 
-        bundle = find_bundle(name)
+        bundle = open_bundle(name, trust_bundle, configs=())
     with reported():
         card = bundle.root / "docs" / "README.md"
         console.print(Markdown("\n".join(map(printable, card.read_text(encoding="utf-8").splitlines()))))

@@ -220,6 +220,18 @@ def test_hostile_bundles_would_run_if_they_were_trusted(guest, name):
     assert Path("CANARY").exists()
 
 
+@pytest.mark.parametrize("name", ["the card, with a call", "the card, with code", "card by a link"])
+def test_a_card_from_elsewhere_is_checked_before_it_is_shown(guest, name):
+    assert medrestore("bundles", "show", guest).exit_code == 0
+    HOSTILE[name](guest)
+    for command in (("bundles", "show", guest), ("audit", "a.npy", "a.npy", "-o", "report", "--bundle", guest)):
+        result = medrestore(*command)
+        assert (result.exit_code, "trust_bundle" in result.stderr) == (3, True), result.output
+    result = medrestore("bundles", "show", guest, "--trust-bundle")
+    assert result.exit_code == 0, result.output
+    assert "runs as you trust it" in " ".join(result.stderr.split())
+
+
 def test_the_command_line_trusts_with_an_option_and_a_note(guest):
     HOSTILE["one more in run"](guest)
     result = medrestore("restore", "a.npy", "-o", "b.npy", "--bundle", guest, "--trust-bundle", "--device", "cpu")
