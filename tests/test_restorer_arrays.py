@@ -222,6 +222,35 @@ def test_images_of_nibabel(tmp_path, restorer, slope, form, extra):
     assert (tmp_path / "c.nii").read_bytes() == (tmp_path / "d.nii").read_bytes()
 
 
+@pytest.mark.parametrize("kind", ["nibabel", "nibabel with slice_dim", "SimpleITK"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_the_slice_axis_of_an_image_in_memory_is_that_of_a_file(tmp_path, restorer, kind, axis):
+    volume = ct_volume(6, SIZE).astype(np.float32)
+    order = {0: (2, 0, 1), 1: (0, 2, 1)}[axis]
+    spacing = np.array([0.7, 0.7, 0.7 if "dim" in kind else 2.5])[list(order)]
+    affine = np.zeros((4, 4))
+    affine[[*order, 3], [0, 1, 2, 3]] = [*(spacing * (-1, -1, 1)), 1]
+    given = nib.Nifti1Image(volume.transpose(order), affine)
+    if "dim" in kind:
+        given.header.set_dim_info(slice=axis)
+    nib.save(given, tmp_path / "a.nii")
+    restorer.restore_file(tmp_path / "a.nii", tmp_path / "b.nii")
+    wanted = np.asarray(nib.load(tmp_path / "b.nii").dataobj)
+    with Notes() as notes:
+        if kind == "SimpleITK":
+            import SimpleITK
+
+            result = SimpleITK.GetArrayFromImage(restorer(SimpleITK.ReadImage(tmp_path / "a.nii"))).transpose(2, 1, 0)
+        else:
+            result = np.asarray(restorer(given).dataobj)
+    np.testing.assert_array_equal(result, wanted)
+    np.testing.assert_array_equal(result.transpose(np.argsort(order)), restorer(volume, spacing=(0.7, 0.7, 2.5)))
+    assert f"lie across axis {axis}, not the third" in notes.messages[0]
+    with Notes() as notes:
+        restorer(given, slice_axis=axis)
+    assert notes.messages == []
+
+
 @pytest.mark.parametrize("modality", ["CT", "MR", "PT"])
 def test_nan_in_memory_is_padding_as_in_a_file(tmp_path, roots, modality):
     restorer = Restorer(roots[ALL], device="cpu", modality=modality)

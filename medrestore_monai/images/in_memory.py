@@ -16,6 +16,7 @@ from monai.data import MetaTensor
 
 from medrestore_monai.images.files import are_too_large, scaled, stored_values
 from medrestore_monai.images.nifti import nifti_meta, write_nifti
+from medrestore_monai.images.slice_axis import SLICE_DIM, choose_slice_axis, slice_order
 from medrestore_monai.neighbors import SLICE_STEPS, steps_of_affine
 from medrestore_monai.notes import note
 
@@ -77,7 +78,8 @@ def open_in_memory(
         picture: the first two axes are rows and columns.
         color: an array with three channels is a color picture.
         spacing: mm along each axis of an array, without the channels.
-        slice_axis: which of these axes runs along the slices, the last one by default.
+        slice_axis: which of these axes runs along the slices; by default the last one, and of images of nibabel and
+            SimpleITK the one that :func:`~medrestore_monai.images.choose_slice_axis` finds.
 
     Raises:
         TypeError: ``image`` is something else, or holds no numbers.
@@ -144,7 +146,7 @@ def _open_nifti(image: Any, slice_axis: int | None) -> MemoryImage:
     if any(side != 1 for side in stored.shape[3:]):
         raise ValueError(f"expected one 2D image or 3D volume, got a series of shape {stored.shape}: split it first.")
     stored = stored.reshape(stored.shape[:3])
-    axes = _axes(stored.shape, False, False, slice_axis)
+    axes = _Axes(False, _order_in_space(stored.shape, meta["affine"], slice_axis, meta.get(SLICE_DIM)))
     values = scaled(stored, meta["scl_slope"], meta["scl_inter"])
     array, noted = _opened(values, axes, meta["affine"])
     noted["original_dtype"] = stored.dtype.name
@@ -175,9 +177,10 @@ def _open_itk(image: Any, picture: bool, color: bool, slice_axis: int | None, it
             raise ValueError(f"expected one gray image, got {values.shape[-1]} components per voxel.")
         axes, affine = _Axes(False, (2, 1, 0), True), None
     else:
-        order = _axes(values.shape[::-1], False, False, slice_axis).order
+        whole = _affine_of_itk(image) if values.ndim == 3 else np.eye(4)
+        order = _order_in_space(values.shape[::-1], whole, slice_axis)
         axes = _Axes(False, tuple(values.ndim - 1 - axis for axis in order))
-        affine = _affine_of_itk(image)[:, [*order, 3]] if values.ndim == 3 else None
+        affine = whole[:, [*order, 3]] if values.ndim == 3 else None
     array, meta = _opened(values, axes, affine, of_axes=False)
 
     def like(restored: np.ndarray) -> Any:
@@ -208,6 +211,23 @@ def _axes(shape: tuple[int, ...], picture: bool, color: bool, slice_axis: int | 
     if picture:
         order[:2] = order[1::-1]
     return _Axes(channel, tuple(order))
+
+
+def _order_in_space(
+    shape: tuple[int, ...], affine: np.ndarray, slice_axis: int | None, slice_dim: int | None = None
+) -> tuple[int, ...]:
+    """Which axes of an image that knows its place become columns, rows and slices; the rule is that of files."""
+    order = _axes(shape, False, False, slice_axis).order
+    if len(shape) < 3:
+        return order
+    axis = choose_slice_axis(shape, affine, slice_dim) if slice_axis is None else slice_axis % 3
+    if slice_axis is None and axis != 2:
+        note(
+            f"By its spacing or header, the slices of the image lie across axis {axis}, not the third; if they do not, "
+            "give `slice_axis`, 0 to 2.",
+            5,
+        )
+    return slice_order(affine, axis)
 
 
 def _refuse_slices_first(shape: Sequence[int]) -> None:
