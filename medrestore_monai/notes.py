@@ -16,19 +16,20 @@ class Notes:
 
     Args:
         report: called with each new note.
+        alone: the outer collector gets none of them: they are handed on in another way.
 
     Attributes:
         messages: the notes, in order.
     """
 
-    def __init__(self, report: Callable[[str], object] | None = None) -> None:
+    def __init__(self, report: Callable[[str], object] | None = None, alone: bool = False) -> None:
         self.messages: list[str] = []
-        self._report = report
+        self._report, self._alone = report, alone
         self._outer: Notes | None = None
         self._token: Token[Notes | None] | None = None
 
     def __enter__(self) -> Notes:
-        self._outer = _active.get()
+        self._outer = None if self._alone else _active.get()
         self._token = _active.set(self)
         return self
 

@@ -27,6 +27,14 @@ def test_collectors_may_be_nested_and_end_with_their_block(recwarn):
         note("d")
 
 
+def test_a_collector_may_keep_its_notes_to_itself():
+    with Notes() as outer:
+        with Notes(alone=True) as inner:
+            note("a")
+        note("b")
+    assert (outer.messages, inner.messages) == (["b"], ["a"])
+
+
 def test_each_thread_has_its_own():
     found, both = {}, threading.Barrier(2)
 

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from medrestore_monai.cli.output import BAD_DATA, RESEARCH, console, errors
+from medrestore_monai.cli.output import BAD_DATA, RESEARCH, RESTORE_FLAGS, console, errors, with_flags
 from medrestore_monai.studies import Job, Progress, Study, check_places, state_of
 from medrestore_monai.studies.ledger import MANIFEST, Ledger, Record
 from medrestore_monai.texts import printable
@@ -33,6 +33,10 @@ def show_plan(job: Job, studies: Sequence[Study]) -> None:
 
 
 _PLAIN = ("to do", "done")
+
+
+def _with_options(text: str) -> str:
+    return with_flags(text, RESTORE_FLAGS)
 
 
 def _plain(text: str) -> str:
@@ -61,10 +65,12 @@ def shown_progress(total: int) -> Iterator[Callable[[Progress], None]]:
 def _print_line(progress: Progress) -> None:
     record = progress.record
     words = f"[{progress.done}/{progress.total}] {record['name']}: {record['outcome']}"
-    words += f" ({record['reason']})" if record["reason"] else f" in {record['seconds']:.1f} s"
+    words += f" ({_with_options(record['reason'])})" if record["reason"] else f" in {record['seconds']:.1f} s"
     errors.print(f"{printable(words)}; {_rate(progress)}", soft_wrap=True, markup=False)
     for note in record["notes"]:
-        errors.print(f"[yellow]Note:[/yellow] {_plain(record['name'])}: {_plain(note)}", soft_wrap=True)
+        names_it = note.partition(": ")[0].endswith(record["name"])
+        named = note if names_it else f"{record['name']}: {note}"
+        errors.print(f"[yellow]Note:[/yellow] {_plain(_with_options(named))}", soft_wrap=True)
 
 
 def _rate(progress: Progress) -> str:
@@ -83,7 +89,7 @@ def show_results(records: Sequence[Record], job: Job, bundle: str) -> int:
     table = Table("study", "outcome", "why")
     for record in records:
         if record["outcome"] != "restored":
-            table.add_row(_plain(record["name"]), _WORDS[record["outcome"]], _plain(record["reason"]))
+            table.add_row(_plain(record["name"]), _WORDS[record["outcome"]], _plain(_with_options(record["reason"])))
     if table.row_count:
         console.print(table)
     words = ", ".join(f"{count} {_WORDS[outcome]}" for outcome, count in counts.items() if count or outcome != "unfit")

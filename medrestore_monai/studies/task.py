@@ -134,7 +134,7 @@ def restore_study(task: Task, restorer: Restorer) -> Record:
         return done
     started, result = datetime.now(timezone.utc), aside_folder(task.output) / uuid.uuid4().hex / task.target.name
     try:
-        with Notes() as notes:
+        with Notes(alone=True) as notes:  # the record hands them on
             reason = _attempt(task, restorer, result)
         noted = [one_line(message) for message in notes.messages]
         if not holds(task.output, task.run):
