@@ -155,6 +155,27 @@ def test_a_list_of_series_and_a_manifest_quote_no_header(tmp_path, bundle):
     assert len(json.loads(manifest)["studies"]) == len(FLAWS) + 1
 
 
+@pytest.mark.parametrize("modality", ["CT", "PT"])
+def test_neither_an_audit_nor_its_messages_quote_a_header(tmp_path, bundle, modality):
+    def edit(ds, index):
+        plant(ds, index)
+        ds.DerivationDescription, ds.DerivationCodeSequence = canary(40), []
+        for drug in ds.get("RadiopharmaceuticalInformationSequence", ()):
+            drug.Radiopharmaceutical = canary(49)
+
+    (ct_series if modality == "CT" else pet_series)(tmp_path / "in", slices=2, edit=edit)
+    target = tmp_path / ("out" if modality == "CT" else "in")  # of PET, the source itself
+    result = run("restore", tmp_path / "in", "-o", tmp_path / "out", "--bundle", bundle, "--device", "cpu")
+    assert result.exit_code == (0 if modality == "CT" else 3), result.output
+    audited = run("audit", tmp_path / "in", target, "-o", tmp_path / "report")
+    assert audited.exit_code == 0, audited.output
+    assert "Canary" not in result.output + audited.output
+    for name in ("audit.html", "audit.json"):
+        text = (tmp_path / "report" / name).read_text(encoding="utf-8")
+        assert "Canary" not in text
+        assert "CANARY" not in text  # the name and ID of the phantoms
+
+
 def write_nifti(path):
     header = nib.Nifti1Header()
     for number, field in enumerate(("descrip", "aux_file", "intent_name", "db_name", "data_type")):

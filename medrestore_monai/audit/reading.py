@@ -17,9 +17,14 @@ from medrestore_monai.bundles import Bundle, list_bundles
 from medrestore_monai.data import LoadImageOrSeriesd
 from medrestore_monai.data.find import is_image_file, is_picture
 from medrestore_monai.dicom import read_series
+from medrestore_monai.dicom.derivation import EARLIER, OWN_WORDS
 
 _GRID = 1e-3  # mm, by which two affines may differ
 _LUMA = (0.299, 0.587, 0.114)
+_TRACERS = (
+    r"FDG|fluorodeoxyglucose|PSMA|DOTATATE|DOTATOC|DOTANOC|FAPI|FLT|FET|F?DOPA|NaF|fluciclovine|choline|methionine|"
+    r"florbeta\w{3,5}|flutemetamol|flortaucipir|rubidium|ammonia|water"
+)
 _WEIGHTS = re.compile(r"weights SHA-256 ([0-9a-f]{64})")
 
 
@@ -108,13 +113,20 @@ def _header(ds: Dataset) -> dict[str, Any]:
             found[name] = f"{float(ds[keyword].value):g} {unit}"
     for drug in ds.get("RadiopharmaceuticalInformationSequence") or ():
         if drug.get("Radiopharmaceutical"):
-            found["tracer"] = str(drug.Radiopharmaceutical)
+            words = re.search(_TRACERS, str(drug.Radiopharmaceutical), re.IGNORECASE)  # the header may have any text
+            found["tracer"] = words[0] if words else "one that is not well known"
     if ds.get("DerivationDescription"):
-        found["derivation"] = str(ds.DerivationDescription)
-        weights = _WEIGHTS.search(found["derivation"])
+        found["derivation"] = _own_words(str(ds.DerivationDescription))
+        weights = _WEIGHTS.search(str(ds.DerivationDescription))
         if weights:
             found["weights_sha256"] = weights[1]
     return found
+
+
+def _own_words(text: str) -> str:
+    """What this package has written of a derivation; what stood there before may be anybody's."""
+    own, _, _ = text.partition(EARLIER)
+    return own if own.startswith(OWN_WORDS) else "by another program"
 
 
 def bundle_of(restored: Volume) -> Bundle | None:

@@ -49,6 +49,9 @@ _OUTDATED = (
     "ExtendedOffsetTableLengths",
 )
 
+#: How a description of ours begins, and what divides it from that of the source.
+OWN_WORDS, EARLIER = f"{RESEARCH} medrestore-monai", " Before: "
+
 
 @dataclass(frozen=True)
 class Derivation:
@@ -106,7 +109,7 @@ class Derivation:
         """The same in words, at most 1024 characters."""
         weights = f", weights SHA-256 {self.weights_sha256}" if self.weights_sha256 else ""
         settings = json.dumps(dict(self.parameters), sort_keys=True, default=str) if self.parameters else ""
-        words = f"{RESEARCH} medrestore-monai {self.software_version}: {self.description}{weights} {settings}".strip()
+        words = f"{OWN_WORDS} {self.software_version}: {self.description}{weights} {settings}".strip()
         return words.encode("ascii", "replace").decode().replace("\\", "/")[:1024]
 
 
@@ -143,7 +146,7 @@ def _offset(ds: Dataset) -> timezone | None:
 def derive(ds: Dataset, sources: Sequence[Dataset], derivation: Derivation, now: datetime) -> None:
     """Say from what, by what and how the slice was made; ``sources`` are the slices that took part."""
     earlier = str(ds.get("DerivationDescription") or "")
-    ds.DerivationDescription = (derivation.text + (f" Before: {earlier}" if earlier else ""))[:1024]
+    ds.DerivationDescription = (derivation.text + (f"{EARLIER}{earlier}" if earlier else ""))[:1024]
     if derivation.description in _CODES:
         ds.DerivationCodeSequence = [*ds.get("DerivationCodeSequence", []), _code(*_CODES[derivation.description])]
     ds.SourceImageSequence = []

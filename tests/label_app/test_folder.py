@@ -161,6 +161,30 @@ def test_what_else_is_in_the_temporary_folder_is_not_given_away(server, studies)
         assert server.infer(file.name)[0] == 404
 
 
+def planted(ds, index):
+    """Texts of a patient, and a flaw that makes the slice unfit."""
+    ds.PatientName, ds.PatientID, ds.PatientComments = "Canary^Planted", "Canary01X", "Canary02X"
+    ds.StudyDescription, ds.SeriesDescription, ds.ProtocolName = "Canary03X", "Canary04X", "Canary05X"
+    ds.RescaleType, ds.ImageComments, ds.InstitutionName = "Canary06X", "Canary07X", "Canary08X"
+
+
+def test_no_answer_about_a_sent_series_quotes_its_header(server, tmp_path):
+    files = ct_series(tmp_path / "series", slices=2, size=SIZE, edit=planted)
+    with zipfile.ZipFile(tmp_path / "sent.zip", "w") as archive:
+        for file in files:
+            archive.write(file, file.name)
+    with pytest.raises(Exception, match="another Rescale Type") as caught:
+        slicer_load.request_restored(server.url, BUNDLE, str(tmp_path), file=str(tmp_path / "sent.zip"))
+    assert "Canary" not in str(caught.value)
+    image = nib.Nifti1Image(np.zeros((6, 5, 4), np.int16), np.eye(4))
+    image.header["descrip"] = b"Canary09X"
+    nib.save(image, tmp_path / "gray.nii")
+    (tmp_path / "gray.nii").write_bytes((tmp_path / "gray.nii").read_bytes() + b"Canary10X")
+    with pytest.raises(Exception, match="cannot be read") as caught:
+        slicer_load.request_restored(server.url, BUNDLE, str(tmp_path), file=str(tmp_path / "gray.nii"))
+    assert "Canary" not in str(caught.value) + server.logs()
+
+
 def test_a_batch_runs_without_a_gpu_and_past_a_bad_image(server, studies, wanted):
     """In a process of its own, as MONAI Label does; with its defaults, which ask for all GPUs."""
     status, answer = http(f"{server.url}/batch/infer/{BUNDLE}?images=all", b"", method="POST")
