@@ -102,6 +102,20 @@ def test_the_total_activity_of_each_slice_stays(tmp_path, bundle, options):
     assert np.abs(voxels(tmp_path / "kept.nii.gz") - voxels(tmp_path / "pet.nii.gz")).max() > 0.01
 
 
+def test_hot_uptake_is_restored_and_scaled_as_all_of_its_slice(tmp_path):
+    """Up to SUV 100, though images are scaled and scored in [0, 20]."""
+    source = write(tmp_path / "pet.nii.gz", positive() / positive().max() * np.array([15, 60, 99]))
+    restore(source, tmp_path / "kept.nii.gz", PET)
+    restore(source, tmp_path / "off.nii.gz", PET, "--set", "keep_total_activity=false")
+    before, kept, off = (voxels(tmp_path / name) for name in ("pet.nii.gz", "kept.nii.gz", "off.nii.gz"))
+    hot = before > 25
+    assert hot.sum() > 50
+    assert (np.abs(off - before)[hot] > 1e-3).mean() > 0.9
+    clear = (off > 1) & (off < 99.9)  # off its ends, where results are clipped
+    for factor, used in zip(np.moveaxis(kept / np.where(clear, off, 1), -1, 0), np.moveaxis(clear, -1, 0), strict=True):
+        np.testing.assert_allclose(factor[used], np.median(factor[used]), rtol=1e-4)
+
+
 SERIES = {"CT": ct_series, "MR": mr_series, "PT": pet_series}
 ALONE = {"CT": NAME, "MR": MRI, "PT": PET}
 
