@@ -45,6 +45,18 @@ def test_slabs_give_equal_stored_values(place, whole, tmp_path, slab):
     np.testing.assert_array_equal(run(place, tmp_path / "out", slab=slab), whole)
 
 
+def test_slabs_of_a_long_volume_give_equal_stored_values(place, tmp_path):
+    """More slices than the usual slab of 32, in a file."""
+    volume = np.random.default_rng(2).random((17, 24, 37)).astype(np.float32)
+    nib.save(nib.Nifti1Image(volume, np.diag([3.0, 3.0, 3.0, 1.0])), tmp_path / "long.nii")
+    stored = {}
+    for slab in (0, 32):
+        restore(tmp_path / "long.nii", tmp_path / f"{slab}.nii", place / "pet_synthesis_restore_rwkv", slab=slab)
+        stored[slab] = np.asarray(nib.load(tmp_path / f"{slab}.nii").dataobj)
+    assert np.abs(stored[0] - volume).mean() > 0.01
+    np.testing.assert_array_equal(stored[32], stored[0])
+
+
 @pytest.mark.parametrize("size", [3, 4])
 def test_batches_give_equal_values_but_for_rounding(place, whole, tmp_path, size):
     stored = run(place, tmp_path / "out", slab=8, slice_batch_size=size).astype(int)
