@@ -3,7 +3,8 @@
     python scripts/train/average_weights.py OLD NEW OUTPUT [--share 0.6]
 
 Weights on the line between both often keep what the old ones knew and gain most of what the training added (Wortsman
-et al., Robust fine-tuning of zero-shot models, CVPR 2022). Choose the share by validation.
+et al., Robust fine-tuning of zero-shot models, CVPR 2022). Choose the share by validation. Old weights of less context
+than the new ones get zeros for the neighbors, as trainings start from them.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from pathlib import Path
 import torch
 
 from medrestore_monai.files import atomic_file
+from medrestore_monai.networks import RestoreRWKV
 
 
 def average(old: dict[str, torch.Tensor], new: dict[str, torch.Tensor], share: float) -> dict[str, torch.Tensor]:
@@ -23,6 +25,9 @@ def average(old: dict[str, torch.Tensor], new: dict[str, torch.Tensor], share: f
     """
     if not 0 <= share <= 1:
         raise ValueError(f"share must lie in [0, 1], got {share}.")
+    if "embed.weight" in new:
+        network = RestoreRWKV(context=new["embed.weight"].shape[1] // 2, dim=8, num_blocks=[1] * 4)
+        old = network.with_neighbors(old)
     if {name: value.shape for name, value in old.items()} != {name: value.shape for name, value in new.items()}:
         raise ValueError("The weights are of different networks.")
     return {

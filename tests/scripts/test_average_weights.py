@@ -20,6 +20,12 @@ def test_weights_lie_between_the_two(tmp_path):
     assert found["steps"] == 7
 
 
+def test_weights_without_neighbors_get_zeros_for_them():
+    old, new = {"embed.weight": torch.ones(2, 1, 3, 3)}, {"embed.weight": torch.full((2, 5, 3, 3), 3.0)}
+    found = average_weights.average(old, new, 0.5)["embed.weight"]
+    assert found[:, :, 0, 0].tolist() == [[1.5, 1.5, 2, 1.5, 1.5]] * 2
+
+
 def test_other_networks_and_shares_are_refused():
     with pytest.raises(ValueError, match="different networks"):
         average_weights.average({"w": torch.zeros(2)}, {"w": torch.zeros(3)}, 0.5)
