@@ -36,8 +36,9 @@ def examine() -> list[tuple[str, str]]:
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     lines.append(("CUDA", ", ".join(devices) or "no device; everything runs on the CPU"))
     lines += [(f"Bi-WKV on CUDA device {i}", _cuda_kernel(torch.device("cuda", i))) for i in range(len(devices))]
-    kernel = "compiled C kernel" if biwkv_cpu.is_available() else f"pure PyTorch: {biwkv_cpu.unavailable_reason()}"
-    lines.append(("Bi-WKV on the CPU", kernel))
+    kernel = f"compiled C kernel, {biwkv_cpu.instruction_set()}"
+    reason = biwkv_cpu.unavailable_reason()
+    lines.append(("Bi-WKV on the CPU", f"pure PyTorch: {reason}" if reason else kernel))
     missing = missing_packages()
     onnx = f"missing {', '.join(missing)}" if missing else f"onnxruntime {_version('onnxruntime')}"
     lines.append(("ONNX backend", onnx))

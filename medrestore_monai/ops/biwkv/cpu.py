@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 from torch import SymInt, Tensor
 
-_NAME = "_biwkv"
+from medrestore_monai.ops.biwkv.build import NAME
+
 _PADDING = 16  # channels of the saved states are padded to a multiple of this
 _CHUNK = 64  # most tokens in a chunk
 
@@ -25,8 +26,9 @@ _CHUNK = 64  # most tokens in a chunk
 @functools.cache
 def _library() -> ctypes.CDLL | None:
     """Return the compiled kernel, or None where it was not built or does not load."""
-    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
-        path = Path(__file__).with_name(_NAME + suffix)
+    # the plain name first: an older installation in place may have left a kernel whose name has a version of Python
+    for suffix in sorted(importlib.machinery.EXTENSION_SUFFIXES, key=len):
+        path = Path(__file__).with_name(NAME + suffix)
         if path.is_file():
             try:
                 library = ctypes.CDLL(str(path))
@@ -43,7 +45,7 @@ def unavailable_reason() -> str:
     """Say why the kernel cannot be used here; empty where it can."""
     if _library() is not None:
         return ""
-    return f"The compiled kernel medrestore_monai.ops.biwkv.{_NAME} was not built; install with a C compiler to get it."
+    return f"The compiled kernel medrestore_monai.ops.biwkv.{NAME} was not built; install with a C compiler to get it."
 
 
 def is_available() -> bool:

@@ -3,7 +3,8 @@
 :func:`biwkv_reference` is the formula and the judge of every faster form; :func:`re_wkv` is what networks call, and
 :func:`biwkv` and :func:`biwkv2d` are its parts. The forms behind them, equal within rounding, stand in one table:
 
-- ``cpu``: the plain-C kernel (:mod:`medrestore_monai.ops.biwkv.cpu`), where it was built;
+- ``cpu``: the plain-C kernel (:mod:`medrestore_monai.ops.biwkv.cpu`), where it was built; ``auto`` compares it with
+  the PyTorch form first, except on Linux on x86-64, where its tests have run;
 - ``triton``: kernels for CUDA devices (:mod:`medrestore_monai.ops.biwkv.triton_form`), where Triton is installed;
   ``auto`` takes them on a device after they have agreed with the PyTorch form there, once in each process;
 - ``torch``: two-sided decayed sums by chunked matrix products, pure PyTorch, any device;
@@ -12,6 +13,8 @@
 """
 
 import os
+import platform
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -43,9 +46,12 @@ def _divided(form: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return re_wkv
 
 
+# where the C kernel has run its tests; elsewhere it is compared before it is used
+_CPU_TESTED = sys.platform == "linux" and platform.machine() == "x86_64"
+
 # in the order of preference: "auto" takes the first that does not refuse
 _FORMS = {
-    "cpu": _Backend(_divided(cpu.re_wkv), cpu.refusal),
+    "cpu": _Backend(_divided(cpu.re_wkv), cpu.refusal, on_probation=not _CPU_TESTED),
     "triton": _Backend(triton_form.re_wkv, triton_form.refusal, on_probation=True),
     "torch": _Backend(_divided(torch_form.re_wkv), lambda k: ""),
     "robust": _Backend(_divided(partial(torch_form.re_wkv, robust=True)), lambda k: ""),

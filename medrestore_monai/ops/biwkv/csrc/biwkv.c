@@ -173,19 +173,7 @@ TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
 TARGET_END
 #endif
 
-enum { GENERIC, AVX2, AVX512 };
-
-/* The widest instruction set that this machine has. */
-EXPORT int biwkv_widest(void) {
-#ifdef __x86_64__
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl"))
-        return AVX512;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return AVX2;
-#endif
-    return GENERIC;
-}
+#include "biwkv_isa.h"
 
 static const Phases *phases_of(int isa, int bf16) {
 #ifdef __x86_64__
