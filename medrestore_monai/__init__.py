@@ -10,7 +10,7 @@ A picture flows one way: read, degrade (training), network, infer, write, report
 - ``ops``, ``networks``: tensor operators PyTorch lacks, and the networks built from them.
 - ``inferers``, ``losses``, ``metrics``, ``engines``: what MONAI and Ignite lack.
 - ``bundles``: find, check and package bundles, and load their weights.
-- ``studies``: restore many studies.
+- ``studies``: restore many studies; ``demo``: the real series that ships, and what it shows.
 - ``audit``: is one result to be trusted; ``evaluate``, ``report``: score many, and show the scores.
 - ``cli``: the ``medrestore`` command; ``label_app``: MONAI Label.
 

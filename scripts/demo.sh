@@ -3,4 +3,4 @@
 # usage: bash scripts/demo.sh [OUTPUT]     (OUTPUT: demo_output by default; replaced)
 set -eu
 . "$(dirname "$0")/setup/install.sh" plot
-exec python scripts/demo.py "${1:-demo_output}"
+exec medrestore demo -o "${1:-demo_output}" --overwrite

@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,13 +17,13 @@ from phantoms import ct_series
 from tiny_bundle import NAME, make_tiny_bundle
 from torch.testing import assert_close
 
+from medrestore_monai.demo import ARCHIVE
 from medrestore_monai.dicom import read_series
 from medrestore_monai.networks import RestoreRWKV
 
 pytestmark = pytest.mark.gpu
 
 LIGHT = {"dim": 16, "num_blocks": (1, 2, 2, 2), "num_refinement_blocks": 1}
-DEMO = Path(__file__).parent / "data" / "ct_abdomen_crlm.zip"
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +129,7 @@ def test_bundle_trains_with_mixed_precision(tmp_path):
 
 def test_restored_series_is_that_of_the_cpu(tmp_path):
     """The demonstration series, by the shipped weights, differs by at most 3 HU, by 0.2 HU on average."""
-    with zipfile.ZipFile(DEMO) as archive:
+    with zipfile.ZipFile(ARCHIVE) as archive:
         archive.extractall(tmp_path / "ct")
     for device in ("cpu", "cuda"):
         command = [sys.executable, "-m", "medrestore_monai", "restore", tmp_path / "ct", "-o", tmp_path / device]

@@ -14,6 +14,7 @@ from medrestore_monai import __version__
 from medrestore_monai.cli.audit import audit
 from medrestore_monai.cli.bundles import bundles_app
 from medrestore_monai.cli.degrade import degrade
+from medrestore_monai.cli.demo import demo
 from medrestore_monai.cli.options import (
     DeviceOption,
     GapsOption,
@@ -41,6 +42,7 @@ app.add_typer(bundles_app, name="bundles")
 app.command()(restore)
 app.command()(audit)
 app.command()(degrade)
+app.command()(demo)
 
 
 @app.callback()

@@ -26,7 +26,8 @@ import nibabel as nib
 import numpy as np
 import pydicom
 
-ARCHIVE = Path(__file__).parents[2] / "tests" / "data" / "ct_abdomen_crlm.zip"
+from medrestore_monai.demo import ARCHIVE
+
 SIDE, SLICES = 48, 3
 
 
