@@ -50,7 +50,12 @@ operator known; the ONNX file needs nothing but a runtime.
 _SYSTEM = """\
 Python, PyTorch {pytorch_version}, MONAI {monai_version} and NumPy {numpy_version}, with {packages}; CPU or CUDA.
 This form of the bundle carries no compiled code: on a CPU its Bi-WKV operator is pure PyTorch, with the same result but
-several times slower than the compiled kernel of the installed package. On CUDA it is Triton, which comes with PyTorch.
+several times slower than the C kernel, whose source it carries. Where there is a C compiler, this builds the kernel in
+the folder, and it is used from then on:
+
+    python medrestore_monai/ops/biwkv/build.py
+
+On CUDA the operator is Triton, which comes with PyTorch.
 """
 
 

@@ -1,7 +1,8 @@
 """The zoo form of a bundle: a folder that runs with MONAI alone, and a zip that is the same bytes every time.
 
 A zoo installs no package of ours, so the folder carries ``medrestore_monai`` itself: MONAI puts a bundle's root on
-Python's path.
+Python's path. Of the C kernel it carries the source, and one command builds it there; a compiled library would fit one
+kind of system only, would not be the same bytes everywhere, and nobody could read what it does.
 """
 
 import json
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from medrestore_monai.bundles.card import zoo_card
-from medrestore_monai.bundles.check import check_bundle
+from medrestore_monai.bundles.check import SOURCES, check_bundle
 from medrestore_monai.bundles.find import WEIGHTS, Bundle
 from medrestore_monai.bundles.network import sha256
 from medrestore_monai.bundles.weights import LISTS, large_files
@@ -106,7 +107,7 @@ def _copy(bundle: Bundle, staged: Path, weights_url: str) -> None:
         (staged / name).unlink(missing_ok=True)
     if weights_url and bundle.weights.is_file():
         _list_weights(bundle, staged, weights_url)
-    for path in sorted(_SOURCE.rglob("*.py")):
+    for path in sorted(path for path in _SOURCE.rglob("*") if path.suffix in SOURCES):
         inside = path.relative_to(_SOURCE)
         if inside.parts[0] != "bundled":
             target = staged / _SOURCE.name / inside

@@ -68,8 +68,8 @@ def check_demo(output: Path, overwrite: bool = False) -> None:
 
 def _scores(image: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """Mean scores over slices."""
-    pair = (torch.from_numpy(array)[None, None] for array in (image, truth))
-    return {name: float(values.mean()) for name, values in slice_scores(*pair, WINDOW).items()}
+    scored = slice_scores(torch.from_numpy(image)[None, None], torch.from_numpy(truth)[None, None], WINDOW)
+    return {name: float(values.mean()) for name, values in scored.items()}
 
 
 def _write_scores(scores: Mapping[str, Mapping[str, float]], path: Path) -> None:

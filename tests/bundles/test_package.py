@@ -198,10 +198,10 @@ def test_a_changed_file_changes_the_zip(tmp_path):
 def test_it_holds_the_source_and_nothing_else(packaged):
     folder, _ = packaged
     source = Path(medrestore_monai.__file__).parent
-    for path in source.rglob("*.py"):
+    for path in [*source.rglob("*.py"), *source.rglob("csrc/*")]:
         assert (folder / "medrestore_monai" / path.relative_to(source)).read_bytes() == path.read_bytes()
     kinds = {path.suffix for path in (folder / "medrestore_monai").rglob("*") if path.is_file()}
-    assert kinds <= {".py", ".pyc"}
+    assert kinds <= {".py", ".pyc", ".c", ".h"}
     assert {path.name for path in folder.iterdir()} <= {
         "LICENSE",
         "configs",
@@ -210,6 +210,17 @@ def test_it_holds_the_source_and_nothing_else(packaged):
         "medrestore_monai",
         "eval",
     }
+
+
+@pytest.mark.slow
+def test_the_kernel_can_be_built_in_it(packaged, elsewhere, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(packaged[0], folder)
+    command = [sys.executable, "-S", "medrestore_monai/ops/biwkv/build.py"]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    subprocess.run(command, cwd=folder, env={**environment, "CFLAGS": "-O0"}, check=True)
+    assert [finding.file for finding in check_bundle(folder)] == ["medrestore_monai/ops/biwkv/_biwkv.so"]
+    assert "kernel: True" in run_there(elsewhere, folder)
 
 
 def test_all_that_the_source_imports_is_required():

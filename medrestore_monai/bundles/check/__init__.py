@@ -6,6 +6,6 @@
 - ``weights``, ``logging_conf``: pickles, TorchScript, and what ``logging.config`` evaluates.
 """
 
-from medrestore_monai.bundles.check.check import Finding, check_bundle
+from medrestore_monai.bundles.check.check import SOURCES, Finding, check_bundle
 
-__all__ = ["Finding", "check_bundle"]
+__all__ = ["SOURCES", "Finding", "check_bundle"]

@@ -15,6 +15,7 @@ from medrestore_monai.bundles.check.logging_conf import logging_problems
 from medrestore_monai.bundles.check.weights import is_weights, weight_problems
 
 PACKAGE = "medrestore_monai"
+SOURCES = (".py", ".c", ".h")  # what the zoo form carries of the package
 _CONFIGS = (".json", ".yaml", ".yml")
 _WEIGHTS = (".pt", ".pth", ".ckpt", ".bin")
 _LOGGING = (".conf", ".ini", ".cfg")
@@ -119,7 +120,7 @@ def _about_code(name: str) -> str:
 def is_ours(name: str, content: bytes) -> bool:
     """Return whether a file is one of this very package, byte for byte, as the zoo form carries it."""
     parts = PurePosixPath(name).parts
-    if parts[0] != PACKAGE or not name.endswith(".py"):
+    if parts[0] != PACKAGE or PurePosixPath(name).suffix not in SOURCES:
         return False
     mine = Path(__file__).resolve().parents[2].joinpath(*parts[1:])
     return mine.is_file() and hashlib.sha256(mine.read_bytes()).digest() == hashlib.sha256(content).digest()
