@@ -33,11 +33,12 @@ if [ "$(cat "$env/installed-monailabel" 2>/dev/null)" != "$wanted" ]; then
 fi
 
 # this package, from a copy: a build leaves nothing in the checkout
-ours="$(find medrestore_monai bundles pyproject.toml setup.py -type f ! -path '*/__pycache__/*' ! -name '*.so' -print0 | sort -z | xargs -0 cat | cksum)"
+ours="$(find medrestore_monai bundles pyproject.toml scripts/release/build_commands.py -type f ! -path '*/__pycache__/*' ! -name '*.so' -print0 | sort -z | xargs -0 cat | cksum)"
 if [ "$(cat "$env/installed-medrestore" 2>/dev/null)" != "$ours" ]; then
     copy="$(mktemp -d)"
     trap 'rm -rf "$copy"' EXIT
-    cp -r medrestore_monai bundles pyproject.toml setup.py README.md LICENSE "$copy"
+    cp -r medrestore_monai bundles pyproject.toml README.md LICENSE "$copy"
+    mkdir -p "$copy/scripts/release" && cp scripts/release/build_commands.py "$copy/scripts/release/"
     find "$copy" -name '*.so' -delete
     pip --no-build-isolation --no-deps --force-reinstall "$copy"
     "$env/bin/python" -m pip check --disable-pip-version-check >/dev/null || fail "the packages in $env do not fit together: $env/bin/python -m pip check"

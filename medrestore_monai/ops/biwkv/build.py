@@ -1,9 +1,9 @@
-"""Compile the C kernel: for ``setup.py``, for the wheels of a release, and for a bundle in its zoo form.
+"""Compile the C kernel: for ``pip install``, for the wheels of a release, and for a bundle in its zoo form.
 
     python medrestore_monai/ops/biwkv/build.py
 
-compiles it beside this file, where it is found from then on. Only the standard library is used: ``setup.py`` loads this
-file on its own, before anything is installed.
+compiles it beside this file, where it is found from then on. Only the standard library is used: an installation loads
+this file on its own, before anything is installed.
 """
 
 import os

@@ -1,6 +1,6 @@
-"""Build the C kernel, and wheels for every Python of a system: the kernel is a plain library without Python in it.
+"""Commands of setuptools that ``pyproject.toml`` names: build the C kernel, and wheels for every Python of a system.
 
-Everything else is described in ``pyproject.toml``. ``MEDRESTORE_KERNEL`` in the environment names a kernel that was
+The kernel is a plain library without Python in it. ``MEDRESTORE_KERNEL`` in the environment names a kernel that was
 compiled before, which the wheel must then carry; without it, the kernel is compiled here if there is a C compiler.
 """
 
@@ -9,18 +9,18 @@ import os
 import shutil
 from pathlib import Path
 
-from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
 from setuptools.errors import CompileError
 
-FOLDER = Path("medrestore_monai", "ops", "biwkv")
 KERNEL = os.environ.get("MEDRESTORE_KERNEL")
 
 
 def load_builder():
     """Load the file that compiles the kernel, without the package around it, which needs PyTorch."""
-    spec = importlib.util.spec_from_file_location("build_kernel", FOLDER / "build.py")
+    path = Path("medrestore_monai", "ops", "biwkv", "build.py")
+    spec = importlib.util.spec_from_file_location("build_kernel", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -40,6 +40,7 @@ class BuildKernel(build_ext):
         """Write the library."""
         output = Path(self.get_ext_fullpath(ext.name))
         if KERNEL:
+            ext.optional = False
             output.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(KERNEL, output)
             return
@@ -57,15 +58,16 @@ class SystemWheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
-sources = sorted(str(path) for path in (FOLDER / "csrc").iterdir())
-setup(
-    cmdclass={"build_ext": BuildKernel, "bdist_wheel": SystemWheel},
-    ext_modules=[
-        Extension(
-            "medrestore_monai.ops.biwkv._biwkv",
-            sources=[path for path in sources if path.endswith(".c")],
-            depends=sources,
-            optional=not KERNEL,  # without a compiler the installation goes on; PyTorch then does the work
-        )
-    ],
-)
+class WholeSource(sdist):
+    """A source archive with what a packager needs to test it, beside the package and its bundles."""
+
+    def add_defaults(self):
+        """Add the files."""
+        super().add_defaults()
+        for folder in ("docs", "scripts", "tests"):
+            self.filelist.graft(folder)
+        for name in ("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md"):
+            self.filelist.include(name)
+        self.filelist.prune("docs/generated")
+        for pattern in ("*.py[cod]", "*.so", "*.pyd"):
+            self.filelist.global_exclude(pattern)
