@@ -65,10 +65,12 @@ class Simulation:
     Attributes:
         output: where it was written.
         parameters: the options with their drawn values: with them the same image can be had again.
+        source: the clean image.
     """
 
     output: Path
     parameters: Mapping[str, Any]
+    source: Path
 
 
 def _ct_low_dose(seed: int, dose: float, exact: bool, axial_correlation: float) -> Transformation:
@@ -224,7 +226,7 @@ def degrade(
         parameters = {"task": task, "seed": seed, "simulated": True, **settings}
         save = SaveLikeSourced(Derivation(chosen.words, parameters=parameters), overwrite=overwrite)
         save({"image": image, "pred": degraded, "output": item["output"]})
-        written.append(Simulation(Path(item["output"]), settings))
+        written.append(Simulation(Path(item["output"]), settings, Path(item["image"])))
     return written
 
 

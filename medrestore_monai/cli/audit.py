@@ -5,8 +5,10 @@ from typing import Annotated
 
 import typer
 
+from medrestore_monai.cli.modes import USAGE, console
 from medrestore_monai.cli.options import HUOffsetOption, OverwriteOption, SeriesOption, check_source
-from medrestore_monai.cli.output import AUDIT_FLAGS, RESEARCH, USAGE, console, printable, reported
+from medrestore_monai.cli.output import AUDIT_FLAGS, RESEARCH, reported
+from medrestore_monai.texts import printable
 
 
 def audit(

@@ -1,6 +1,7 @@
 """``medrestore bundles``: list, show, check and package bundles, and fetch their weights."""
 
 import json
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,8 +10,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from medrestore_monai.cli.options import TrustOption, check_source
-from medrestore_monai.cli.output import BAD_DATA, FLAGS, RESEARCH, USAGE, console, fail, reported
+from medrestore_monai.cli.documents import bundle_document, bundle_summary, setting_entries
+from medrestore_monai.cli.modes import BAD_DATA, USAGE, console, fail, reporting, write_document
+from medrestore_monai.cli.options import TrustOption, check_source, complete_bundle
+from medrestore_monai.cli.output import RESEARCH, reported
 from medrestore_monai.texts import printable
 
 if TYPE_CHECKING:
@@ -22,33 +25,43 @@ bundles_app = typer.Typer(
 weights_app = typer.Typer(help="Fetch or verify the weights of a bundle.", no_args_is_help=True)
 bundles_app.add_typer(weights_app, name="weights")
 
-NameArgument = Annotated[str, typer.Argument(help="Name of the bundle, or its folder as a path: ./mine.")]
+NameArgument = Annotated[
+    str,
+    typer.Argument(help="Name of the bundle, or its folder as a path: ./mine.", autocompletion=complete_bundle),
+]
 
 
 @bundles_app.command("list")
+@reporting("json", name="bundles list")
 def list_bundles() -> None:
     """List the bundles found.
 
-    Example:
+    Examples:
       medrestore bundles list
+
+      medrestore bundles list --json
     """
     with reported():
         from medrestore_monai.bundles import list_bundles as found
 
-        table = Table("bundle", "version", "task", "weights")
-        for bundle in found():
+        table, bundles = Table("bundle", "version", "task", "weights"), found()
+        for bundle in bundles:
             size = f"{bundle.weights.stat().st_size / 2**20:.1f} MiB" if bundle.weights.is_file() else "missing"
             words = (bundle.name, str(bundle.metadata["version"]), str(bundle.metadata["task"]))
             table.add_row(*(escape(printable(word)) for word in words), size)
+        write_document("medrestore/bundles-list/1", {"bundles": [bundle_summary(bundle) for bundle in bundles]})
         console.print(table)
 
 
 @bundles_app.command("show")
+@reporting("json", name="bundles show")
 def show_bundle(name: NameArgument, trust_bundle: TrustOption = False) -> None:
     """Show the card of one bundle, what can be set, and whether its weights are those of the card.
 
-    Example:
+    Examples:
       medrestore bundles show ct_denoise_restore_rwkv
+
+      medrestore bundles show ct_denoise_restore_rwkv --json
     """
     with reported(USAGE):
         from rich.markdown import Markdown
@@ -62,37 +75,41 @@ def show_bundle(name: NameArgument, trust_bundle: TrustOption = False) -> None:
         console.print(_settings_table(bundle))
         console.print(printable(f"folder: {bundle.root}"), soft_wrap=True, markup=False)
         console.print(f"weights: verified, SHA-256 {verify_weights(bundle.weights, bundle.root)}", soft_wrap=True)
+        write_document("medrestore/bundles-show/1", bundle_document(bundle))
 
 
 def _settings_table(bundle: "Bundle") -> Table:
     """What can be set: what has an option of its own in ``restore``, what ``--set`` changes, and in ``evaluate``."""
     table = Table("setting", "takes", "default", "what it is")
-    files = [bundle.config(name) for name in ("inference", "evaluate")]
-    configurations = [json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {} for file in files]
-    for name, setting in bundle.settings.items():
-        default = configurations[setting.when == "evaluation"].get(setting.key)
-        shown = "" if default is None or str(default).startswith("$") else json.dumps(default).strip('"')
-        option = f"{name} (evaluate)" if setting.when == "evaluation" else FLAGS.get(name, name)
-        about = f"{setting.modality}: {setting.help}" if setting.modality else setting.help
-        table.add_row(*(escape(printable(text)) for text in (option, setting.expected, shown, about)))
+    for entry in setting_entries(bundle):
+        name, default = entry["option"].removeprefix("--set "), entry["default"]
+        option = f"{entry['name']} (evaluate)" if entry["command"] == "evaluate" else name
+        shown = "" if default is None else json.dumps(default).strip('"')
+        about = f"{entry['modality']}: {entry['help']}" if entry["modality"] else entry["help"]
+        table.add_row(*(escape(printable(text)) for text in (option, entry["takes"], shown, about)))
     return table
 
 
 @bundles_app.command("check")
+@reporting("json", name="bundles check")
 def check(path: Annotated[Path, typer.Argument(help="A bundle from anywhere: its folder or zip file.")]) -> None:
     """Say whether it is safe to run somebody's bundle; nothing of it is run to find out.
 
     The configurations of a bundle are code to MONAI. Everything in it must be on a list of what is known to be
     harmless; what is not is printed, one line each, and the exit code is 3. Run this outside of the bundle's folder.
 
-    Example:
+    Examples:
       medrestore bundles check downloads/some_bundle_v1.zip
+
+      medrestore bundles check downloads/some_bundle_v1.zip --json
     """
     check_source(path)
     with reported():
         from medrestore_monai.bundles.check import check_bundle
 
         findings = check_bundle(path)
+        content = {"bundle": str(path), "safe": not findings, "findings": [asdict(one) for one in findings]}
+        write_document("medrestore/bundles-check/1", content)
     for finding in findings:
         console.print(printable(str(finding)), soft_wrap=True, markup=False, highlight=False, emoji=False)
     if findings:
@@ -103,6 +120,7 @@ def check(path: Annotated[Path, typer.Argument(help="A bundle from anywhere: its
 
 
 @bundles_app.command("package")
+@reporting("quiet", name="bundles package")
 def package(
     name: NameArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")],
@@ -128,6 +146,7 @@ def package(
 
 
 @weights_app.command("get")
+@reporting("quiet", name="bundles weights get")
 def get(
     name: NameArgument,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are wrong.")] = False,
@@ -151,6 +170,7 @@ def get(
 
 
 @weights_app.command("verify")
+@reporting("quiet", name="bundles weights verify")
 def verify(name: NameArgument) -> None:
     """Say whether the weights and large files of a bundle are there, with the digests of its card and list.
 

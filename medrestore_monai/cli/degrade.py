@@ -1,9 +1,11 @@
 """``medrestore degrade``: simulate a degraded scan of clean images."""
 
+import time
 from typing import Annotated, Any
 
 import typer
 
+from medrestore_monai.cli.modes import USAGE, console, mode, write_document
 from medrestore_monai.cli.options import (
     GapsOption,
     HUOffsetOption,
@@ -13,8 +15,9 @@ from medrestore_monai.cli.options import (
     SeriesOption,
     SliceAxisOption,
     check_source,
+    complete,
 )
-from medrestore_monai.cli.output import USAGE, console, reported
+from medrestore_monai.cli.output import reported
 from medrestore_monai.texts import printable
 
 DEGRADATIONS = (
@@ -26,7 +29,10 @@ DEGRADATIONS = (
 def degrade(
     source: InputArgument,
     output: OutputOption,
-    task: Annotated[str, typer.Option(help=f"What to simulate: {DEGRADATIONS}.")] = "ct_low_dose",
+    task: Annotated[
+        str,
+        typer.Option(help=f"What to simulate: {DEGRADATIONS}.", autocompletion=complete(*DEGRADATIONS.split(", "))),
+    ] = "ct_low_dose",
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same images.")] = 0,
     dose: Annotated[
         float | None, typer.Option(help="ct_low_dose: fraction of the source's dose, in (0, 1]; 0.25 if not given.")
@@ -122,6 +128,8 @@ def degrade(
 
       medrestore degrade brain.nii.gz -o coarse.nii.gz --task mri_kspace --fraction 0.25
 
+      medrestore degrade scans/abdomen -o quarter_dose --json > quarter_dose.json
+
       medrestore degrade chest.png -o moved.png --task motion_blur --length 30 --angle -20 --noise-std 2
     """
     check_source(source)
@@ -138,8 +146,15 @@ def degrade(
 
         check_task(task, options)
         check_hu_offset(task, hu_offset)
-    with reported():
+    with reported() as notes:
         options |= {"hu_offset": hu_offset, "slice_axis": slice_axis}
-        for done in run(source, output, task, seed, series or "", allow_gaps, overwrite, True, **options):
+        began = time.monotonic()
+        simulated = run(source, output, task, seed, series or "", allow_gaps, overwrite, not mode().quiet, **options)
+        images = [
+            {"source": str(one.source), "output": str(one.output), "parameters": one.parameters} for one in simulated
+        ]
+        content = {"task": task, "seed": seed, "images": images, "notes": notes, "seconds": time.monotonic() - began}
+        write_document("medrestore/degrade/1", content)
+        for done in simulated:
             values = ", ".join(f"{name} {value}" for name, value in done.parameters.items())
             console.print(printable(f"simulated: {done.output} ({task}: {values})"), soft_wrap=True, markup=False)

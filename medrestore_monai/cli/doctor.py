@@ -5,7 +5,8 @@ import importlib.util
 import os
 import platform
 import warnings
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from PIL import features
 
@@ -20,35 +21,57 @@ DECODERS = {
 }
 
 
-def examine() -> list[tuple[str, str]]:
-    """Return pairs of a subject and its state; nothing in them is about a patient or the computer network."""
+def examine() -> dict[str, Any]:
+    """Return what there is; nothing in it is about a patient or the computer network."""
     import torch
 
     from medrestore_monai.bundles import list_bundles
     from medrestore_monai.bundles.onnx import missing_packages
     from medrestore_monai.ops.biwkv import cpu as biwkv_cpu
 
-    lines = [("Python", f"{platform.python_version()} on {platform.platform(terse=True)}")]
-    lines += [(name, _version(name)) for name in PACKAGES]
-    free = available_bytes("cpu")
+    devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    there = biwkv_cpu.is_available()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "cpu": {
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "free_bytes": available_bytes("cpu"),
+            "biwkv": f"compiled C kernel, {biwkv_cpu.instruction_set()}"
+            if there
+            else f"pure PyTorch: {biwkv_cpu.unavailable_reason()}",
+        },
+        "devices": [
+            {"device": str(one), "name": torch.cuda.get_device_name(one), "biwkv": _cuda_kernel(one)} for one in devices
+        ],
+        "onnx": {"missing": missing_packages(), "onnxruntime": _version("onnxruntime")},
+        "decoders": {
+            "JPEG 2000": features.check("jpg_2000"),
+            **{name: all(map(importlib.util.find_spec, modules)) for name, modules in DECODERS.items()},
+        },
+        "bundles": [bundle.name for bundle in list_bundles()],
+    }
+
+
+def describe(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return pairs of a subject and its state, of what :func:`examine` found."""
+    cpu, devices, onnx = found["cpu"], found["devices"], found["onnx"]
+    lines = [("Python", f"{found['python']} on {found['platform']}")]
+    lines += [(name, version or "missing") for name, version in found["packages"].items()]
+    free = cpu["free_bytes"]
     memory = "free memory unknown" if free is None else f"{free / 2**30:.1f} GiB free"
-    lines.append(("CPU", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used, {memory}"))
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    lines.append(("CUDA", ", ".join(devices) or "no device; everything runs on the CPU"))
-    lines += [(f"Bi-WKV on CUDA device {i}", _cuda_kernel(torch.device("cuda", i))) for i in range(len(devices))]
-    kernel = f"compiled C kernel, {biwkv_cpu.instruction_set()}"
-    reason = biwkv_cpu.unavailable_reason()
-    lines.append(("Bi-WKV on the CPU", f"pure PyTorch: {reason}" if reason else kernel))
-    missing = missing_packages()
-    onnx = f"missing {', '.join(missing)}" if missing else f"onnxruntime {_version('onnxruntime')}"
-    lines.append(("ONNX backend", onnx))
-    decoder = "decoder of Pillow" if features.check("jpg_2000") else "no decoder; such files are refused"
-    lines.append(("DICOM JPEG 2000", decoder))
-    for name, modules in DECODERS.items():
-        there = all(importlib.util.find_spec(module) for module in modules)
+    lines.append(("CPU", f"{cpu['cores']} cores, {cpu['threads']} threads used, {memory}"))
+    names = ", ".join(one["name"] for one in devices)
+    lines.append(("CUDA", names or "no device; everything runs on the CPU"))
+    lines += [(f"Bi-WKV on {one['device']}", one["biwkv"]) for one in devices]
+    lines.append(("Bi-WKV on the CPU", cpu["biwkv"]))
+    missing = ", ".join(onnx["missing"])
+    lines.append(("ONNX backend", f"missing {missing}" if missing else f"onnxruntime {onnx['onnxruntime']}"))
+    for name, there in found["decoders"].items():
         lines.append((f"DICOM {name}", "decoder installed" if there else "no decoder; such files are refused"))
-    found = ", ".join(bundle.name for bundle in list_bundles())
-    lines.append(("bundles", found or "none found"))
+    lines.append(("bundles", ", ".join(found["bundles"]) or "none found"))
     return lines
 
 
@@ -71,8 +94,8 @@ def _cuda_kernel(device: "torch.device") -> str:
     return "Triton kernel, which agrees with PyTorch on a small image here"
 
 
-def _version(package: str) -> str:
+def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "missing"
+        return None

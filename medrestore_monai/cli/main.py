@@ -1,5 +1,6 @@
 """The ``medrestore`` command: parse, call, print. Nothing heavy is imported before a command runs."""
 
+import json
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ from medrestore_monai.cli.audit import audit
 from medrestore_monai.cli.bundles import bundles_app
 from medrestore_monai.cli.degrade import degrade
 from medrestore_monai.cli.demo import demo
+from medrestore_monai.cli.modes import USAGE, JsonGroup, console, errors, mode, reporting, write_document
 from medrestore_monai.cli.options import (
     DeviceOption,
     GapsOption,
@@ -23,26 +25,28 @@ from medrestore_monai.cli.options import (
     TrustOption,
     WeightsOption,
     check_source,
+    complete,
+    complete_bundle,
     refuse_own_options,
 )
-from medrestore_monai.cli.output import EVALUATE_FLAGS, RESEARCH, USAGE, console, errors, reported
+from medrestore_monai.cli.output import EVALUATE_FLAGS, RESEARCH, reported
 from medrestore_monai.cli.restore import restore
 from medrestore_monai.texts import printable
 
 app = typer.Typer(
+    cls=JsonGroup,
     help="Restore medical images: DICOM, NIfTI, PNG, JPEG or TIFF in, the same kind out, same units and geometry. "
     "For research only: not a medical device.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(bundles_app, name="bundles")
 
-app.command()(restore)
-app.command()(audit)
-app.command()(degrade)
-app.command()(demo)
+app.command()(reporting("json", "record", "quiet")(restore))
+app.command()(reporting("quiet")(audit))
+app.command()(reporting("json", "record", "quiet")(degrade))
+app.command()(reporting("quiet")(demo))
 
 
 @app.callback()
@@ -53,11 +57,15 @@ def _clean_up_when_terminated() -> None:
 
 
 @app.command()
+@reporting("json", "record", "quiet")
 def evaluate(
     data: Annotated[Path, typer.Option("--data", help="Folder of images; see --layout.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="New folder for the report.")],
     bundle: Annotated[
-        list[str] | None, typer.Option(help="Name or path of a bundle; several side by side.", show_default=False)
+        list[str] | None,
+        typer.Option(
+            help="Name or path of a bundle; several side by side.", show_default=False, autocompletion=complete_bundle
+        ),
     ] = None,
     model: Annotated[
         list[str] | None,
@@ -68,13 +76,33 @@ def evaluate(
         ),
     ] = None,
     modality: Annotated[
-        str | None, typer.Option(help="CT, MR or PT: of DATA, for bundles of several modalities.", show_default=False)
+        str | None,
+        typer.Option(
+            help="CT, MR or PT: of DATA, for bundles of several modalities.",
+            show_default=False,
+            autocompletion=complete("CT", "MR", "PT"),
+        ),
     ] = None,
     layout: Annotated[
-        str, typer.Option(help="clean, ixi, medmnist (degraded on the fly); paired, gopro, realblur, low-dose-ct.")
+        str,
+        typer.Option(
+            help="clean, ixi, medmnist (degraded on the fly); paired, gopro, realblur, low-dose-ct.",
+            autocompletion=complete("clean", "ixi", "medmnist", "paired", "gopro", "realblur", "low-dose-ct"),
+        ),
     ] = "clean",
-    part: Annotated[str, typer.Option(help="all, train, validation or test.")] = "all",
-    protocol: Annotated[str, typer.Option(help="standard, restore-rwkv, meddeblur, aff or mlff.")] = "standard",
+    part: Annotated[
+        str,
+        typer.Option(
+            help="all, train, validation or test.", autocompletion=complete("all", "train", "validation", "test")
+        ),
+    ] = "all",
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="standard, restore-rwkv, meddeblur, aff or mlff.",
+            autocompletion=complete("standard", "restore-rwkv", "meddeblur", "aff", "mlff"),
+        ),
+    ] = "standard",
     baselines: Annotated[
         str, typer.Option(help="Classical methods to compare with: auto, none, or names separated by commas.")
     ] = "auto",
@@ -121,6 +149,8 @@ def evaluate(
     Examples:
       medrestore evaluate --bundle ct_denoise_restore_rwkv --data scans/ -o report
 
+      medrestore evaluate --bundle ct_denoise_restore_rwkv --data scans/ -o report --json --quiet
+
       medrestore evaluate --bundle ct_denoise_restore_rwkv --bundle all_in_one_restore_rwkv --data scans/ -o report
 
       medrestore evaluate --model base=ct_denoise_restore_rwkv,base.json,runs/base/model.pt --data scans/ -o report
@@ -161,16 +191,19 @@ def evaluate(
         )
         request.check()
     with reported(flags=EVALUATE_FLAGS):
-        run(request, progress=True)
+        run(request, progress=not mode().quiet)
+        content = json.loads((output / "table.json").read_text(encoding="utf-8"))
+        write_document(content.pop("schema"), {**content, "output": str(output)})
         console.print((output / "table.md").read_text(encoding="utf-8"), soft_wrap=True, markup=False, highlight=False)
         console.print(printable(f"Report: {output}. {RESEARCH}"), soft_wrap=True, markup=False)
 
 
 @app.command()
+@reporting("quiet")
 def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write, such as model.onnx.")],
     bundle: Annotated[
-        str, typer.Option(help="Name of the bundle, or its folder as a path: ./mine.")
+        str, typer.Option(help="Name of the bundle, or its folder as a path: ./mine.", autocompletion=complete_bundle)
     ] = "ct_denoise_restore_rwkv",
     weights: WeightsOption = None,
     trust_bundle: TrustOption = False,
@@ -204,22 +237,28 @@ def export(
         if of_bundle or output.resolve() == (weights or found.weights).resolve():
             raise ValueError(f"{output} is the weight file, or another file of the bundle; name another output.")
     with reported():
-        errors.print(f"Exporting {found.name}: this takes a minute or more.", soft_wrap=True, markup=False)
+        if not mode().quiet:
+            errors.print(f"Exporting {found.name}: this takes a minute or more.", soft_wrap=True, markup=False)
         export_bundle(found, output, weights)
     console.print(printable(f"{found.name} -> {output}. {RESEARCH}"), soft_wrap=True, markup=False)
 
 
 @app.command()
+@reporting("json")
 def doctor() -> None:
     """Show what this installation can do: versions, devices, the Bi-WKV backend, DICOM decoders, bundles.
 
-    Example:
+    Examples:
       medrestore doctor
+
+      medrestore doctor --json
     """
     with reported():
-        from medrestore_monai.cli.doctor import examine
+        from medrestore_monai.cli.doctor import describe, examine
 
+        found = examine()
+        write_document("medrestore/doctor/1", found)
         table = Table("what", "state", title=f"medrestore-monai {__version__}")
-        for name, state in examine():
+        for name, state in describe(found):
             table.add_row(escape(name), escape(state))
         console.print(table)

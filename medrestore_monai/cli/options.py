@@ -1,12 +1,29 @@
 """Arguments and options that several commands share."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from medrestore_monai.cli.output import USAGE, reported
+from medrestore_monai.cli.modes import USAGE
+from medrestore_monai.cli.output import reported
+
+
+def complete(*words: str) -> Callable[[str], list[str]]:
+    """Return what completes one of some words for a shell."""
+    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
+
+
+def complete_bundle(incomplete: str) -> list[str]:
+    """Complete the name of a bundle for a shell."""
+    from medrestore_monai.bundles import list_bundles
+
+    with suppress(ValueError):  # one of them is damaged
+        return [bundle.name for bundle in list_bundles() if bundle.name.startswith(incomplete)]
+    return []
+
 
 InputArgument = Annotated[
     Path, typer.Argument(help="DICOM file, folder or zip; NIfTI, PNG, JPEG, TIFF, NumPy; or a folder.")
@@ -17,7 +34,10 @@ SeriesOption = Annotated[str | None, typer.Option("--series", help="SeriesInstan
 GapsOption = Annotated[
     bool, typer.Option("--allow-gaps", help="Treat the slices of a series as single images: no check of spacing.")
 ]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+DeviceOption = Annotated[
+    str,
+    typer.Option("--device", help="auto, cpu, cuda or cuda:N.", autocompletion=complete("auto", "cpu", "cuda")),
+]
 WeightsOption = Annotated[Path | None, typer.Option("--weights", help="Weights of your own instead of the bundle's.")]
 TrustOption = Annotated[
     bool,

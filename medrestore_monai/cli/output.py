@@ -1,19 +1,19 @@
 """What the commands print: results, notes, and one sentence where something went wrong, with its exit code."""
 
 import re
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
+from medrestore_monai.cli.modes import BAD_DATA, USAGE, detail, fail, print_note
 from medrestore_monai.files import DataError, UsageError
 from medrestore_monai.notes import Notes
-from medrestore_monai.texts import one_line, printable
+from medrestore_monai.texts import one_line
 
-USAGE, BAD_DATA = 2, 3
 RESEARCH = "For research, not a medical device."
 
 #: The option that sets a field of the library.
@@ -47,42 +47,55 @@ EVALUATE_FLAGS = {name: FLAGS[name] for name in _OF_EVALUATE}
 AUDIT_FLAGS = {name: FLAGS[name] for name in ("hu_offset", "modality", "overwrite", "series_uid", "suv_factor")}
 RESTORE_FLAGS = {name: flag for name, flag in FLAGS.items() if name not in ("part", "seed", "weights_url")}
 
-console = Console()
-errors = Console(stderr=True, highlight=False)
-
-
-def fail(message: str, code: int = BAD_DATA) -> typer.Exit:
-    """Print one sentence to the error stream and return the exit to raise."""
-    errors.print(f"[red]Error:[/red] {escape(printable(message))}", soft_wrap=True)
-    return typer.Exit(code)
-
 
 @contextmanager
-def reported(code: int = BAD_DATA, flags: Mapping[str, str] = FLAGS) -> Iterator[None]:
+def reported(code: int = BAD_DATA, flags: Mapping[str, str] = FLAGS) -> Iterator[list[str]]:
     """Turn what a user can mend into one sentence and an exit code; let our own mistakes through.
 
     Args:
         code: of the exit.
         flags: the options of the command, by the fields that messages name.
+
+    Yields:
+        The notes, as they were printed.
     """
+    printed: list[str] = []
 
-    def print_note(message: str) -> None:
-        errors.print(f"[yellow]Note:[/yellow] {escape(one_line(with_flags(message, flags)))}", soft_wrap=True)
+    def take(message: str) -> None:
+        printed.append(one_line(with_flags(message, flags)))
+        print_note(printed[-1])
 
-    with warnings.catch_warnings(), Notes(print_note):
+    with warnings.catch_warnings(), Notes(take):
         warnings.filterwarnings("ignore", module=r"(monai|ignite|torch|pydicom)\b")
-        warnings.showwarning = lambda message, *_: print_note(str(message))
+        warnings.showwarning = lambda message, *_: take(str(message))
         try:
-            yield
-        except DataError as error:
-            raise fail(_sentence(error), BAD_DATA) from error
-        except (FileExistsError, UsageError) as error:
-            raise fail(with_flags(_sentence(error), flags), USAGE) from error
+            yield printed
+        except typer.Exit:
+            raise
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
-            from medrestore_monai.bundles import WeightsError
+            detail(_place(error))
+            sentence = _sentence(error)
+            sentence = sentence if isinstance(error, DataError) else with_flags(sentence, flags)
+            raise fail(sentence, _exit_code(error, code)) from error
 
-            code = BAD_DATA if isinstance(error, WeightsError) else code  # a file, whenever it is read
-            raise fail(with_flags(_sentence(error), flags), code) from error
+
+def _exit_code(error: Exception, code: int) -> int:
+    from medrestore_monai.bundles import WeightsError
+
+    if isinstance(error, DataError | WeightsError):  # a file, whenever it is read
+        return BAD_DATA
+    return USAGE if isinstance(error, FileExistsError | UsageError) else code
+
+
+def _place(error: BaseException | None) -> str:
+    """Say where an error and its causes were raised, without their texts, which may quote a header."""
+    found = []
+    while error is not None:
+        frames = traceback.extract_tb(error.__traceback__)
+        where = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames[-4:]]
+        found.append(f"{type(error).__name__} at {' > '.join(where)}")
+        error = error.__cause__
+    return "; from ".join(found)
 
 
 def with_flags(message: str, flags: Mapping[str, str] = FLAGS) -> str:

@@ -1,6 +1,8 @@
 """``medrestore restore``: one image or series, or all studies of a folder."""
 
+import json
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medrestore_monai.cli.cluster import check_workers, make_workers, refuse_torchrun, warn_without_tls
+from medrestore_monai.cli.modes import USAGE, console, detail, mode, write_document
 from medrestore_monai.cli.options import (
     DeviceOption,
     GapsOption,
@@ -19,14 +22,16 @@ from medrestore_monai.cli.options import (
     TrustOption,
     WeightsOption,
     check_source,
+    complete,
+    complete_bundle,
     refuse_own_options,
 )
-from medrestore_monai.cli.output import RESEARCH, RESTORE_FLAGS, USAGE, console, reported
+from medrestore_monai.cli.output import RESEARCH, RESTORE_FLAGS, reported
 from medrestore_monai.texts import printable
 
 if TYPE_CHECKING:
     from medrestore_monai.restorer import Restorer
-    from medrestore_monai.studies import Workers
+    from medrestore_monai.studies import Job, Study, Workers
 
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace an output that exists; of many studies, those restored otherwise.")
@@ -37,13 +42,22 @@ def restore(
     source: InputArgument,
     output: OutputOption,
     bundle: Annotated[
-        str, typer.Option(help="Name of the bundle, or its folder as a path: ./mine.")
+        str, typer.Option(help="Name of the bundle, or its folder as a path: ./mine.", autocompletion=complete_bundle)
     ] = "ct_denoise_restore_rwkv",
     device: DeviceOption = "auto",
     strength: Annotated[float, typer.Option(min=0, max=1, help="0 keeps the input, 1 restores in full.")] = 1.0,
-    precision: Annotated[str, typer.Option(help="float32, or bfloat16: faster, see the bundle's card.")] = "float32",
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="float32, or bfloat16: faster, see the bundle's card.", autocompletion=complete("float32", "bfloat16")
+        ),
+    ] = "float32",
     backend: Annotated[
-        str, typer.Option(help="What runs the network: torch, or onnx (onnxruntime, on the CPU).")
+        str,
+        typer.Option(
+            help="What runs the network: torch, or onnx (onnxruntime, on the CPU).",
+            autocompletion=complete("torch", "onnx"),
+        ),
     ] = "torch",
     tile: Annotated[
         int | None,
@@ -60,7 +74,11 @@ def restore(
     ] = None,
     modality: Annotated[
         str | None,
-        typer.Option(help="CT, MR or PT: of INPUT, if neither bundle nor header names it.", show_default=False),
+        typer.Option(
+            help="CT, MR or PT: of INPUT, if neither bundle nor header names it.",
+            show_default=False,
+            autocompletion=complete("CT", "MR", "PT"),
+        ),
     ] = None,
     suv_factor: Annotated[
         float | None, typer.Option(help="PET: SUV per unit of INPUT, instead of the header's; for NIfTI in Bq/ml.")
@@ -104,6 +122,8 @@ def restore(
 
       medrestore restore cohort/ -o restored/ --workers 4
 
+      medrestore restore scans/abdomen -o restored/abdomen --json > record.json
+
       medrestore restore scan.zip -o restored --backend onnx --set mean_hu=correct
     """
     check_source(source)
@@ -113,6 +133,7 @@ def restore(
         from medrestore_monai.bundles.settings import parse_settings
         from medrestore_monai.data import check_folder
         from medrestore_monai.restorer import Restorer
+        from medrestore_monai.studies import are_many, list_studies, make_job
 
         refuse_torchrun()
         check_workers(workers, scheduler)
@@ -148,40 +169,49 @@ def restore(
         )
         shared = (workers > 1 or scheduler) and not series
         restorer = opening(device="cpu" if shared else device)
+        _detail(restorer)
     with reported(flags=RESTORE_FLAGS):
         several = make_workers(partial(opening, device=device), workers, scheduler, device) if shared else None
-        code = None if series else _restore_many(source, output, restorer, overwrite, dry_run, several)
-        if code is None:
-            code = _restore_one(source, output, opening(device=device) if shared else restorer, overwrite)
+        job = make_job(source, output, restorer, overwrite)
+        listed = [] if series and not mode().is_recorded else list_studies(source, job.modalities)
+        if series:
+            listed = [study for study in listed if study.series_uid == series]
+        if not series and (dry_run or are_many(listed, output)):
+            code = _restore_many(job, listed, dry_run, several)
+        else:
+            code = _restore_one(job, opening(device=device) if shared else restorer, listed)
     if code:  # not within: it is an error of its own kind
         raise typer.Exit(code)
 
 
-def _restore_one(source: Path, output: Path, restorer: "Restorer", overwrite: bool) -> int:
-    result = restorer.restore_file(source, output, overwrite=overwrite, progress=True)
+def _detail(restorer: "Restorer") -> None:
+    bundle, digest = restorer.bundle, restorer.weights_sha256
+    detail(f"{bundle.name} {bundle.metadata['version']} from {bundle.root}, weights SHA-256 {digest}.")
+    detail(f"Opened on {restorer.device} with {json.dumps(restorer.settings)}.")
+
+
+def _restore_one(job: "Job", restorer: "Restorer", listed: "Sequence[Study]") -> int:
+    from medrestore_monai.studies import SCHEMA, records_of
+
+    result = restorer.restore_file(job.source, job.output, overwrite=job.overwrite, progress=not mode().quiet)
     for image, restored in zip(result.sources, result.outputs, strict=True):
         console.print(printable(f"{image} -> {restored}"), soft_wrap=True, markup=False)
     summary = f"Restored {len(result.outputs)} image(s) with {restorer.bundle.name}. {RESEARCH}"
     console.print(summary, soft_wrap=True, markup=False)
+    write_document(SCHEMA, {"studies": records_of(result, listed, restorer)})
     return 0
 
 
-def _restore_many(
-    source: Path, output: Path, restorer: "Restorer", overwrite: bool, dry_run: bool, workers: "Workers | None"
-) -> int | None:
-    """Restore all studies of a source and return the exit code; ``None`` where there is one image to restore."""
-    from medrestore_monai import studies as many
+def _restore_many(job: "Job", listed: "Sequence[Study]", dry_run: bool, workers: "Workers | None") -> int:
+    """Restore all studies of a source and return the exit code."""
     from medrestore_monai.cli.studies import show_plan, show_results, shown_progress
+    from medrestore_monai.studies import restore_studies
 
-    job = many.make_job(source, output, restorer, overwrite)
-    listed = many.list_studies(source, job.modalities)
-    if not many.are_many(listed, output) and not dry_run:
-        return None
     if dry_run:
         show_plan(job, listed)
         return 0
     if workers is not None:
         warn_without_tls(workers.scheduler)
     with shown_progress(len(listed)) as report:
-        records = many.restore_studies(job, listed, report, workers)
-    return show_results(records, job, restorer.bundle.name)
+        records = restore_studies(job, listed, report, workers)
+    return show_results(records, job, job.restorer.bundle.name)

@@ -9,8 +9,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from medrestore_monai.cli.output import BAD_DATA, RESEARCH, RESTORE_FLAGS, console, errors, with_flags
-from medrestore_monai.studies import Job, Progress, Study, check_places, state_of
+from medrestore_monai.cli.modes import BAD_DATA, console, errors, mode, print_note, write_document
+from medrestore_monai.cli.output import RESEARCH, RESTORE_FLAGS, with_flags
+from medrestore_monai.studies import SCHEMA, Job, Progress, Study, check_places, state_of
 from medrestore_monai.studies.ledger import MANIFEST, Ledger, Record
 from medrestore_monai.texts import printable
 
@@ -25,14 +26,29 @@ def show_plan(job: Job, studies: Sequence[Study]) -> None:
     check_places(job, studies)
     records = Ledger(job.output).read_all()
     table = Table("study", "modality", "files", "state", title=_plain(f"{job.source} -> {job.output}"))
-    for study in studies:
-        state = state_of(study, records.get(study.name), job)
-        reason = study.unfit or study.problem or ("restored otherwise: " + state if state not in _PLAIN else state)
-        table.add_row(_plain(study.name), _plain(study.modality), str(study.files), _plain(reason))
+    entries = [_plan_entry(study, state_of(study, records.get(study.name), job)) for study in studies]
+    for entry in entries:
+        state, reason = entry["state"], entry["reason"]
+        words = f"{state}: {reason}" if state == "restored otherwise" else reason or state
+        table.add_row(_plain(entry["name"]), _plain(entry["modality"]), str(entry["files"]), _plain(words))
     console.print(table)
+    places = {"source": str(job.source), "output": str(job.output)}
+    write_document("medrestore/plan/1", {**places, "settings": dict(job.settings), "studies": entries})
 
 
-_PLAIN = ("to do", "done")
+def _plan_entry(study: Study, state: str) -> dict[str, Any]:
+    reason = study.unfit or study.problem
+    if not reason and state not in ("to do", "done"):
+        state, reason = "restored otherwise", state
+    return {
+        "name": study.name,
+        "source": str(study.path),
+        "modality": study.modality,
+        "files": study.files,
+        "size": study.size,
+        "state": state,
+        "reason": reason,
+    }
 
 
 def _with_options(text: str) -> str:
@@ -47,7 +63,9 @@ def _plain(text: str) -> str:
 @contextmanager
 def shown_progress(total: int) -> Iterator[Callable[[Progress], None]]:
     """Show how far a job is, with rate and remaining time: a bar on a terminal, else a line for each study."""
-    if not errors.is_terminal:
+    if mode().quiet:
+        yield _print_notes
+    elif not errors.is_terminal:
         yield _print_line
     else:
         columns = TextColumn("restoring"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")
@@ -67,10 +85,14 @@ def _print_line(progress: Progress) -> None:
     words = f"[{progress.done}/{progress.total}] {record['name']}: {record['outcome']}"
     words += f" ({_with_options(record['reason'])})" if record["reason"] else f" in {record['seconds']:.1f} s"
     errors.print(f"{printable(words)}; {_rate(progress)}", soft_wrap=True, markup=False)
-    for note in record["notes"]:
-        names_it = note.partition(": ")[0].endswith(record["name"])
-        named = note if names_it else f"{record['name']}: {note}"
-        errors.print(f"[yellow]Note:[/yellow] {_plain(_with_options(named))}", soft_wrap=True)
+    _print_notes(progress)
+
+
+def _print_notes(progress: Progress) -> None:
+    name = progress.record["name"]
+    for note in progress.record["notes"]:
+        named = note if note.partition(": ")[0].endswith(name) else f"{name}: {note}"
+        print_note(_with_options(named))
 
 
 def _rate(progress: Progress) -> str:
@@ -85,6 +107,7 @@ def _rate(progress: Progress) -> str:
 
 def show_results(records: Sequence[Record], job: Job, bundle: str) -> int:
     """Print what became of the studies; the exit code is that of bad data if one failed."""
+    write_document(SCHEMA, {"studies": list(records)})
     counts = {outcome: sum(record["outcome"] == outcome for record in records) for outcome in _WORDS}
     table = Table("study", "outcome", "why")
     for record in records:

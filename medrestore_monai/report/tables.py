@@ -13,6 +13,7 @@ from medrestore_monai.report.summary import SliceScore, SummaryRow
 
 _TITLES = {"psnr": "PSNR, dB", "ssim": "SSIM", "rmse": "RMSE", "delta_e": "DeltaE 2000"}
 _FEW = 6  # patients
+SCHEMA = "medrestore/evaluate/1"  # of table.json
 RESEARCH = "For research, not a medical device."
 
 
@@ -69,7 +70,7 @@ def write_tables(
     records = [_record(row) for row in rows]
     _write_csv(folder / "table.csv", records)
     numbers = [{name: _number(value) for name, value in record.items()} for record in records]
-    content = {"about": about, "table": numbers, "notes": list(notes)}
+    content = {"schema": SCHEMA, "about": about, "table": numbers, "notes": list(notes)}
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / "table.json").write_text(text + "\n", encoding="utf-8")
     (folder / "table.md").write_text(markdown(about, rows, notes), encoding="utf-8")

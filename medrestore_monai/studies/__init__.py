@@ -13,20 +13,23 @@ from medrestore_monai.studies.job import (
     settings_of,
     state_of,
 )
-from medrestore_monai.studies.ledger import Ledger
+from medrestore_monai.studies.ledger import SCHEMA, Ledger
 from medrestore_monai.studies.listing import Study, list_studies
 from medrestore_monai.studies.run import Progress, restore_studies
+from medrestore_monai.studies.task import records_of
 
 __all__ = [
     "Job",
     "Ledger",
     "Progress",
+    "SCHEMA",
     "Study",
     "Workers",
     "are_many",
     "check_places",
     "list_studies",
     "make_job",
+    "records_of",
     "restore_studies",
     "settings_of",
     "state_of",

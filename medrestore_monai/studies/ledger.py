@@ -16,6 +16,7 @@ from medrestore_monai.files import atomic_file
 
 Record = dict[str, Any]
 
+SCHEMA = "medrestore/restore/1"  # of the manifest, and of the record of one study
 HIDDEN = ".medrestore"
 MANIFEST = "manifest.json"
 
@@ -62,7 +63,7 @@ class Ledger:
     def publish(self) -> Path:
         """Write the manifest."""
         path, records = self.output / MANIFEST, self.read_all()
-        _write(path, {"manifest": 1, "studies": [records[name] for name in sorted(records)]})
+        _write(path, {"schema": SCHEMA, "manifest": 1, "studies": [records[name] for name in sorted(records)]})
         return path
 
 

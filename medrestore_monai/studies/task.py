@@ -8,7 +8,7 @@ import shutil
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ import torch
 from medrestore_monai import __version__
 from medrestore_monai.engines.errors import root_cause
 from medrestore_monai.notes import Notes
-from medrestore_monai.restorer import Restorer
-from medrestore_monai.studies.job import Job
+from medrestore_monai.restorer import Restored, Restorer
+from medrestore_monai.studies.job import Job, settings_of
 from medrestore_monai.studies.ledger import HIDDEN, Ledger, Record
 from medrestore_monai.studies.listing import Study, alone
 from medrestore_monai.studies.lock import holds
@@ -90,7 +90,17 @@ class Task:
 def make_task(job: Job, study: Study, before: Record | None, run: str) -> Task:
     """Return the task of one study; its paths are absolute, for workers have other working folders."""
     before = before or {}
-    record = {
+    record = _new_record(study, job.output / study.name, job.settings, run)
+    earlier: dict[str, Any] = {}
+    if before.get("output"):
+        earlier = before.get("earlier") or {name: before.get(name) for name in _OF_RESULT}
+    here = replace(study, path=study.path.absolute())
+    return Task(here, job.output.absolute(), job.overwrite or bool(earlier), run, record, earlier)
+
+
+def _new_record(study: Study, output: Path, settings: Mapping[str, Any], run: str) -> Record:
+    """Return what is known of a study before it is restored."""
+    return {
         "name": study.name,
         "source": str(study.path),
         "series_uid": study.series_uid,
@@ -101,20 +111,37 @@ def make_task(job: Job, study: Study, before: Record | None, run: str) -> Task:
         "outcome": "",
         "reason": "",
         "notes": [],
-        "output": str(job.output / study.name),
-        "weights_sha256": job.settings.get("weights_sha256", ""),
-        "settings": dict(job.settings),
+        "output": str(output),
+        "weights_sha256": settings.get("weights_sha256", ""),
+        "settings": dict(settings),
         "software_version": __version__,
         "started": "",
         "finished": "",
         "seconds": 0.0,
         "run": run,
     }
-    earlier: dict[str, Any] = {}
-    if before.get("output"):
-        earlier = before.get("earlier") or {name: before.get(name) for name in _OF_RESULT}
-    here = replace(study, path=study.path.absolute())
-    return Task(here, job.output.absolute(), job.overwrite or bool(earlier), run, record, earlier)
+
+
+def records_of(result: Restored, listed: Sequence[Study], restorer: Restorer) -> list[Record]:
+    """Return the records of images that were restored without a manifest, with the fields of those in one.
+
+    Args:
+        result: what :meth:`~medrestore_monai.restorer.Restorer.restore_file` returned.
+        listed: what :func:`~medrestore_monai.studies.list_studies` finds in its source.
+        restorer: that restored it.
+    """
+    finished, settings, run = datetime.now(timezone.utc), settings_of(restorer), uuid.uuid4().hex
+    known = {study.path: study for study in listed if not study.unfit}
+    times = {
+        "started": (finished - timedelta(seconds=result.seconds)).isoformat(timespec="seconds"),
+        "finished": finished.isoformat(timespec="seconds"),
+        "seconds": round(result.seconds, 2),
+    }
+    outcome = {"outcome": "restored", "notes": [one_line(message) for message in result.notes], **times}
+    return [
+        {**_new_record(known.get(source, Study(source.name, source)), output, settings, run), **outcome}
+        for source, output in zip(result.sources, result.outputs, strict=True)
+    ]
 
 
 def aside_folder(output: Path) -> Path:

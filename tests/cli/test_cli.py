@@ -44,6 +44,8 @@ def _found(bundle, monkeypatch):
 
 
 def run(*args):
+    if args[0] == "restore" and "--bundle" not in args:
+        args = (*args, "--bundle", NAME)
     result = CliRunner().invoke(app, [str(arg) for arg in args])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -67,7 +69,7 @@ def assert_refused(folder, code, message, *args):
     assert tree(folder) == before
 
 
-def test_help_is_there_without_torch_or_monai():
+def test_help_and_bundles_are_there_without_torch_or_monai():
     script = f"""
 import sys
 import time
@@ -75,6 +77,8 @@ from typer.testing import CliRunner
 from medrestore_monai.cli import app
 for command in {[[], *COMMANDS]}:
     assert CliRunner().invoke(app, [*command, "--help"]).exit_code == 0, command
+for command in (["list"], ["list", "--json"], ["show", "{NAME}"], ["show", "{NAME}", "--json"]):
+    assert CliRunner().invoke(app, ["bundles", *command]).exit_code == 0, command
 heavy = [name for name in ("torch", "monai", "numpy", "pydicom", "nibabel", "ignite", "scipy") if name in sys.modules]
 assert not heavy, heavy
 """
