@@ -282,7 +282,7 @@ def test_control_characters_are_escaped_and_long_texts_cut():
 def test_names_of_files_cannot_steer_a_terminal(tmp_path):
     name = "evil\x1b[2J\u202e.nii"
     (tmp_path / name).write_bytes(b"no header")
-    result = run("restore", tmp_path / name, "-o", tmp_path / "out.nii", "--device", "cpu")
+    result = run("restore", tmp_path / name, "-o", tmp_path / "out.nii", "--modality", "CT", "--device", "cpu")
     assert result.exit_code == 3
     assert r"evil\x1b[2J\u202e.nii" in result.output
     assert "\x1b[2J" not in result.output

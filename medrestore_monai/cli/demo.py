@@ -8,8 +8,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from medrestore_monai.cli.modes import USAGE, console, errors
 from medrestore_monai.cli.options import OverwriteOption
-from medrestore_monai.cli.output import RESEARCH, USAGE, console, errors, reported
+from medrestore_monai.cli.output import RESEARCH, reported
 from medrestore_monai.texts import printable
 
 

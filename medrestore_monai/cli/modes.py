@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,12 +201,19 @@ def _check_record(record: Path, arguments: Mapping[str, Any]) -> None:
     """Refuse a place for the record that holds something else, or that a command may not write to."""
     source, output = (Path(arguments.get(name) or arguments["data"]).resolve() for name in ("source", "output"))
     place = record.resolve()
-    if record.exists() and not (arguments["overwrite"] and record.is_file()):
-        raise fail(f"{record} exists; name another file for --record, or replace it with --overwrite.", USAGE)
+    if record.exists() and not (arguments["overwrite"] and _is_document(record)):
+        raise fail(f"{record} exists; name another file for --record, or replace a record with --overwrite.", USAGE)
     if place == output or source in (place, *place.parents):
         raise fail(f"--record {record} may not be the output, and may not lie in {source.name}.", USAGE)
     if not place.parent.is_dir():
         raise fail(f"--record {record} is no file in an existing folder.", USAGE)
+
+
+def _is_document(record: Path) -> bool:
+    start = b'{\n "schema": "medrestore/'
+    with suppress(OSError), record.open("rb") as file:
+        return file.read(len(start)) == start
+    return False
 
 
 class JsonGroup(TyperGroup):

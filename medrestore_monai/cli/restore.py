@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medrestore_monai.cli.choice import READABLE, choose_bundle
 from medrestore_monai.cli.cluster import check_workers, make_workers, refuse_torchrun, warn_without_tls
 from medrestore_monai.cli.modes import USAGE, console, detail, mode, write_document
 from medrestore_monai.cli.options import (
@@ -42,8 +43,13 @@ def restore(
     source: InputArgument,
     output: OutputOption,
     bundle: Annotated[
-        str, typer.Option(help="Name of the bundle, or its folder as a path: ./mine.", autocompletion=complete_bundle)
-    ] = "ct_denoise_restore_rwkv",
+        str | None,
+        typer.Option(
+            help="Name of the bundle, or its folder as a path: ./mine; by default the one for CT or PET.",
+            show_default=False,
+            autocompletion=complete_bundle,
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     strength: Annotated[float, typer.Option(min=0, max=1, help="0 keeps the input, 1 restores in full.")] = 1.0,
     precision: Annotated[
@@ -109,6 +115,9 @@ def restore(
 
     A DICOM series becomes a new, derived series in the same study. The source is never changed.
 
+    Without --bundle, CT and PET series have a default; MR, pictures, and files that do not state their modality have
+    none, and the candidates are listed.
+
     A folder of several series or images, or a zip of several series, is many studies: each is restored on its own,
     OUTPUT/manifest.json lists what was done; re-run to resume. One that cannot be restored does not stop the others;
     the exit code is 3 then. With the extra [cluster], --workers and --scheduler share the work among processes.
@@ -116,7 +125,9 @@ def restore(
     Examples:
       medrestore restore scans/abdomen -o restored/abdomen
 
-      medrestore restore volume.nii.gz -o restored.nii.gz --strength 0.7
+      medrestore restore ct.nii.gz -o restored.nii.gz --modality CT --strength 0.7
+
+      medrestore restore t1.nii.gz -o sharp.nii.gz --bundle mri_superresolution_restore_rwkv
 
       medrestore restore cohort/ -o restored/ --device cuda
 
@@ -143,6 +154,11 @@ def restore(
             check_folder(source, output)
         changes = parse_settings(settings or [])
         refuse_own_options(changes, RESTORE_FLAGS)
+    listed: Sequence[Study] | None = None
+    if bundle is None:
+        with reported(flags=RESTORE_FLAGS):
+            bundle, listed = _choose(source, output, modality, series)
+    with reported(USAGE, RESTORE_FLAGS):
         options: dict[str, Any] = {
             "strength": strength,
             "tile": tile,
@@ -173,7 +189,8 @@ def restore(
     with reported(flags=RESTORE_FLAGS):
         several = make_workers(partial(opening, device=device), workers, scheduler, device) if shared else None
         job = make_job(source, output, restorer, overwrite)
-        listed = [] if series and not mode().is_recorded else list_studies(source, job.modalities)
+        if listed is None:
+            listed = [] if series and not mode().is_recorded else list_studies(source, job.modalities)
         if series:
             listed = [study for study in listed if study.series_uid == series]
         if not series and (dry_run or are_many(listed, output)):
@@ -182,6 +199,18 @@ def restore(
             code = _restore_one(job, opening(device=device) if shared else restorer, listed)
     if code:  # not within: it is an error of its own kind
         raise typer.Exit(code)
+
+
+def _choose(
+    source: Path, output: Path, modality: str | None, series: str | None
+) -> "tuple[str, Sequence[Study] | None]":
+    """Return the default bundle, and the list of studies if it holds for that bundle, too."""
+    from medrestore_monai.studies import list_studies
+
+    studies = list_studies(source, READABLE)
+    bundle = choose_bundle(source, output, modality, [one for one in studies if series in (None, one.series_uid)])
+    # those that do not fit name all modalities that any bundle restores
+    return bundle, None if any(study.unfit for study in studies) else studies
 
 
 def _detail(restorer: "Restorer") -> None:

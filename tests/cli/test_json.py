@@ -271,6 +271,8 @@ def test_a_record_is_written_to_a_file(tmp_path):
     assert again.exit_code == 0
     assert "simulated: " in again.stdout
     assert check(json.loads(record.read_text()))["seed"] == 1
+    (tmp_path / "mine.json").write_text("{}")
+    assert "mine.json exists" in fail(*command, "--record", tmp_path / "mine.json", "--overwrite", code=2)["message"]
     failed = CliRunner().invoke(app, [*map(str, command), "--record", str(tmp_path / "failed.json")])
     assert failed.exit_code == 2
     assert "exists" in check(json.loads((tmp_path / "failed.json").read_text()))["message"]

@@ -55,6 +55,8 @@ def _found(bundles, monkeypatch):
 
 
 def invoke(code, *args):
+    if args[0] == "restore" and "--bundle" not in args:
+        args = (*args, "--bundle", NAME)
     result = CliRunner().invoke(app, [str(arg) for arg in args])
     assert result.exit_code == code, result.output
     return " ".join(result.stderr.split())

@@ -161,7 +161,7 @@ def test_pairs_score_as_in_scikit_image(tmp_path):
 def test_a_bundle_scores_as_what_restore_writes(tmp_path):
     pairs = write_pairs(tmp_path / "data", patients=2)
     run("--data", tmp_path / "data", "--layout", "paired", "--baselines", "none", "-o", tmp_path / "out")
-    command = ["restore", tmp_path / "data" / "LQ", "-o", tmp_path / "restored", "--device", "cpu"]
+    command = ["restore", tmp_path / "data" / "LQ", "-o", tmp_path / "restored", "--device", "cpu", "--bundle", NAME]
     assert CliRunner().invoke(app, [str(arg) for arg in command]).exit_code == 0
     restored = [np.load(path) for path in sorted((tmp_path / "restored").glob("*.npy"))]
     expected = expected_scores([(image, clean) for image, (_, clean) in zip(restored, pairs, strict=True)])

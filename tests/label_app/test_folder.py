@@ -43,8 +43,9 @@ def wanted(studies, tmp_path_factory) -> Path:
     """What ``medrestore restore`` makes of them."""
     out = tmp_path_factory.mktemp("wanted")
     for name in ("case00.nii.gz", "case01.nii.gz"):
-        medrestore("restore", studies / name, "-o", out / name)
-    medrestore("restore", studies / "case00.nii.gz", "-o", out / "half.nii.gz", "--strength", "0.5")
+        medrestore("restore", studies / name, "-o", out / name, "--modality", "CT")
+    options = ["--modality", "CT", "--strength", "0.5"]
+    medrestore("restore", studies / "case00.nii.gz", "-o", out / "half.nii.gz", *options)
     medrestore("restore", studies / "scan.zip", "-o", out / "scan")
     return out
 
