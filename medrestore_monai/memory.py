@@ -30,7 +30,8 @@ def available_bytes(device: torch.device | str = "cpu") -> int | None:
     """Memory free on ``device``.
 
     On CUDA the free part and what PyTorch holds in its cache, else main memory, within the limit of a Linux container
-    and the part of it that :func:`divide_memory` leaves to this process.
+    and the part of it that :func:`divide_memory` leaves to this process. Apple's GPU shares the main memory, up to a
+    limit that PyTorch knows.
 
     Args:
         device: a PyTorch device.
@@ -43,6 +44,8 @@ def available_bytes(device: torch.device | str = "cpu") -> int | None:
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + cached
     found = []
+    if device.type == "mps":  # which shares the main memory
+        found.append(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
     meminfo = Path("/proc/meminfo")
     if meminfo.is_file():
         lines = [line.split() for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable:")]

@@ -68,7 +68,8 @@ class Restorer:
     Args:
         bundle: the name of a bundle, its folder, or a :class:`~medrestore_monai.bundles.Bundle`; by default the one for
             CT.
-        device: ``cpu``, ``cuda`` or ``cuda:1``; ``auto`` or ``None`` for what the configuration chooses.
+        device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; ``auto`` or ``None`` for what the configuration chooses, which
+            is never ``mps``: that has not been tested on an Apple GPU.
         precision: ``float32`` or ``bfloat16``; ``None`` for the configuration's.
         backend: ``torch`` or ``onnx``; ``None`` for the configuration's.
         weights: a file of weights in place of the bundle's.

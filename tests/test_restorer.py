@@ -218,7 +218,7 @@ def test_a_name_that_looks_like_an_expression_is_a_name(tmp_path, bundle, monkey
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"device": "tpu"}, "device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
+        ({"device": "tpu"}, "device must be auto, cpu, cuda, cuda:N or mps, got 'tpu'"),
         ({"device": "$exit()"}, "device must be"),
         ({"device": "cuda:99"}, "there is no device cuda:99"),
         ({"strength": 1.5}, r"strength must be a number in \[0, 1\], got 1.5"),

@@ -173,7 +173,7 @@ def load_network(
 
 
 def check_backend(backend: str, device: Any = "cpu", precision: str = "float32") -> None:
-    """Refuse a backend that is unknown, not installed, or that cannot do what goes with it.
+    """Refuse a backend that is unknown, not installed, or that cannot do what goes with it; and so a device.
 
     Args:
         backend: see :func:`load_network`.
@@ -181,11 +181,13 @@ def check_backend(backend: str, device: Any = "cpu", precision: str = "float32")
         precision: see :func:`load_network`.
 
     Raises:
-        ValueError: there is no such backend, or it does not offer that device or precision.
+        ValueError: there is no such backend, or it or the device does not offer what goes with it.
         RuntimeError: its packages are missing.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}.")
+    if str(device) == "mps" and precision != "float32":
+        raise ValueError(f"the device mps computes in float32, not in {precision}: leave `precision` out.")
     if backend == "onnx":
         if str(device) != "cpu" or precision != "float32":
             raise ValueError(f"the backend onnx runs on the device cpu in float32, not on {device} in {precision}.")

@@ -231,11 +231,19 @@ def path_text(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def require_device(device: str) -> None:
-    """Refuse a CUDA device that PyTorch does not find.
+    """Refuse a GPU that PyTorch does not find.
 
     Raises:
         RuntimeError: it is not there.
     """
+    if device == "mps":
+        import torch
+
+        if not torch.backends.mps.is_available():
+            built = (
+                "finds no Apple GPU, or macOS is too old" if torch.backends.mps.is_built() else "is built without it"
+            )
+            raise RuntimeError(f"there is no device mps here: this PyTorch {built}.")
     if device.startswith("cuda"):
         import torch
 

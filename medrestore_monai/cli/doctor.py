@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "pydicom", "nibabel", "pillow", "tifffile", "scikit-image")
+_APPLE = {"device": "mps", "name": "device mps, float32; not tested on one", "biwkv": "pure PyTorch"}
 DECODERS = {
     "JPEG lossless, JPEG-LS": ("gdcm",),
 }
@@ -29,7 +30,7 @@ def examine() -> dict[str, Any]:
     from medrestore_monai.bundles.onnx import missing_packages
     from medrestore_monai.ops.biwkv import cpu as biwkv_cpu
 
-    devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     there = biwkv_cpu.is_available()
     return {
         "python": platform.python_version(),
@@ -44,7 +45,11 @@ def examine() -> dict[str, Any]:
             else f"pure PyTorch: {biwkv_cpu.unavailable_reason()}",
         },
         "devices": [
-            {"device": str(one), "name": torch.cuda.get_device_name(one), "biwkv": _cuda_kernel(one)} for one in devices
+            *(
+                {"device": str(one), "name": torch.cuda.get_device_name(one), "biwkv": _cuda_kernel(one)}
+                for one in gpus
+            ),
+            *([_APPLE] if torch.backends.mps.is_available() else []),
         ],
         "onnx": {"missing": missing_packages(), "onnxruntime": _version("onnxruntime")},
         "decoders": {
@@ -63,8 +68,9 @@ def describe(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     free = cpu["free_bytes"]
     memory = "free memory unknown" if free is None else f"{free / 2**30:.1f} GiB free"
     lines.append(("CPU", f"{cpu['cores']} cores, {cpu['threads']} threads used, {memory}"))
-    names = ", ".join(one["name"] for one in devices)
-    lines.append(("CUDA", names or "no device; everything runs on the CPU"))
+    names = ", ".join(one["name"] for one in devices if one["device"] != "mps")
+    lines.append(("CUDA", names or "no device"))
+    lines.append(("Apple's GPU", _APPLE["name"] if _APPLE in devices else "no device"))
     lines += [(f"Bi-WKV on {one['device']}", one["biwkv"]) for one in devices]
     lines.append(("Bi-WKV on the CPU", cpu["biwkv"]))
     missing = ", ".join(onnx["missing"])

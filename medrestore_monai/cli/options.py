@@ -36,7 +36,11 @@ GapsOption = Annotated[
 ]
 DeviceOption = Annotated[
     str,
-    typer.Option("--device", help="auto, cpu, cuda or cuda:N.", autocompletion=complete("auto", "cpu", "cuda")),
+    typer.Option(
+        "--device",
+        help="auto, cpu, cuda, cuda:N, or mps: Apple's GPU, in float32, not tested on one; auto never takes it.",
+        autocompletion=complete("auto", "cpu", "cuda", "mps"),
+    ),
 ]
 WeightsOption = Annotated[Path | None, typer.Option("--weights", help="Weights of your own instead of the bundle's.")]
 TrustOption = Annotated[

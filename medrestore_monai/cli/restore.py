@@ -209,14 +209,14 @@ def _choose(
 
     studies = list_studies(source, READABLE)
     bundle = choose_bundle(source, output, modality, [one for one in studies if series in (None, one.series_uid)])
-    # those that do not fit name all modalities that any bundle restores
+    # the reasons of those that do not fit name every modality: they are listed anew for this bundle
     return bundle, None if any(study.unfit for study in studies) else studies
 
 
 def _detail(restorer: "Restorer") -> None:
     bundle, digest = restorer.bundle, restorer.weights_sha256
     detail(f"{bundle.name} {bundle.metadata['version']} from {bundle.root}, weights SHA-256 {digest}.")
-    detail(f"Opened on {restorer.device} with {json.dumps(restorer.settings)}.")
+    detail(f"Opened on {restorer.device} with {json.dumps(restorer.settings, default=str)}.")
 
 
 def _restore_one(job: "Job", restorer: "Restorer", listed: "Sequence[Study]") -> int:

@@ -63,7 +63,7 @@ class Candidate:
         """Open the bundle for all modalities that it is evaluated on.
 
         Args:
-            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+            device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
             settings: values to change in the configurations.
 
         Raises:
@@ -180,7 +180,7 @@ def open_model(
         candidate: the bundle, and what differs from it.
         modality: of the images; one of the bundle's.
         data: the folder for its data list.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         settings: values to change in the configurations.
         wishes: the same, but left out if the bundle has no such setting.
         restorer: of the candidate with this device and these settings, if it is open already.

@@ -36,7 +36,7 @@ class Request:
             the upper mark of what tuning can reach. It takes some 10 to 50 times as long as the method itself.
         against: the method that p-values compare with.
         seed: of the fixed degradation and the intervals.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         limit: restore and score this many slices, evenly spread. Of volumes that have one of them, all slices are read
             and degraded where a method needs neighbors or the noise level, and methods in 3D restore them whole.
         settings: values to change in the bundles' ``evaluate.json`` and ``inference.json``.

@@ -284,7 +284,7 @@ def _write(
     request: Request, about: dict[str, Any], rows: Sequence[SummaryRow], notes: Sequence[str], results: _Results
 ) -> None:
     environment = {
-        "device": torch.cuda.get_device_name() if _on_gpu(request.device) else platform.machine(),
+        "device": _device_name(request.device),
         "threads": str(torch.get_num_threads()),
         "torch": torch.__version__,
     }
@@ -304,5 +304,8 @@ def _write(
         write_times(folder / "times.csv", results.seconds, environment)
 
 
-def _on_gpu(device: str) -> bool:
-    return device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+def _device_name(device: str) -> str:
+    if device == "mps":
+        return f"GPU of {platform.machine()}"
+    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    return torch.cuda.get_device_name() if on_gpu else platform.machine()

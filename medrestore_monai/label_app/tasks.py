@@ -45,6 +45,7 @@ class RestoreTask(InferTask):
         self.bundle, self.client, self.limits = bundle, client, limits
         self._opened: tuple[Any, Restorer] | None = None
         devices = [*(f"cuda:{index}" for index in range(torch.cuda.device_count())), "cpu"]
+        devices += ["mps"] * torch.backends.mps.is_available()
         self.offered = offered_settings(bundle, devices, client is not None)
         description = f"{bundle.metadata.get('name', bundle.name)}. {bundle.metadata.get('description', '')}"
         shown = shown_options(bundle, self.offered)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from medrestore_monai.ops.biwkv.torch_form import decayed_sums
+from medrestore_monai.ops.precision import as_float64
 
 # the sums of numbers up to exp(60), and the products of two such sums, are within float32's range times its precision
 _SAFE_EXPONENT = 30.0
@@ -55,13 +56,12 @@ def uniwkv(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
         span = k.amax(dim=1, keepdim=True)
         largest = torch.stack([w.abs().max() * tokens, u.abs().max(), (span - k).max()]).max()
     safe = bool(largest <= _SAFE_EXPONENT) and v.dtype != torch.float64
-    dtype = torch.float32 if safe else torch.float64
-    w, u, keys, values = (x.to(dtype) for x in (w, u, k, v))
-    e = torch.exp(keys - span.to(dtype))
+    w, u, keys, values, span = (x.float() if safe else as_float64(x) for x in (w, u, k, v, span))
+    e = torch.exp(keys - span)
     x = torch.cat([e * values, e]).permute(2, 1, 0)  # (C, T, 2B)
     length = min(32, tokens)
     chunks = torch.nn.functional.pad(x, (0, 0, 0, -tokens % length)).unflatten(1, (-1, length)).transpose(1, 2)
     before, _ = decayed_sums(w, chunks.contiguous())  # (C, length, chunks, 2B)
     sums = before.transpose(1, 2).flatten(1, 2)[:, :tokens] + u.exp()[:, None, None] * x
     numerator, denominator = sums.permute(2, 1, 0).split(batch)
-    return (numerator / denominator).to(v.dtype)
+    return (numerator / denominator).to(v)

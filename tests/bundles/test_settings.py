@@ -114,7 +114,7 @@ def test_modalities_are_understood_as_people_type_them(word, modality):
         ("mean_hu", 1, "must be check, correct or off, got 1"),
         ("amp", "$True", "amp must be true or false, got"),
         ("amp", 2, "amp must be true or false, got 2"),
-        ("device", "$exit()", "device must be auto, cpu, cuda or cuda:N"),
+        ("device", "$exit()", "device must be auto, cpu, cuda, cuda:N or mps"),
         ("series_uid", "1.2.a", "digits and dots only"),
         ("strenght", 1, "there is no setting strenght. Did you mean strength?"),
         ("output_dir", "x", "there is no setting output_dir"),

@@ -288,7 +288,7 @@ def no_such_device(folder):
 
 
 def unknown_device(folder):
-    return 2, "device must be auto, cpu, cuda or cuda:N, got 'abacus'", [good(folder), "--device", "abacus"]
+    return 2, "device must be auto, cpu, cuda, cuda:N or mps, got 'abacus'", [good(folder), "--device", "abacus"]
 
 
 def bad_tile(folder):

@@ -18,7 +18,7 @@ Problem = tuple[str, str]  # the key with ``::`` between its parts, and the reas
 
 NETWORK = "network_def"
 _CODE = ("$", "@", "%")  # how MONAI marks an expression, a reference and a macro
-_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+_DEVICE = re.compile(r"cpu|cuda(:\d+)?|mps")
 _KEY = re.compile(r"(?!_)[\w .-]{1,100}")
 _REPLACED = "dataset_dir"  # every command sets it to the data of the user
 _LONGEST_TEXT, _LONGEST_LIST, _DEEPEST = 2000, 1000, 12

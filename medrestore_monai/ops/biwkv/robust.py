@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from medrestore_monai.ops.precision import as_float64
+
 # stands for "nothing summed yet": finite, so that the difference of two of them is defined
 _NOTHING = -1e200
 
@@ -19,8 +21,9 @@ class _Sum(NamedTuple):
 
 def robust_forward(w: Tensor, u: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Compute Bi-WKV; arguments and result as in :func:`medrestore_monai.ops.biwkv.biwkv`."""
-    total, _, _ = _mix(w.double(), u.double(), _Sum(k.double(), torch.stack([v, torch.ones_like(v)], dim=-1).double()))
-    return (total.value[..., 0] / total.value[..., 1]).to(v.dtype)
+    w, u, k, values = (as_float64(x) for x in (w, u, k, v))
+    total, _, _ = _mix(w, u, _Sum(k, torch.stack([values, torch.ones_like(values)], dim=-1)))
+    return (total.value[..., 0] / total.value[..., 1]).to(v)
 
 
 def robust_backward(w: Tensor, u: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
@@ -28,8 +31,8 @@ def robust_backward(w: Tensor, u: Tensor, k: Tensor, v: Tensor, grad: Tensor) ->
 
     The operator is its own transpose: the same sums, with minus the log-denominator for the keys.
     """
-    dtype = v.dtype
-    w, u, k, v, grad = (x.double() for x in (w, u, k, v, grad))
+    like = v
+    w, u, k, v, grad = (as_float64(x) for x in (w, u, k, v, grad))
     total, before, after = _mix(w, u, _Sum(k, torch.stack([v, torch.ones_like(v)], dim=-1)))
     y = total.value[..., 0] / total.value[..., 1]
     g = grad / total.value[..., 1]
@@ -45,7 +48,7 @@ def robust_backward(w: Tensor, u: Tensor, k: Tensor, v: Tensor, grad: Tensor) ->
         for left, right in ((before, g_after), (after, g_before))
     ]
     grad_w = -(steps[0] + steps[1])
-    return tuple(x.to(dtype) for x in (grad_w, grad_u, grad_k, grad_v))
+    return tuple(x.to(like) for x in (grad_w, grad_u, grad_k, grad_v))
 
 
 def _difference(value: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from medrestore_monai.ops.biwkv.robust import robust_backward, robust_forward
+from medrestore_monai.ops.precision import as_float64
 
 # exp(30) squared is still far from float32's largest number: the products of the backward pass hold
 _SAFE_EXPONENT = 30.0
@@ -124,14 +125,14 @@ def decayed_sums(w: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """
     _, length, chunks, _ = x.shape
     # powers of the decay are taken in float64: a rounded exp(-w) would be wrong in the third digit after 2^18 tokens
-    wide = w.double()
-    position = torch.arange(length, device=x.device)
+    wide = as_float64(w)
+    position = torch.arange(length, device=wide.device)
     steps = position[:, None] - position - 1  # (L, L): tokens between
-    decay = torch.exp(-wide[:, None, None] * steps.clamp(min=0)).masked_fill(steps < 0, 0).to(x.dtype)
+    decay = torch.exp(-wide[:, None, None] * steps.clamp(min=0)).masked_fill(steps < 0, 0).to(x)
     flat = x.flatten(2)
     before, after = (torch.bmm(matrix, flat).view_as(x) for matrix in (decay, decay.mT))
     if chunks > 1:
-        fading = torch.exp(-wide[:, None] * position).to(x.dtype)  # (C, L): from the chunk's first token
+        fading = torch.exp(-wide[:, None] * position).to(x)  # (C, L): from the chunk's first token
         carried_before = _carried(wide * length, torch.bmm(fading.flip(1)[:, None], flat), chunks)
         carried_after = _carried(wide * length, torch.bmm(fading[:, None], flat), chunks, reverse=True)
         before.addcmul_(fading[:, :, None, None], carried_before[:, None])
