@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from medrestore_monai.cli import app
 from medrestore_monai.cli.modes import reporting
+from medrestore_monai.restorer import Restorer
 
 SIZE = (24, 16)
 
@@ -82,6 +83,22 @@ def test_verbose_says_where_it_failed_and_quotes_no_header(tmp_path, bundle):
     assert re.search(r"Detail: \w+Error at .*\.py:\d+ \w+", result.stderr)
     assert "Canary" not in result.output
     assert [line for line in result.stderr.splitlines() if line.startswith("Error")] == silent.stderr.splitlines()
+
+
+def test_verbose_names_the_causes_of_an_error_without_their_texts(tmp_path, bundle, monkeypatch):
+    ct_series(tmp_path / "ct", slices=1, size=SIZE)
+
+    def broken(*args, **options):
+        try:
+            raise KeyError("Canary")
+        except KeyError as error:
+            raise ValueError("a sentence.") from error
+
+    monkeypatch.setattr(Restorer, "restore_file", broken)
+    result = run("restore", tmp_path / "ct", "-o", tmp_path / "out", "--bundle", bundle, "-v", code=3)
+    assert re.search(r"Detail: ValueError at .* broken; from KeyError at test_modes\.py:\d+ broken", result.stderr)
+    assert "Error: a sentence." in result.stderr
+    assert "Canary" not in result.output
 
 
 def test_quiet_and_verbose_exclude_each_other(tmp_path):
