@@ -16,7 +16,9 @@ from rich.progress import track
 from medrestore_monai.data import LoadImageOrSeriesd, SaveLikeSourced, plan_outputs
 from medrestore_monai.dicom import Derivation
 from medrestore_monai.engines.errors import unwrapped
+from medrestore_monai.files import claim
 from medrestore_monai.intensity import NOT_YET_SUV
+from medrestore_monai.stopping import stop_if_asked
 from medrestore_monai.transforms.blur import (
     RandAnisotropicGaussianBlurd,
     RandBentMotionBlurd,
@@ -217,16 +219,18 @@ def degrade(
     load = LoadImageOrSeriesd("image", chosen.modality, allow_gaps, suv=suv, hu_offset=hu_offset, slice_axis=slice_axis)
     written = []
     for item in plan_outputs(source, output, series_uid, overwrite):
-        image = load(item)["image"]
-        settings = _filled(task, options, image)
-        # not the name alone: the folders of all patients may have the same
-        name = os.path.relpath(item["image"], Path(source).parent)
-        degraded, drawn = _each_slice(chosen.make(seed=seed, **settings), image, name, progress)
-        settings = {key: drawn[key] if isinstance(value, tuple) else value for key, value in settings.items()}
-        parameters = {"task": task, "seed": seed, "simulated": True, **settings}
-        save = SaveLikeSourced(Derivation(chosen.words, parameters=parameters), overwrite=overwrite)
-        save({"image": image, "pred": degraded, "output": item["output"]})
-        written.append(Simulation(Path(item["output"]), settings, Path(item["image"])))
+        target = Path(item["output"])
+        with claim(target):
+            image = load(item)["image"]
+            settings = _filled(task, options, image)
+            # not the name alone: the folders of all patients may have the same
+            name = os.path.relpath(item["image"], Path(source).parent)
+            degraded, drawn = _each_slice(chosen.make(seed=seed, **settings), image, name, progress)
+            settings = {key: drawn[key] if isinstance(value, tuple) else value for key, value in settings.items()}
+            parameters = {"task": task, "seed": seed, "simulated": True, **settings}
+            save = SaveLikeSourced(Derivation(chosen.words, parameters=parameters), overwrite=overwrite)
+            save({"image": image, "pred": degraded, "output": target})
+        written.append(Simulation(target, settings, Path(item["image"])))
     return written
 
 
@@ -295,6 +299,7 @@ def _each_slice(
     results, drawn = [], {}
     shown = track(slices, "Simulating slices", console=Console(stderr=True), disable=not progress)
     for number, one in enumerate(shown):
+        stop_if_asked()
         item = {"image": one, "name": name, "series_uid": "", "slice": number}
         try:
             with unwrapped():

@@ -25,6 +25,7 @@ from medrestore_monai.memory import available_bytes, measure_bytes_per_pixel
 from medrestore_monai.neighbors import HALO, SLICE_STEPS, neighbor_numbers
 from medrestore_monai.notes import note
 from medrestore_monai.ops.precision import multiplies_bfloat16
+from medrestore_monai.stopping import stop_if_asked
 
 __all__ = ["AutocastInferer", "SliceWiseInferer", "tile_spans", "tiling_error"]
 
@@ -206,6 +207,7 @@ class SliceWiseInferer(Inferer):
             task = progress.add_task("Restoring slices", total=slices.shape[0] * (last - first))
             for group in range(slices.shape[0]):
                 for start in range(first, last, batch_size):
+                    stop_if_asked()
                     chosen = slice(start, min(start + batch_size, last))
                     batch = slices[group, chosen] if numbers is None else slices[group, numbers[group][chosen], 0]
                     batch = batch.to(device).contiguous()  # (N, C, X, Y)

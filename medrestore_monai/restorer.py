@@ -29,6 +29,7 @@ from medrestore_monai.bundles.settings import (
 from medrestore_monai.bundles.shared_settings import MODALITY
 from medrestore_monai.data import with_padding, without_offset
 from medrestore_monai.engines.errors import root_cause, unwrapped
+from medrestore_monai.files import claim
 from medrestore_monai.images.in_memory import open_in_memory
 from medrestore_monai.notes import Notes, note
 
@@ -249,7 +250,8 @@ class Restorer:
                 for part in ("load", "scaling", "inferer", "unscaling", "evaluator"):
                     parser.get_parsed_content(part)
                 planned = parser.get_parsed_content("datalist")
-                parser.get_parsed_content("run")
+                with claim(Path(planned[0]["output"])):  # two runs with the same work collide here
+                    parser.get_parsed_content("run")
                 derivation = parser.get_parsed_content("derivation") if "derivation" in self._config else None
             finally:
                 for part in ("load", "save"):

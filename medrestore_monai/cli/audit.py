@@ -8,6 +8,7 @@ import typer
 from medrestore_monai.cli.modes import USAGE, console
 from medrestore_monai.cli.options import HUOffsetOption, OverwriteOption, SeriesOption, check_source
 from medrestore_monai.cli.output import AUDIT_FLAGS, RESEARCH, reported
+from medrestore_monai.stopping import stopping_at_once
 from medrestore_monai.texts import printable
 
 
@@ -57,7 +58,7 @@ def audit(
         if modality is not None and modality not in INTENSITY_RANGES:
             raise ValueError(f"--modality must be one of {', '.join(INTENSITY_RANGES)}, got {modality!r}.")
         found = None if bundle is None else open_bundle(bundle, configs=())
-    with reported(flags=AUDIT_FLAGS):
+    with reported(flags=AUDIT_FLAGS), stopping_at_once():
         from medrestore_monai.audit import audit as run
 
         done = run(

@@ -1,9 +1,6 @@
 """The ``medrestore`` command: parse, call, print. Nothing heavy is imported before a command runs."""
 
 import json
-import signal
-import sys
-import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +28,7 @@ from medrestore_monai.cli.options import (
 )
 from medrestore_monai.cli.output import EVALUATE_FLAGS, RESEARCH, reported
 from medrestore_monai.cli.restore import restore
+from medrestore_monai.stopping import stop_on_sigterm, stopping_at_once
 from medrestore_monai.texts import printable
 
 app = typer.Typer(
@@ -52,8 +50,7 @@ app.command()(reporting("quiet")(demo))
 @app.callback()
 def _clean_up_when_terminated() -> None:
     """Turn SIGTERM into an exit that takes temporary folders along, as Ctrl-C does."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    stop_on_sigterm()
 
 
 @app.command()
@@ -190,7 +187,7 @@ def evaluate(
             trust_bundle=trust_bundle,
         )
         request.check()
-    with reported(flags=EVALUATE_FLAGS):
+    with reported(flags=EVALUATE_FLAGS), stopping_at_once():
         run(request, progress=not mode().quiet)
         content = json.loads((output / "table.json").read_text(encoding="utf-8"))
         write_document(content.pop("schema"), {**content, "output": str(output)})
@@ -236,7 +233,7 @@ def export(
         )
         if of_bundle or output.resolve() == (weights or found.weights).resolve():
             raise ValueError(f"{output} is the weight file, or another file of the bundle; name another output.")
-    with reported():
+    with reported(), stopping_at_once():
         if not mode().quiet:
             errors.print(f"Exporting {found.name}: this takes a minute or more.", soft_wrap=True, markup=False)
         export_bundle(found, output, weights)

@@ -9,6 +9,7 @@ import typer
 
 from medrestore_monai.cli.modes import USAGE
 from medrestore_monai.cli.output import reported
+from medrestore_monai.files import is_regular
 
 
 def complete(*words: str) -> Callable[[str], list[str]]:
@@ -77,6 +78,8 @@ def check_source(source: Path) -> None:
     with reported(USAGE):
         if not source.exists():
             raise ValueError(f"there is no file or folder {source}.")
+        if not source.is_dir() and not is_regular(source):
+            raise ValueError(f"{source} is a pipe, a socket or a device: give a file or a folder.")
 
 
 def refuse_own_options(settings: Mapping[str, Any], flags: Mapping[str, str]) -> None:

@@ -12,6 +12,7 @@ import typer
 from medrestore_monai.cli.modes import BAD_DATA, USAGE, detail, fail, print_note
 from medrestore_monai.files import DataError, UsageError
 from medrestore_monai.notes import Notes
+from medrestore_monai.stopping import stop_if_asked
 from medrestore_monai.texts import one_line
 
 RESEARCH = "For research, not a medical device."
@@ -69,7 +70,9 @@ def reported(code: int = BAD_DATA, flags: Mapping[str, str] = FLAGS) -> Iterator
         warnings.filterwarnings("ignore", module=r"(monai|ignite|torch|pydicom)\b")
         warnings.showwarning = lambda message, *_: take(str(message))
         try:
+            stop_if_asked()
             yield printed
+            stop_if_asked()
         except typer.Exit:
             raise
         except (ValueError, OSError, RuntimeError, MemoryError) as error:

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +29,7 @@ from medrestore_monai.cli.options import (
     refuse_own_options,
 )
 from medrestore_monai.cli.output import RESEARCH, RESTORE_FLAGS, reported
+from medrestore_monai.stopping import stopping_at_once
 from medrestore_monai.texts import printable
 
 if TYPE_CHECKING:
@@ -241,6 +243,7 @@ def _restore_many(job: "Job", listed: "Sequence[Study]", dry_run: bool, workers:
         return 0
     if workers is not None:
         warn_without_tls(workers.scheduler)
-    with shown_progress(len(listed)) as report:
+    # what waits for workers does not look
+    with shown_progress(len(listed)) as report, stopping_at_once() if workers else nullcontext():
         records = restore_studies(job, listed, report, workers)
     return show_results(records, job, job.restorer.bundle.name)

@@ -151,7 +151,7 @@ class LoadImageOrSeriesd(MapTransform):
             elif is_image_file(path):
                 out[key] = self._load_file(path, part)
                 if out.get("slice") is not None:  # items of a batch must have the same keys
-                    for name in (SLICE_ORDER, SLICE_DIM, PADDING, "nan_voxels"):
+                    for name in (SLICE_ORDER, SLICE_DIM, PADDING, "nan_voxels", "source_state"):
                         out[key].meta.pop(name, None)
             else:
                 out[key] = self._load_series(path, out.get("series_uid", ""), part)
@@ -303,6 +303,7 @@ class LoadImageOrSeriesd(MapTransform):
             "modality": series.modality,
             "unit": series.unit,
             "allow_gaps": self.allow_gaps,
+            "source_state": series.state,
             "regular": series.regular,
         }
         if series.modality == "MR" and not whole:

@@ -1,10 +1,8 @@
 """Where results go, checked before any work, and how one result is written: the kind of its source, whole or not."""
 
-import math
 import os
-import tempfile
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +11,9 @@ from monai.transforms import Transform
 
 from medrestore_monai.data.find import IMAGE_SUFFIXES, Item, find_images, is_archive, is_image_file
 from medrestore_monai.data.loading import with_padding, without_offset
-from medrestore_monai.dicom import Derivation, find_series, read_series, write_derived_series
-from medrestore_monai.files import UsageError, refuse_links, require_writable
-from medrestore_monai.images import SLICE_ORDER, write_image
+from medrestore_monai.dicom import Derivation, check_replaceable, find_series, read_series, write_derived_series
+from medrestore_monai.files import UsageError, claim, clear_scratch, recover, refuse_links, require_writable
+from medrestore_monai.images import SLICE_ORDER, SlabFile, write_image
 
 # endings of files that this package does not write, which would be odd names of folders
 _OTHER_KINDS = (
@@ -69,17 +67,18 @@ def plan_outputs(
         OSError: the output may not be written.
     """
     source, output = Path(source), Path(output)
+    clear_scratch()
     found = find_images(source)
     if series_uid:
         found = _with_series(found, series_uid, source)
     items: list[Item] = []
-    targets = []
+    targets: list[tuple[Path, bool]] = []
     for item in found:
         if item["series_uid"] and not series_uid:
             read_series(item["path"])  # several series in one folder: lists them and asks for one
         target = _target(Path(item["path"]), source, output)
         result = {key: item["path"], "output": str(target), "series_uid": series_uid}
-        targets.append(target)
+        targets.append((target, is_image_file(Path(item["path"]))))
         items += [{**result, **part} for part in _slabs(item["slices"], slab)]
     _check_targets(targets, source, overwrite)
     return items
@@ -143,23 +142,34 @@ def _kind(path: Path) -> str:
     return {".nii.gz": ".nii", ".tiff": ".tif", ".jpeg": ".jpg"}.get(ending, ending)
 
 
-def _check_targets(targets: Sequence[Path], source: Path, overwrite: bool) -> None:
+def _check_targets(targets: Sequence[tuple[Path, bool]], source: Path, overwrite: bool) -> None:
+    """Refuse targets that cannot be written; each comes with whether it is a file."""
     root = source.resolve()
     known = set()
-    for target in targets:
+    for target, is_file in targets:
         place = target.resolve()
         if place == root or root in place.parents or place in root.parents:
             raise UsageError(f"the output {target} and the source {source} may not lie in one another.")
         if place in known:
             raise ValueError(f"two images of {source} would both become {target}; restore them one by one.")
+        require_writable(place)
+        recover(place)
         if target.exists() and not overwrite:
             raise FileExistsError(f"{target} exists; name another output, or replace it with `overwrite`.")
-        require_writable(place)
+        _check_replaced(target, is_file)
         known.add(place)
     for place in known:
         if not known.isdisjoint(place.parents):
             raise ValueError(f"results of {source} would lie in one another, at {place}; restore them one by one.")
-    refuse_links(source, [target for target in targets if target.exists()])
+    refuse_links(source, [target for target, _ in targets if target.exists()])
+
+
+def _check_replaced(target: Path, is_file: bool) -> None:
+    """Refuse to replace a folder by a file, and anything but a derived series by one."""
+    if is_file and target.is_dir():
+        raise FileExistsError(f"{target} is a folder, where a file is to be written; name another output.")
+    if not is_file:
+        check_replaceable(target)
 
 
 class SaveLikeSourced(Transform):
@@ -187,44 +197,53 @@ class SaveLikeSourced(Transform):
         self.derivation = derivation
         self.key, self.like, self.output_key = key, like, output_key
         self.overwrite = overwrite
-        self._collected: _Volume | None = None
+        self._collected: SlabFile | None = None
+        self._claim = ExitStack()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
         """Write ``data[key]`` and return ``data``.
 
         Raises:
+            DataError: the source has changed since it was read.
             OSError: the disk is full or read-only, with the output's name; nothing is left behind.
         """
         image, meta, target = data[self.key], data[self.like].meta, Path(data[self.output_key])
         values = with_padding(without_offset(image.detach().cpu().numpy(), meta), meta)
-        if int(data.get("stop", 0)) and not self._collect(values, target, data):
-            return data
-        if self._collected is not None:
-            values = self._collected.voxels
-        with _below_new_folders(target):
-            if meta.get("series_uid"):
-                series = read_series(meta["source"], meta["series_uid"], allow_gaps=bool(meta["allow_gaps"]))
-                write_derived_series(series, values[0], target, self.derivation, self.overwrite)
-            else:
-                write_image(target, _in_order_of_file(values, meta), like=meta, overwrite=self.overwrite)
-        self.close()
+        with _naming_cause(target):
+            if not int(data.get("stop", 0)):
+                self._write(values, meta, target)
+            elif self._collect(values[0], target, data):
+                self._write(self._collected, meta, target)
+                self.close()
         return data
+
+    def _write(self, values: Any, meta: Mapping[str, Any], target: Path) -> None:
+        """Write a whole image ``(C, X, Y[, Z])``, or a volume of slabs."""
+        if meta.get("series_uid"):
+            series = read_series(meta["source"], meta["series_uid"], allow_gaps=bool(meta["allow_gaps"]))
+            series.refuse_change(meta["source_state"])
+            volume = values if isinstance(values, SlabFile) else values[0]
+            write_derived_series(series, volume, target, self.derivation, self.overwrite)
+        else:
+            write_image(target, _in_order_of_file(values, meta), like=meta, overwrite=self.overwrite)
 
     def close(self) -> None:
         """Give up the slabs of a volume that is not finished."""
         if self._collected is not None:
             self._collected.close()
             self._collected = None
+        self._claim.close()
 
     def _collect(self, values: np.ndarray, target: Path, item: Mapping[Hashable, Any]) -> bool:
-        """Keep one slab; return whether it was the last one."""
+        """Keep one slab ``(X, Y, n)``; return whether it was the last one."""
         start, stop, slices = (int(item[name]) for name in ("start", "stop", "slices"))
         if start == 0:
             self.close()
-            self._collected = _Volume(target, (*values.shape[:-1], slices))
+            workspace = self._claim.enter_context(claim(target))
+            self._collected = SlabFile(workspace.folder / "voxels", (*values.shape[:2], slices))
         if self._collected is None:
             raise RuntimeError(f"the slabs of {target} do not come in order.")
-        self._collected.voxels[..., start:stop] = values
+        self._collected.write(start, values)
         return stop == slices
 
 
@@ -236,47 +255,15 @@ def _in_order_of_file(values: np.ndarray, meta: Mapping[str, Any]) -> np.ndarray
     return values.transpose(0, *(1 + places))
 
 
-class _Volume:
-    """Voxels ``(C, X, Y, Z)`` in a hidden file near the output."""
-
-    def __init__(self, target: Path, shape: tuple[int, ...]) -> None:
-        place = next(folder for folder in target.absolute().parents if folder.exists())
-        self._folder = tempfile.TemporaryDirectory(prefix=".medrestore-", dir=place)
-        # slice after slice, as they come
-        file, stored_shape = Path(self._folder.name) / "voxels", (shape[-1], *shape[:-1])
-        try:
-            if hasattr(os, "posix_fallocate"):  # else a full disk would kill the process where it writes
-                with file.open("wb") as stream:
-                    os.posix_fallocate(stream.fileno(), 0, 4 * math.prod(stored_shape))
-            stored: np.memmap = np.memmap(
-                file, dtype=np.float32, mode="r+" if file.exists() else "w+", shape=stored_shape
-            )
-        except BaseException:
-            self._folder.cleanup()
-            raise
-        self.voxels = np.moveaxis(stored, 0, -1)
-        if os.name == "posix":
-            self._folder.cleanup()  # mapped, it lives on without a name: nothing is left of a process that is killed
-
-    def close(self) -> None:
-        """Take the file away."""
-        self._folder.cleanup()
-
-
 @contextmanager
-def _below_new_folders(target: Path) -> Iterator[None]:
-    """Make the folders above ``target``, and take them away again if it cannot be written."""
-    missing = [folder for folder in target.parents if not folder.exists()]
+def _naming_cause(target: Path) -> Iterator[None]:
+    """Let an error of the system name the target, also where another one was made of it, as pydicom does."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         yield
-    except BaseException as error:
-        for folder in missing:
-            with suppress(OSError):
-                folder.rmdir()
+    except OSError as error:
         cause: BaseException | None = error
         while isinstance(cause, OSError):
             if cause.errno is not None:
                 raise OSError(cause.errno, cause.strerror, str(target)) from error
-            cause = cause.__cause__  # pydicom wraps the error of a full disk
+            cause = cause.__cause__
         raise

@@ -5,7 +5,7 @@ from medrestore_monai.dicom.derivation import Derivation
 from medrestore_monai.dicom.files import SeriesInfo, SourceFile, find_series
 from medrestore_monai.dicom.read import DicomSeriesReader, Series, read_series
 from medrestore_monai.dicom.suv import SUVError, SUVOptions, suv_factor
-from medrestore_monai.dicom.write import check_output, write_derived_series
+from medrestore_monai.dicom.write import check_output, check_replaceable, write_derived_series
 
 __all__ = [
     "Derivation",
@@ -17,6 +17,7 @@ __all__ = [
     "SeriesInfo",
     "SourceFile",
     "check_output",
+    "check_replaceable",
     "find_series",
     "read_series",
     "stores_air",

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import struct
-import tempfile
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -25,7 +24,8 @@ from medrestore_monai.dicom.checks import (
     known_modality,
     reading,
 )
-from medrestore_monai.files import walk
+from medrestore_monai.files import ScratchFolder, file_mode, walk
+from medrestore_monai.stopping import stop_if_asked
 from medrestore_monai.texts import printable
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -67,7 +67,7 @@ class SeriesInfo:
     description: str
     files: tuple[SourceFile, ...]
     localizer: bool = False
-    archive: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False, compare=False)
+    archive: ScratchFolder | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         count = f"{len(self.files)} file{'s' * (len(self.files) != 1)}"
@@ -108,6 +108,7 @@ def find_series(path: str | os.PathLike[str], problems: list[str] | None = None)
     groups: dict[str, list[_Header]] = {}
     other = ""
     for file in files:
+        stop_if_asked()
         header = _read_header(file, file.path == path, problems)
         if header is None:
             continue
@@ -154,9 +155,7 @@ def _is_bare(head: bytes) -> bool:
     return implicit or head[4:6] == vr.encode()
 
 
-def _list_files(
-    path: Path, problems: list[str] | None
-) -> tuple[list[SourceFile], tempfile.TemporaryDirectory[str] | None]:
+def _list_files(path: Path, problems: list[str] | None) -> tuple[list[SourceFile], ScratchFolder | None]:
     if not path.exists():
         raise FileNotFoundError(f"There is no file or folder {path}.")
     if path.is_dir():
@@ -173,8 +172,8 @@ def _list_files(
     return [SourceFile(path, path.name)], None
 
 
-def _unpack(path: Path) -> tuple[list[SourceFile], tempfile.TemporaryDirectory[str]]:
-    archive = tempfile.TemporaryDirectory(prefix="medrestore-")
+def _unpack(path: Path) -> tuple[list[SourceFile], ScratchFolder]:
+    archive = ScratchFolder()
     try:
         return _unpack_to(Path(archive.name), path), archive
     except BaseException:
@@ -196,11 +195,13 @@ def _unpack_to(folder: Path, path: Path) -> list[SourceFile]:
                     f"where at most {limit / 2**30:.1f} GiB in {_MAX_MEMBERS} files are accepted."
                 )
             for number, member in enumerate(members):
+                stop_if_asked()
                 # names inside an archive are not to be trusted: keep the suffix only, the rest is a label
                 name = PurePosixPath(member.filename).name
                 target = folder / (f"{number:06d}" + "".join(re.findall(r"\.[A-Za-z]+$", name)).lower())
                 with packed.open(member) as source, target.open("wb") as sink:
                     shutil.copyfileobj(source, sink)
+                target.chmod(file_mode(path))
                 if not name.startswith("."):
                     files.append(SourceFile(target, member.filename))
     except DicomError:

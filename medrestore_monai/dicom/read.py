@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,7 +28,9 @@ from medrestore_monai.dicom.checks import (
 from medrestore_monai.dicom.files import SeriesInfo, SourceFile, find_series
 from medrestore_monai.dicom.frames import check_frame
 from medrestore_monai.dicom.geometry import series_grid
+from medrestore_monai.files import ScratchFolder, refuse_change, state_of
 from medrestore_monai.neighbors import slice_steps
+from medrestore_monai.stopping import stop_if_asked
 
 UNITS = {"CT": "HU", "PT": "Bq/ml", "MR": "arbitrary"}
 _OTHER_PET_UNITS = {"GML": "SUV", "CNTS": "counts"}
@@ -53,6 +54,7 @@ class Series:
         affine: voxel index ``(column, row, slice)`` to mm, RAS, shape ``(4, 4)``.
         spacing: of columns, rows and slices in mm.
         regular: slices follow each other at one distance; False only where gaps were allowed.
+        state: of its files when they were read, see :func:`~medrestore_monai.files.state_of`.
     """
 
     source: Path
@@ -62,7 +64,8 @@ class Series:
     affine: np.ndarray
     spacing: tuple[float, float, float]
     regular: bool
-    archive: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
+    state: str
+    archive: ScratchFolder | None = field(default=None, repr=False)
     _whole: set[int] = field(default_factory=set, init=False, repr=False)  # slices with data for every pixel
 
     @property
@@ -84,6 +87,14 @@ class Series:
     def shape(self) -> tuple[int, int, int]:
         """Numbers of columns, rows and slices."""
         return int(self.datasets[0].Columns), int(self.datasets[0].Rows), len(self.files)
+
+    def refuse_change(self, before: str) -> None:
+        """Refuse to go on where the files are no longer in the state ``before``.
+
+        Raises:
+            DataError: they have changed.
+        """
+        refuse_change(before, _state(self.source, self.info), str(self.source))
 
     @property
     def slice_steps(self) -> np.ndarray:
@@ -112,6 +123,7 @@ class Series:
         Raises:
             DicomError: the pixel data cannot be decoded, or do not fit the header.
         """
+        stop_if_asked()
         file = self.files[index]
         with reading(file.label):
             stored = _decode(pydicom.dcmread(str(file.path)), file.label, index not in self._whole)
@@ -150,16 +162,22 @@ def read_series(
         raise DicomError(
             f"{path.name or path} holds a series of modality {info.modality}, where {modality} is expected."
         )
+    state = _state(path, info)
     labels = [file.label for file in info.files]
     datasets = [_read_slice(file) for file in info.files]
     check_alike(datasets, labels)
     with reading(path.name or str(path)):
         grid = series_grid(datasets, labels, allow_gaps)
     files, headers = [info.files[i] for i in grid.order], [datasets[i] for i in grid.order]
-    series = Series(path, info, files, headers, grid.affine, grid.spacing, grid.regular, info.archive)
+    series = Series(path, info, files, headers, grid.affine, grid.spacing, grid.regular, state, info.archive)
     if headers[0].file_meta.TransferSyntaxUID.is_compressed:
         series.stored(0)  # a missing decoder shows now, not halfway
     return series
+
+
+def _state(source: Path, info: SeriesInfo) -> str:
+    files = sorted(file.path for file in info.files)
+    return state_of([source] if info.archive else files)  # those of an archive are unpacked anew each time
 
 
 def _choose(found: Sequence[SeriesInfo], series_uid: str | None, place: str) -> SeriesInfo:
@@ -176,6 +194,7 @@ def _choose(found: Sequence[SeriesInfo], series_uid: str | None, place: str) -> 
 
 def _read_slice(file: SourceFile) -> Dataset:
     """Read and check one file; its header comes back decoded to the last element, without the pixel data."""
+    stop_if_asked()
     with reading(file.label):
         ds = pydicom.dcmread(str(file.path))
         little_endian = ds.file_meta.TransferSyntaxUID.is_little_endian

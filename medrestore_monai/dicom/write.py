@@ -12,7 +12,7 @@ import os
 import uuid
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
@@ -23,13 +23,25 @@ from pydicom.valuerep import format_number_as_ds
 from medrestore_monai.dicom.checks import DicomError, reading, rescale, storable
 from medrestore_monai.dicom.derivation import Derivation, derive, drop_outdated, identify
 from medrestore_monai.dicom.read import Series, read_series
-from medrestore_monai.files import atomic_folder, refuse_links
+from medrestore_monai.files import atomic_folder, file_mode, folder_mode, refuse_links
 from medrestore_monai.neighbors import neighbor_numbers
 from medrestore_monai.notes import note
 from medrestore_monai.quiet import quiet
+from medrestore_monai.stopping import stop_if_asked
 
 _TRIED = 16  # whole numbers to divide a slope by
 _IMPLEMENTATION_UID = "2.25.54331898515762389943907171665167166527"  # of this writer, drawn once
+
+
+class Volume(Protocol):
+    """Voxels ``(X, Y, Z)``: an array, or slices in a file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(X, Y, Z)``."""
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        """Return a slice, for ``[..., index]``."""
 
 
 class _Stored(NamedTuple):
@@ -42,7 +54,7 @@ class _Stored(NamedTuple):
 
 def write_derived_series(
     source: Series | str | os.PathLike[str],
-    image: np.ndarray,
+    image: Volume,
     output: str | os.PathLike[str],
     derivation: Derivation,
     overwrite: bool = False,
@@ -53,7 +65,7 @@ def write_derived_series(
     gets a slope per slice: the source's divided by a whole number where that has room for all values, so that voxels
     that did not change keep theirs exactly. Padding voxels are those of the source. The UIDs depend on source,
     derivation and voxels only. The folder appears as a whole or not at all. ``image`` is taken slice by slice, so it
-    may be a memory map.
+    may lie in a file.
 
     Args:
         source: the series that was restored, or the path of one.
@@ -84,8 +96,9 @@ def write_derived_series(
     now = datetime.now(timezone.utc)
     taken = neighbor_numbers(series.slice_steps, derivation.neighbors, derivation.neighbor_distance)
     names = [f"IM{index + 1:04d}.dcm" for index in range(len(uids))]
-    with atomic_folder(output, overwrite) as folder:
+    with atomic_folder(output, overwrite, folder_mode(series.files[0].path)) as folder:
         for index, name in enumerate(names):
+            stop_if_asked()
             stored, label = _quantize(series, image, index), series.files[index].label
             with reading(label):
                 ds = copy.deepcopy(series.datasets[index])
@@ -94,6 +107,8 @@ def write_derived_series(
                 derive(ds, [series.datasets[number] for number in sorted(set(taken[index]))], derivation, now)
             _set_pixels(ds, stored)
             _save(ds, folder / name, label)
+            (folder / name).chmod(file_mode(series.files[index].path))
+        series.refuse_change(series.state)
     return [output / name for name in names]
 
 
@@ -119,7 +134,16 @@ def check_output(series: Series, output: str | os.PathLike[str], overwrite: bool
     refuse_links(series.source, [output])
     if not overwrite:
         raise FileExistsError(f"The output {output} exists already; it is replaced only if overwriting is asked for.")
-    if not output.is_dir() or not all(_is_ours(file) for file in output.iterdir()):
+    check_replaceable(output)
+
+
+def check_replaceable(output: Path) -> None:
+    """Refuse to replace a folder, or a file, that holds other things than a derived series of this package.
+
+    Raises:
+        FileExistsError: it does.
+    """
+    if output.exists() and not (output.is_dir() and all(_is_ours(file) for file in output.iterdir())):
         raise FileExistsError(
             f"The output {output} holds other things than a derived series, and so is not overwritten."
         )
@@ -134,11 +158,12 @@ def _is_ours(file: Path) -> bool:
         return False
 
 
-def _series_uid(series: Series, image: np.ndarray, derivation: Derivation) -> tuple[str, int]:
+def _series_uid(series: Series, image: Volume, derivation: Derivation) -> tuple[str, int]:
     """UID from everything that makes the series what it is, and the number of voxels that had to be clipped."""
     digest = hashlib.sha256(f"{series.uid}\n{derivation.key}".encode())
     clipped = 0
     for index in range(len(series.files)):
+        stop_if_asked()
         if not np.isfinite(np.asarray(image[..., index])).all():
             raise ValueError(f"The restored image has NaN or infinite voxels in slice {index}.")
         stored = _quantize(series, image, index)
@@ -154,7 +179,7 @@ def _uid(*words: str) -> str:
     return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
 
 
-def _quantize(series: Series, image: np.ndarray, index: int) -> _Stored:
+def _quantize(series: Series, image: Volume, index: int) -> _Stored:
     """Turn one slice into stored integers; padding, and what a PET slice has unchanged, stay as they are stored."""
     ds, pet = series.datasets[index], series.modality == "PT"
     physical = np.asarray(image[..., index], dtype=np.float64)

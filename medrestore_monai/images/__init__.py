@@ -13,6 +13,7 @@ pixels as stored, and their orientation beside them. Which texts of a source a r
 from medrestore_monai.images.arrays import list_arrays, read_picture_set
 from medrestore_monai.images.files import KINDS, ImageFileReader, read_image, write_image
 from medrestore_monai.images.headers import ImageHeader, read_header
+from medrestore_monai.images.slab_file import SlabFile
 from medrestore_monai.images.slice_axis import SLICE_DIM, SLICE_ORDER, choose_slice_axis, slice_order
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "SLICE_ORDER",
     "ImageFileReader",
     "ImageHeader",
+    "SlabFile",
     "choose_slice_axis",
     "list_arrays",
     "read_header",

@@ -12,7 +12,7 @@ import numpy as np
 from monai.data import ImageReader
 from monai.utils import ensure_tuple
 
-from medrestore_monai.files import atomic_file
+from medrestore_monai.files import atomic_result, file_mode, refuse_change, state_of
 from medrestore_monai.images.arrays import read_npy, read_npz, write_npy, write_npz
 from medrestore_monai.images.damage import explained
 from medrestore_monai.images.jpeg import read_jpeg, write_jpeg
@@ -83,8 +83,10 @@ def read_image(path: Path | str) -> tuple[np.ndarray, dict[str, Any]]:
     kind = kind_of(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
+    state = state_of([path])
     with explained(path):
         stored, meta = _READERS[kind](path)
+    meta["source_state"] = state
     sizes = meta.pop("tiff_sizes", 1)
     if sizes > 1:
         note(f"{path}: only the largest of the {sizes} sizes of the picture is kept.", stacklevel=2)
@@ -133,7 +135,7 @@ def write_image(path: Path | str, array: Any, like: Mapping[str, Any] | None = N
     """Write one image or volume, of the kind that the ending of ``path`` says. JPEG is lossy, which a warning says.
 
     Args:
-        path: where to; the folder must exist.
+        path: where to; folders above it are made.
         array: shape ``(X, Y)``, ``(X, Y, Z)`` or ``(3, X, Y)``, or one channel before the first two; in the unit of
             ``like``. Integers are rounded and clipped to what the file can hold; a warning counts the clipped.
         like: meta data of :func:`read_image`, whose depth, affine and header fields are kept, needed for RGB; without
@@ -150,18 +152,21 @@ def write_image(path: Path | str, array: Any, like: Mapping[str, Any] | None = N
     path = Path(path)
     kind = kind_of(path)
     like = dict(like or {})
-    source = like.get("filename_or_obj")
-    if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
+    source = Path(str(like["filename_or_obj"])) if "filename_or_obj" in like else None
+    if source is not None and path.exists() and source.exists() and path.samefile(source):
         raise ValueError(f"{path} is the source image, which is never overwritten.")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists already.")
     stored = stored_values(path, kind, np.asarray(array), like)
-    with atomic_file(path) as file:
+    source = source if source is not None and source.exists() else None
+    with atomic_result(path, overwrite, None if source is None else file_mode(source)) as file:
         if _ending(path) == ".nii.gz":
             with gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:  # no name, no time: same image, same bytes
                 write_nifti(packed, stored, like)
         else:
             _WRITERS[kind](file, stored, like)
+        if source is not None:
+            refuse_change(like.get("source_state"), state_of([source]), str(source))
     return path
 
 

@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from medrestore_monai.data import is_archive, is_image_file, is_picture, walk_folders
 from medrestore_monai.dicom import DicomError, SeriesInfo, SourceFile, find_series
 from medrestore_monai.dicom.files import DICOM_SUFFIXES, NoImageError
+from medrestore_monai.files import ScratchFolder
 
 _LONGEST_NAME = 255  # bytes
 
@@ -235,7 +235,7 @@ def alone(study: Study) -> Iterator[Path]:
     info = next((one for one in find_series(study.path, problems) if one.uid == study.series_uid), None)
     if info is None:
         raise DicomError(f"{study.path.name} no longer holds the series.")
-    with tempfile.TemporaryDirectory(prefix="medrestore-") as place:
+    with ScratchFolder() as place:
         folder = Path(place) / PurePosixPath(study.name).name  # of the result's name, even if it is like that of a file
         folder.mkdir()
         for file, name in zip(info.files, _link_names(info.files), strict=True):

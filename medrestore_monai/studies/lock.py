@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import socket
@@ -11,13 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from medrestore_monai.files import UsageError
+from medrestore_monai.files import UsageError, lock_file
 from medrestore_monai.notes import note
 from medrestore_monai.studies.ledger import HIDDEN
-
-_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 
 @contextmanager
@@ -36,10 +33,10 @@ def lock_output(output: Path, scheduler: str = "") -> Iterator[str]:
         OSError: nothing can be written there.
     """
     folder = output / HIDDEN
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     client = folder / "client.json"
     with (folder / "lock").open("ab") as file:
-        locked, before = _lock(file), _read(client)
+        locked, before = lock_file(file), _read(client)
         if not locked and (before or locked is False):
             remedy = "" if locked is False else f", or remove {client} if that process no longer runs"
             raise UsageError(
@@ -61,23 +58,6 @@ def lock_output(output: Path, scheduler: str = "") -> Iterator[str]:
 def holds(output: Path, run: str) -> bool:
     """Say whether the output is still locked by the client of ``run``: what works for another one must not write."""
     return _read(output / HIDDEN / "client.json").get("run") == run
-
-
-def _lock(file: BinaryIO) -> bool | None:
-    """Lock an open file; ``False`` if another process has it, ``None`` if this system has no such locks."""
-    try:
-        import fcntl
-    except ImportError:
-        return None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno in _UNSUPPORTED:
-            return None
-        raise
-    return True
 
 
 def _read(client: Path) -> dict[str, Any]:

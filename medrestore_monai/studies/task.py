@@ -18,6 +18,7 @@ from medrestore_monai import __version__
 from medrestore_monai.engines.errors import root_cause
 from medrestore_monai.notes import Notes
 from medrestore_monai.restorer import Restored, Restorer
+from medrestore_monai.stopping import stop_if_asked
 from medrestore_monai.studies.job import Job, settings_of
 from medrestore_monai.studies.ledger import HIDDEN, Ledger, Record
 from medrestore_monai.studies.listing import Study, alone
@@ -156,6 +157,7 @@ def restore_study(task: Task, restorer: Restorer) -> Record:
         OSError: the disk is full.
         RuntimeError: the device failed, or another client has taken over the output.
     """
+    stop_if_asked()
     done = task.done()
     if done is not None:
         return done

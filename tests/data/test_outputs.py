@@ -4,6 +4,7 @@ import errno
 import os
 import warnings
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
@@ -13,8 +14,8 @@ from phantoms import ct_series, ct_volume
 from PIL import Image
 
 from medrestore_monai.data import LoadImageOrSeriesd, SaveLikeSourced, plan_outputs
-from medrestore_monai.data.outputs import _Volume
 from medrestore_monai.dicom import Derivation, read_series
+from medrestore_monai.files import DataError, UsageError, claim
 
 AFFINE = np.array([[-0.7, 0, 0, 90], [0, -0.7, 0, 80], [0, 0, 2.5, -40], [0, 0, 0, 1.0]])
 
@@ -205,15 +206,15 @@ def load_and_save(source, output, change=0.0, overwrite=False):
     save({"image": image, "pred": image + change, "output": str(output)})
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a file that is open keeps its name here")
-def test_slabs_that_wait_for_the_last_one_have_no_name_that_a_killed_process_could_leave(tmp_path):
+def test_slabs_wait_in_the_workspace_for_the_last_one(tmp_path):
     ct_series(tmp_path / "ct", slices=4, size=16)
     image = LoadImageOrSeriesd("image")({"image": str(tmp_path / "ct")})["image"]
     save = SaveLikeSourced(Derivation("denoise"))
     for start in (0, 2):
         part = {"image": image, "pred": image[..., start : start + 2] + 1, "output": str(tmp_path / "out")}
-        assert [path.name for path in tmp_path.iterdir()] == ["ct"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".out.medrestore"] * (start > 0) + ["ct"]
         save({**part, "start": start, "stop": start + 2, "slices": 4})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ct", "out"]
     np.testing.assert_array_equal(read_series(tmp_path / "out").array, read_series(tmp_path / "ct").array + 1)
 
 
@@ -310,11 +311,93 @@ def test_a_place_below_a_file_is_no_place(tmp_path):
     assert tree(tmp_path) == before
 
 
-def test_a_full_disk_stops_a_long_series_before_it_is_mapped(tmp_path, monkeypatch):
+def test_a_full_disk_stops_a_long_series_at_its_first_slab(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(OSError, match="No space left"):
-        _Volume(tmp_path / "out", (1, 8, 9, 40))
-    assert not list(tmp_path.iterdir())
+    ct_series(tmp_path / "ct", slices=4, size=16)
+    image = LoadImageOrSeriesd("image")({"image": str(tmp_path / "ct")})["image"]
+    save, target = SaveLikeSourced(Derivation("denoise")), str(tmp_path / "new" / "out")
+    with pytest.raises(OSError, match="No space left") as caught:
+        save({"image": image, "pred": image[..., :2], "output": target, "start": 0, "stop": 2, "slices": 4})
+    assert caught.value.filename == target
+    save.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["ct"]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o444])
+@pytest.mark.parametrize("kind", ["series", "zip", "nifti"])
+def test_a_result_has_the_permissions_of_its_source(tmp_path, kind, mode):
+    source, target = tmp_path / kind, tmp_path / "out"
+    if kind == "nifti":
+        source, target = write_nifti(tmp_path / "a.nii"), tmp_path / "b.nii"
+        source.chmod(mode)
+    files = [] if kind == "nifti" else ct_series(tmp_path / "series", slices=2, size=16)
+    for file in files:
+        file.chmod(mode)
+    (tmp_path / "series").mkdir(exist_ok=True)
+    (tmp_path / "series").chmod(0o750)
+    if kind == "zip":
+        source = tmp_path / "a.zip"
+        with zipfile.ZipFile(source, "w") as archive:
+            for file in files:
+                archive.write(file, file.name)
+        source.chmod(mode)
+    load_and_save(source, target)
+    written = [target] if kind == "nifti" else list(target.iterdir())
+    assert {file.stat().st_mode & 0o777 for file in written} == {mode}
+    if kind != "nifti":
+        expected = {0o600: 0o700, 0o640: 0o750, 0o444: 0o755}[mode] if kind == "zip" else 0o750
+        assert target.stat().st_mode & 0o777 == expected
+
+
+@pytest.mark.parametrize("kind", ["series", "zip", "nifti"])
+def test_a_source_that_changes_during_the_run_is_noticed(tmp_path, kind):
+    source, target = write_nifti(tmp_path / "a.nii"), tmp_path / "b.nii"
+    if kind != "nifti":
+        file = ct_series(tmp_path / "series", slices=2, size=16)[0]
+        source, target = tmp_path / "series", tmp_path / "out"
+    if kind == "zip":
+        source = tmp_path / "a.zip"
+        with zipfile.ZipFile(source, "w") as archive:
+            for one in (tmp_path / "series").iterdir():
+                archive.write(one, one.name)
+    image = LoadImageOrSeriesd("image")({"image": str(source)})["image"]
+    os.utime(file if kind == "series" else source, (1, 1))
+    before = tree(tmp_path)
+    with pytest.raises(DataError, match="changed while it was restored, so nothing was written"):
+        SaveLikeSourced(Derivation("denoise"))({"image": image, "pred": image, "output": str(target)})
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "foreign", "message"),
+    [
+        ("series", "a file", "a folder, but out names a file"),
+        ("series", "a folder", "holds other things"),
+        ("nifti", "a link", r"holds the source's a\.nii, by a link"),
+    ],
+)
+def test_what_is_no_result_is_not_replaced_and_that_shows_before_the_work(tmp_path, kind, foreign, message):
+    source, target = write_nifti(tmp_path / "a.nii"), tmp_path / "b.nii"
+    if kind == "series":
+        ct_series(tmp_path / "series", slices=2, size=16)
+        source, target = tmp_path / "series", tmp_path / "out"
+    if foreign == "a link":
+        target.hardlink_to(source)
+    elif foreign == "a file":
+        target.write_text("notes")
+    else:
+        target.mkdir()
+        (target / "notes.txt").write_text("notes")
+    with pytest.raises((FileExistsError, ValueError), match=message):
+        plan_outputs(source, target, overwrite=True)
+
+
+def test_a_second_run_on_one_output_is_refused_before_the_work(tmp_path):
+    source = write_nifti(tmp_path / "a.nii")
+    with ThreadPoolExecutor(1) as other, claim(tmp_path / "b.nii"):
+        refused = other.submit(plan_outputs, source, tmp_path / "b.nii").exception()
+    assert isinstance(refused, UsageError)
+    assert "another run writes" in str(refused)

@@ -55,7 +55,7 @@ def test_the_lock_of_a_killed_process_is_taken_over_with_a_note(tmp_path):
 
 
 def test_where_the_system_has_no_locks_the_file_counts(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "_lock", lambda file: None)
+    monkeypatch.setattr(lock, "lock_file", lambda file: None)
     with lock_output(tmp_path), pytest.raises(UsageError, match=r"or remove .*client\.json if that process no longer"):
         lock_output(tmp_path).__enter__()
     with lock_output(tmp_path):
