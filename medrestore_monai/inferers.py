@@ -17,14 +17,13 @@ import numpy as np
 import torch
 from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor, nn
 
 from medrestore_monai.memory import available_bytes, measure_bytes_per_pixel
 from medrestore_monai.neighbors import HALO, SLICE_STEPS, neighbor_numbers
 from medrestore_monai.notes import note
 from medrestore_monai.ops.precision import multiplies_bfloat16
+from medrestore_monai.slice_progress import shown_slices
 from medrestore_monai.stopping import stop_if_asked
 
 __all__ = ["AutocastInferer", "SliceWiseInferer", "tile_spans", "tiling_error"]
@@ -192,6 +191,8 @@ class SliceWiseInferer(Inferer):
             raise TypeError(f"inputs must be floating point, got {inputs.dtype}.")
         image = inputs.as_subclass(Tensor)  # networks need no meta data
         if self.strength == 0:
+            with shown_slices(1, self.progress) as advance:
+                advance(inputs.shape[0] if inputs.ndim == 4 else inputs.shape[2 + self.spatial_dim])
             return convert_to_dst_type(image.clone(), inputs)[0]
         slices = self._slices(image)
         numbers, first, last = self._neighbors(inputs, slices)
@@ -203,8 +204,7 @@ class SliceWiseInferer(Inferer):
         target = self._slices(output)
         if (first, last) != (0, slices.shape[1]):
             target[:, :first], target[:, last:] = slices[:, :first], slices[:, last:]
-        with Progress(console=Console(stderr=True), disable=not self.progress) as progress:
-            task = progress.add_task("Restoring slices", total=slices.shape[0] * (last - first))
+        with shown_slices(slices.shape[0] * (last - first), self.progress) as advance:
             for group in range(slices.shape[0]):
                 for start in range(first, last, batch_size):
                     stop_if_asked()
@@ -216,7 +216,7 @@ class SliceWiseInferer(Inferer):
                     middle = self._middle(batch)
                     restored = torch.where(_constant(middle), middle, restored)
                     target[group, chosen] = restored.to(output)
-                    progress.advance(task, len(batch))
+                    advance(len(batch))
         return convert_to_dst_type(output, inputs)[0]
 
     def _neighbors(self, inputs: Tensor, slices: Tensor) -> tuple[Tensor | None, int, int]:

@@ -6,7 +6,7 @@ carries them past the network.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -37,7 +37,8 @@ __all__ = [
 
 Image = TypeVar("Image", np.ndarray, torch.Tensor)
 
-_MR_PERCENTILE = 99.9
+#: Of an MR volume of unusual values, becomes 1.
+MR_PERCENTILE = 99.9
 #: HU: the noise of a CT alone spans more, and so do air and tissue.
 LEAST_CT_SPAN = 50.0
 #: Units of PET that the SUV is worked out from.
@@ -174,10 +175,23 @@ def _pet_range(
 
 
 def _mr_range(image: np.ndarray | torch.Tensor, intensity: IntensityRange) -> IntensityRange:
-    largest = float(image.max())
+    values = torch.as_tensor(image).cpu().numpy()
+    return mr_range(float(image.max()), lambda: float(np.percentile(values, MR_PERCENTILE)), intensity)
+
+
+def mr_range(
+    largest: float, percentile: Callable[[], float], intensity: IntensityRange = INTENSITY_RANGES["MR"]
+) -> IntensityRange:
+    """Choose the range of an MR volume, as :func:`choose_range`, from what is known of it.
+
+    Args:
+        largest: of its values.
+        percentile: returns their :data:`MR_PERCENTILE`.
+        intensity: the usual range.
+    """
     if intensity.upper / 4 <= largest <= intensity.upper or largest <= 0:
         return intensity
-    upper = float(np.percentile(torch.as_tensor(image).cpu().numpy(), _MR_PERCENTILE))
+    upper = percentile()
     upper = upper if upper > 0 else largest  # nearly all of the volume is background
     return replace(intensity, upper=upper, window=(0.0, upper))
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-__all__ = ["available_bytes", "divide_memory", "measure_bytes_per_pixel"]
+__all__ = ["available_bytes", "divide_memory", "measure_bytes_per_pixel", "used_bytes"]
 
 # What kernels allocate inside one operation is not seen: 7 % (BasicUNet) to 50 % (5x5 convolutions) of what is.
 _UNSEEN = 1.25
@@ -54,6 +54,12 @@ def available_bytes(device: torch.device | str = "cpu") -> int | None:
         found.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     found += _container_room()
     return min(found) // _processes if found else None
+
+
+def used_bytes() -> int:
+    """Main memory that this process uses now; 0 where the system does not say."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.is_file() else 0
 
 
 def _container_room(cgroup: Path = Path("/sys/fs/cgroup")) -> list[int]:

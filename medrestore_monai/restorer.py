@@ -16,6 +16,7 @@ import torch
 from monai.bundle import ConfigParser
 from monai.bundle.config_item import ComponentLocator
 from monai.bundle.reference_resolver import ReferenceResolver
+from rich.console import Console
 
 from medrestore_monai.bundles import DEFAULT_BUNDLE, Bundle, open_bundle, read_config
 from medrestore_monai.bundles.settings import (
@@ -27,11 +28,12 @@ from medrestore_monai.bundles.settings import (
     top_of,
 )
 from medrestore_monai.bundles.shared_settings import MODALITY
-from medrestore_monai.data import with_padding, without_offset
+from medrestore_monai.data import check_needs, slices_in, with_padding, without_offset
 from medrestore_monai.engines.errors import root_cause, unwrapped
 from medrestore_monai.files import claim
 from medrestore_monai.images.in_memory import open_in_memory
 from medrestore_monai.notes import Notes, note
+from medrestore_monai.slice_progress import shown_slices
 
 #: Parts of an ``inference.json`` that a restoration runs.
 PARTS = ("network", "load", "scaling", "inferer", "unscaling", "save", "datalist", "evaluator", "run")
@@ -250,7 +252,12 @@ class Restorer:
                 for part in ("load", "scaling", "inferer", "unscaling", "evaluator"):
                     parser.get_parsed_content(part)
                 planned = parser.get_parsed_content("datalist")
-                with claim(Path(planned[0]["output"])):  # two runs with the same work collide here
+                total = sum(
+                    int(item.get("stop") or 0) - int(item.get("start") or 0) or slices_in(item) for item in planned
+                )
+                # two runs with the same work collide here
+                with claim(Path(planned[0]["output"])), shown_slices(total, progress):
+                    self._show_needs(parser, planned, progress)
                     parser.get_parsed_content("run")
                 derivation = parser.get_parsed_content("derivation") if "derivation" in self._config else None
             finally:
@@ -267,6 +274,17 @@ class Restorer:
             weights_sha256=self.weights_sha256,
             settings=dict(getattr(derivation, "parameters", {})),
         )
+
+    def _show_needs(self, parser: ConfigParser, planned: Sequence[Mapping[str, Any]], show: bool) -> None:
+        """Estimate the memory of a restoration, print it, and refuse one that there is too little for."""
+        inferer, load = (parser.get_parsed_content(part) for part in ("inferer", "load"))
+        per_pixel = getattr(inferer, "bytes_per_pixel", None) or 0
+        if self.device.type != "cpu" or getattr(inferer, "strength", 1) == 0:
+            per_pixel = 0
+        needed, free = check_needs(planned, per_pixel, getattr(load, "context", 0))
+        if show:
+            room = "" if free is None else f", {free / 1e9:.1f} GB are free"
+            Console(stderr=True).print(f"Memory: about {needed / 1e9:.2f} GB{room}.", highlight=False, soft_wrap=True)
 
     def _restore(
         self,

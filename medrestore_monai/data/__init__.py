@@ -24,6 +24,7 @@ from medrestore_monai.data.find import (
     walk_folders,
 )
 from medrestore_monai.data.loading import LoadImageOrSeriesd, with_padding, without_offset
+from medrestore_monai.data.needs import check_needs, slices_in
 from medrestore_monai.data.outputs import SaveLikeSourced, check_folder, plan_outputs
 from medrestore_monai.data.pairs import gopro, low_dose_ct, paired_folders, realblur
 from medrestore_monai.data.parts import PatientSplit, read_split, split_by_patient
@@ -36,6 +37,7 @@ __all__ = [
     "SaveLikeSourced",
     "check_folder",
     "check_items",
+    "check_needs",
     "find_images",
     "gopro",
     "is_archive",
@@ -49,6 +51,7 @@ __all__ = [
     "read_split",
     "realblur",
     "split_by_patient",
+    "slices_in",
     "spread_slices",
     "training_slices",
     "training_volumes",

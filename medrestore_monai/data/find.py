@@ -108,7 +108,7 @@ def find_images(folder: str | os.PathLike[str], problems: list[str] | None = Non
     Returns:
         Items with ``path`` (an image file, or the folder, file or archive of a DICOM series), ``series_uid`` (empty if
         the series is alone there), ``patient``, ``name``: the path below ``folder``, and ``slices``: how many files the
-        series has, 0 where that is not known without reading it.
+        series has, 0 where that is not known without reading it, and ``size``: their columns and rows.
 
     Raises:
         ValueError: the folder does not exist or holds no image, or a DICOM file in it is damaged.
@@ -144,7 +144,7 @@ def _series_items(place: Path, root: Path, problems: list[str] | None) -> list[I
             raise
         problems.append(f"{place}: {error}")
         return []
-    return [_item(place, root, one.uid if len(series) > 1 else "", len(one.files)) for one in series]
+    return [_item(place, root, one.uid if len(series) > 1 else "", len(one.files), one.size) for one in series]
 
 
 def _refuse(error: OSError) -> None:
@@ -163,8 +163,8 @@ def _is_archive_of_other_things(path: Path) -> bool:
     return False
 
 
-def _item(path: Path, root: Path, series_uid: str = "", slices: int = 0) -> Item:
+def _item(path: Path, root: Path, series_uid: str = "", slices: int = 0, size: tuple[int, int] = (0, 0)) -> Item:
     relative = path.relative_to(root)
     patient = relative.parts[0] if relative.parts else root.name
-    card = {"patient": patient, "name": str(relative), "slices": slices}
+    card = {"patient": patient, "name": str(relative), "slices": slices, "size": size}
     return {"path": str(path), "series_uid": series_uid, **card}

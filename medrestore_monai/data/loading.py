@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,15 @@ from monai.transforms import MapTransform
 
 from medrestore_monai.data.find import is_image_file
 from medrestore_monai.data.hounsfield import WORD, check_hounsfield
+from medrestore_monai.data.whole import range_of_mr
 from medrestore_monai.dicom import Series, SUVError, SUVOptions, read_series, stores_air, suv_factor
 from medrestore_monai.images import (
+    SLAB_KINDS,
     SLICE_DIM,
     SLICE_ORDER,
+    VolumeFile,
     choose_slice_axis,
+    kind_of,
     read_image,
     read_picture_set,
     slice_order,
@@ -34,6 +39,11 @@ __all__ = ["LoadImageOrSeriesd", "with_padding", "without_offset"]
 def _is_color(meta: Mapping[str, Any]) -> bool:
     """Distinguish pictures ``(3, X, Y)`` from volumes ``(X, Y, Z)``."""
     return bool(meta["original_channel_dim"] == 0)
+
+
+def _close(value: Any) -> None:
+    if isinstance(value, VolumeFile):
+        value.close()
 
 
 class _Kept:
@@ -53,23 +63,18 @@ class _Kept:
             value = self._results.pop(key) if key in self._results else read()
             self._results[key] = value  # the newest is the last
             while len(self._results) > self._count:
-                del self._results[next(iter(self._results))]
+                _close(self._results.pop(next(iter(self._results))))
             return value
 
     def clear(self) -> None:
         """Let go of everything."""
+        for value in getattr(self, "_results", {}).values():
+            _close(value)
         self._results: dict[Hashable, Any] = {}
         self._lock = threading.RLock()
 
     def __reduce__(self) -> tuple[type[_Kept], tuple[int]]:
         return _Kept, (self._count,)  # a worker process reads for itself
-
-
-def _mr_range(volume: np.ndarray) -> list[float]:
-    """MR has no unit: slices and slabs are scaled by the range of their whole volume."""
-    finite = volume[np.isfinite(volume)]  # a slice with other values is refused where it is scaled
-    intensity = choose_range(finite if finite.size else np.zeros(1), "MR")
-    return [intensity.lower, intensity.upper]
 
 
 class LoadImageOrSeriesd(MapTransform):
@@ -149,7 +154,7 @@ class LoadImageOrSeriesd(MapTransform):
             if out.get("array"):
                 out[key] = self._load_picture(path, str(out["array"]), int(out["slice"]))
             elif is_image_file(path):
-                out[key] = self._load_file(path, part)
+                out[key] = self._load_file(path, part, out.get("slice") is not None, int(out.get("slices") or 0))
                 if out.get("slice") is not None:  # items of a batch must have the same keys
                     for name in (SLICE_ORDER, SLICE_DIM, PADDING, "nan_voxels", "source_state"):
                         out[key].meta.pop(name, None)
@@ -172,7 +177,9 @@ class LoadImageOrSeriesd(MapTransform):
         }
         return _tensor(picture.T if color else picture.T[None], np.eye(4), {**meta, **self._said()})
 
-    def _load_file(self, path: Path, part: slice | None) -> MetaTensor:
+    def _load_file(self, path: Path, part: slice | None, single: bool, slices: int) -> MetaTensor:
+        if part is not None and not single and kind_of(path) in SLAB_KINDS:
+            return self._load_slab(path, part, slices)
         array, meta = read_image(path) if part is None else self._open_image(path)
         meta = {**meta, "source": str(path)}
         if not _is_color(meta) and array.ndim == 3:
@@ -192,9 +199,37 @@ class LoadImageOrSeriesd(MapTransform):
             array, meta = self._filled(array, meta, str(path))
             array = array[None]
         if self.modality == "MR":
-            whole = self._of_files.get(path, lambda: _mr_range(self._open_image(path)[0]))
+            whole = self._of_files.get(path, lambda: range_of_mr(lambda: (self._open_image(path)[0],)))
             meta = {**meta, "intensity_range": whole}
         return self._noted(array, meta, str(path))
+
+    def _load_slab(self, path: Path, part: slice, slices: int) -> MetaTensor:
+        """Read some slices of a file whose whole may be larger than the memory."""
+        volume: VolumeFile = self._files.get((path, "slabs"), lambda: VolumeFile(path, self.slice_axis))
+        if slices not in (0, volume.shape[2]):
+            raise ValueError(
+                f"{path} has {volume.shape[2]} slices, where {slices} were planned: give both `slice_axis`."
+            )
+        name, meta = str(path), {**volume.meta, "source": str(path)}
+        if self.slice_axis is None:
+            _note_axis(path, meta["affine"], volume.order)
+        if volume.order != (0, 1, 2):
+            meta |= {SLICE_ORDER: list(volume.order), "affine": meta["affine"][:, [*volume.order, 3]]}
+        if self.modality == "CT":
+            check = partial(check_hounsfield, volume.parts, name, volume.dtype.name, self.hu_offset)
+            self._of_files.get(("HU", path), check)
+        if "nifti_header" in meta:
+            meta[SLICE_STEPS] = steps_of_affine(meta["affine"], volume.shape[2])
+        part, around = self._with_halo(part, volume.shape[2])
+        array, meta = self._filled(
+            volume.slab(part.start, part.stop), {**meta, **around, **_steps_within(meta, part)}, name
+        )
+        if self.modality == "MR":
+            meta["intensity_range"] = self._of_files.get(path, lambda: range_of_mr(volume.parts))
+        elif self.modality is None and volume.dtype.kind == "u":  # pictures: by the highest value of the whole
+            gray = choose_range(np.array(volume.extremes), "GRAY", volume.dtype.name)
+            meta["intensity_range"] = [gray.lower, gray.upper]
+        return self._noted(array[None], meta, name)
 
     def take(self, array: np.ndarray, meta: Mapping[str, Any], name: str = "the image") -> MetaTensor:
         """Check a whole image that was read already, and note of it what is noted of a file.
@@ -254,11 +289,7 @@ class LoadImageOrSeriesd(MapTransform):
         if order == (0, 1, 2):
             return array, meta
         if self.slice_axis is None:
-            spacing = " x ".join(f"{side:.3g}" for side in np.linalg.norm(affine[:3, :3], axis=0))
-            note(
-                f"{path}: by its header (spacing {spacing} mm) its slices lie across axis {axis}, not the third; if "
-                "they do not, give `slice_axis`, 0 to 2."
-            )
+            _note_axis(path, affine, order)
         return array.transpose(order), {**meta, SLICE_ORDER: list(order), "affine": affine[:, [*order, 3]]}
 
     def _filled(self, array: np.ndarray, meta: Mapping[str, Any], name: str) -> tuple[np.ndarray, dict[str, Any]]:
@@ -308,7 +339,7 @@ class LoadImageOrSeriesd(MapTransform):
         }
         if series.modality == "MR" and not whole:
             meta["intensity_range"] = self._of_files.get(
-                (path, series_uid), lambda: _mr_range(series.slab(0, series.shape[2]))
+                (path, series_uid), lambda: range_of_mr(lambda: _slices_of(series))
             )
         if series.modality == "CT" and not stores_air(series.datasets[0]):
             if self.hu_offset is None:
@@ -333,6 +364,20 @@ class LoadImageOrSeriesd(MapTransform):
             return {"suv_factor": suv_factor(series.datasets, self.suv, str(series.source.name))}
         except SUVError as error:
             return {"suv_missing": str(error)}  # an error only where the SUV is needed
+
+
+def _slices_of(series: Series) -> Iterator[np.ndarray]:
+    return (series.slab(index, index + 1) for index in range(series.shape[2]))
+
+
+def _note_axis(path: Path, affine: np.ndarray, order: Sequence[int]) -> None:
+    """Note that slices lie across another axis than the third."""
+    if order[2] != 2:
+        spacing = " x ".join(f"{side:.3g}" for side in np.linalg.norm(affine[:3, :3], axis=0))
+        note(
+            f"{path}: by its header (spacing {spacing} mm) its slices lie across axis {order[2]}, not the third; if "
+            "they do not, give `slice_axis`, 0 to 2."
+        )
 
 
 def _steps_within(meta: Mapping[str, Any], part: slice) -> dict[str, Any]:

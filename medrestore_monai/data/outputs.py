@@ -13,7 +13,15 @@ from medrestore_monai.data.find import IMAGE_SUFFIXES, Item, find_images, is_arc
 from medrestore_monai.data.loading import with_padding, without_offset
 from medrestore_monai.dicom import Derivation, check_replaceable, find_series, read_series, write_derived_series
 from medrestore_monai.files import UsageError, claim, clear_scratch, recover, refuse_links, require_writable
-from medrestore_monai.images import SLICE_ORDER, SlabFile, write_image
+from medrestore_monai.images import (
+    SLAB_KINDS,
+    SLICE_ORDER,
+    SlabFile,
+    kind_of,
+    read_header,
+    write_image,
+    write_volume,
+)
 
 # endings of files that this package does not write, which would be odd names of folders
 _OTHER_KINDS = (
@@ -40,6 +48,7 @@ def plan_outputs(
     overwrite: bool = False,
     slab: int = 0,
     key: str = "image",
+    slice_axis: int | None = None,
 ) -> list[Item]:
     """Decide for every image of a source where its result goes.
 
@@ -51,14 +60,15 @@ def plan_outputs(
         output: a file or folder.
         series_uid: take this DICOM series and nothing else.
         overwrite: allow results that exist.
-        slab: cut DICOM series of more slices than this into items of so many slices each, 0 for whole images. A
-            network that sees neighboring slices needs them read with each slab, see ``context`` of
+        slab: cut DICOM series, NIfTI and TIFF volumes of more slices than this into items of so many slices each, 0 for
+            whole images. A network that sees neighboring slices needs them read with each slab, see ``context`` of
             :class:`~medrestore_monai.data.LoadImageOrSeriesd`.
         key: name of the image in the items.
+        slice_axis: axis that the slices of a volume in a file lie across; ``None``: chosen by its header.
 
     Returns:
         Items with ``key`` (the image's path), ``output`` and ``series_uid``; with ``slab``, also ``start`` and ``stop``
-        of the slab of ``slices`` slices, where ``stop`` is 0 for a whole image.
+        of the slab of ``slices`` slices of ``columns`` and ``rows``, where ``stop`` is 0 for a whole image.
 
     Raises:
         ValueError: the source holds no image, the output is of another kind, output and source lie in one another, or
@@ -79,7 +89,12 @@ def plan_outputs(
         target = _target(Path(item["path"]), source, output)
         result = {key: item["path"], "output": str(target), "series_uid": series_uid}
         targets.append((target, is_image_file(Path(item["path"]))))
-        items += [{**result, **part} for part in _slabs(item["slices"], slab)]
+        if slab < 1:
+            items.append(result)
+            continue
+        columns, rows, slices, parts = _extent(item, series_uid, slice_axis)
+        parts_of_it = _slabs(slices, slab if parts else slices)
+        items += [{**result, "columns": columns, "rows": rows, **part} for part in parts_of_it]
     _check_targets(targets, source, overwrite)
     return items
 
@@ -98,9 +113,25 @@ def check_folder(source: Path, output: Path) -> None:
         raise UsageError(f"the output of {source} is a folder, but {output.name} names a file.")
 
 
+def _extent(item: Item, series_uid: str, slice_axis: int | None) -> tuple[int, int, int, bool]:
+    """Columns, rows and slices of an image, and whether it can be read slab by slab; 0 for what is not known yet."""
+    path = Path(item["path"])
+    if not is_image_file(path):
+        if item["slices"]:
+            return (*item["size"], item["slices"], True)
+        found = [one for one in find_series(path) if series_uid in ("", one.uid)]
+        return (*found[0].size, len(found[0].files), True) if len(found) == 1 else (0, 0, 0, True)
+    try:
+        header = read_header(path, slice_axis)
+    except (ValueError, FileNotFoundError):
+        return 0, 0, 0, False  # it is reported when it is read
+    in_slabs = header.channels == 1 and kind_of(path) in SLAB_KINDS
+    if kind_of(path) == "tiff" and slice_axis not in (None, 2):
+        in_slabs = False
+    return (*header.size, header.slices * (1 if in_slabs else header.channels), in_slabs)
+
+
 def _slabs(slices: int, slab: int) -> list[dict[str, int]]:
-    if slab < 1:
-        return [{}]
     if slices <= slab:
         return [{"start": 0, "stop": 0, "slices": slices}]
     return [{"start": start, "stop": min(start + slab, slices), "slices": slices} for start in range(0, slices, slab)]
@@ -225,7 +256,10 @@ class SaveLikeSourced(Transform):
             volume = values if isinstance(values, SlabFile) else values[0]
             write_derived_series(series, volume, target, self.derivation, self.overwrite)
         else:
-            write_image(target, _in_order_of_file(values, meta), like=meta, overwrite=self.overwrite)
+            if isinstance(values, SlabFile):
+                write_volume(target, values, meta, self.overwrite)
+            else:
+                write_image(target, _in_order_of_file(values, meta), like=meta, overwrite=self.overwrite)
 
     def close(self) -> None:
         """Give up the slabs of a volume that is not finished."""

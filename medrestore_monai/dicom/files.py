@@ -24,7 +24,7 @@ from medrestore_monai.dicom.checks import (
     known_modality,
     reading,
 )
-from medrestore_monai.files import ScratchFolder, file_mode, walk
+from medrestore_monai.files import ScratchFolder, file_mode, naming, require_space, unpack_limit, walk
 from medrestore_monai.stopping import stop_if_asked
 from medrestore_monai.texts import printable
 
@@ -32,8 +32,6 @@ DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _OTHER_FORMATS = (".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".img", ".mgz", ".mgh")  # that SimpleITK or nibabel convert
 _DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
-_MAX_UNPACKED = 2 << 30  # an archive may always unpack to this many bytes ...
-_MAX_RATIO = 20  # ... or to this many times its own size; CT compresses two- to fivefold
 _MAX_MEMBERS = 100_000
 _LONGEST_FIRST = 1024  # bytes that the first element of a file may have; it is a length, a character set or a type
 
@@ -59,6 +57,7 @@ class SeriesInfo:
         description: SeriesDescription.
         files: in no order.
         localizer: all of them are localizer (scout) images.
+        size: columns and rows of one of them, 0 where its header has none.
         archive: keeps the unpacked files of an archive until the last series of it is forgotten.
     """
 
@@ -67,6 +66,7 @@ class SeriesInfo:
     description: str
     files: tuple[SourceFile, ...]
     localizer: bool = False
+    size: tuple[int, int] = (0, 0)
     archive: ScratchFolder | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
@@ -83,6 +83,7 @@ class _Header(NamedTuple):
     modality: str
     description: str
     localizer: bool
+    size: tuple[int, int]
 
 
 def find_series(path: str | os.PathLike[str], problems: list[str] | None = None) -> list[SeriesInfo]:
@@ -125,6 +126,7 @@ def find_series(path: str | os.PathLike[str], problems: list[str] | None = None)
             group[0].description,
             tuple(header.file for header in group),
             all(header.localizer for header in group),
+            group[0].size,
             archive,
         )
         for uid, group in groups.items()
@@ -187,19 +189,20 @@ def _unpack_to(folder: Path, path: Path) -> list[SourceFile]:
     try:
         with zipfile.ZipFile(path) as packed:
             members = [member for member in packed.infolist() if not member.is_dir()]
-            limit = max(_MAX_UNPACKED, _MAX_RATIO * path.stat().st_size)
+            limit = unpack_limit(path.stat().st_size)
             total = sum(member.file_size for member in members)
             if total > limit or len(members) > _MAX_MEMBERS:
                 raise DicomError(
                     f"{path.name} would unpack to {total / 2**30:.1f} GiB in {len(members)} files, "
                     f"where at most {limit / 2**30:.1f} GiB in {_MAX_MEMBERS} files are accepted."
                 )
+            require_space(folder, total)
             for number, member in enumerate(members):
                 stop_if_asked()
                 # names inside an archive are not to be trusted: keep the suffix only, the rest is a label
                 name = PurePosixPath(member.filename).name
                 target = folder / (f"{number:06d}" + "".join(re.findall(r"\.[A-Za-z]+$", name)).lower())
-                with packed.open(member) as source, target.open("wb") as sink:
+                with naming(folder), packed.open(member) as source, target.open("wb") as sink:
                     shutil.copyfileobj(source, sink)
                 target.chmod(file_mode(path))
                 if not name.startswith("."):
@@ -241,7 +244,7 @@ def _group_header(file: SourceFile, alone: bool) -> _Header | None:
             return None
         if not bare and _is_index(file):
             return None
-        tags = ["SOPClassUID", "SeriesInstanceUID", "Modality", "SeriesDescription", "ImageType"]
+        tags = ["SOPClassUID", "SeriesInstanceUID", "Modality", "SeriesDescription", "ImageType", "Columns", "Rows"]
         ds = pydicom.dcmread(str(file.path), stop_before_pixels=True, force=bare, specific_tags=tags)
         if bare and (ds.get("SOPClassUID") or "") in ("", *IMAGE_CLASSES, *ENHANCED_CLASSES):
             raise DicomError(
@@ -252,7 +255,8 @@ def _group_header(file: SourceFile, alone: bool) -> _Header | None:
                 raise DicomError(f"{file.label} has no {keyword} (cut short or stripped), so its series is unknown.")
         localizer = "LOCALIZER" in [str(value).strip() for value in ds.get("ImageType", None) or []]
         sop_class, series, modality, description = (str(ds.get(keyword) or "") for keyword in tags[:4])
-        return _Header(file, sop_class, series, known_modality(modality), description, localizer)
+        size = int(ds.get("Columns") or 0), int(ds.get("Rows") or 0)
+        return _Header(file, sop_class, series, known_modality(modality), description, localizer, size)
 
 
 def _is_index(file: SourceFile) -> bool:

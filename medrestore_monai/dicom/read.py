@@ -20,11 +20,11 @@ from medrestore_monai.dicom.checks import (
     DicomError,
     check_alike,
     check_slice,
-    decoding,
     reading,
     rescale,
     storable,
 )
+from medrestore_monai.dicom.decoding import decode_file
 from medrestore_monai.dicom.files import SeriesInfo, SourceFile, find_series
 from medrestore_monai.dicom.frames import check_frame
 from medrestore_monai.dicom.geometry import series_grid
@@ -126,7 +126,7 @@ class Series:
         stop_if_asked()
         file = self.files[index]
         with reading(file.label):
-            stored = _decode(pydicom.dcmread(str(file.path)), file.label, index not in self._whole)
+            stored = _decode(pydicom.dcmread(str(file.path)), file, index not in self._whole)
         self._whole.add(index)
         return stored
 
@@ -247,19 +247,19 @@ def _decode_header(ds: Dataset, little_endian: bool) -> None:
             ds[element.tag] = DataElement(element.tag, element.VR, _Bytes(raw.value), already_converted=True)
 
 
-def _decode(ds: Dataset, label: str, check: bool) -> np.ndarray:
+def _decode(ds: Dataset, file: SourceFile, check: bool) -> np.ndarray:
     """Stored values of a slice, ``(X, Y)``, checked against the number of bits the header declares.
 
     Args:
         ds: with pixel data.
-        label: name of the file in the message.
+        file: that it was read from.
         check: see whether compressed data are whole, too.
     """
-    syntax = ds.file_meta.TransferSyntaxUID
+    syntax, label = ds.file_meta.TransferSyntaxUID, file.label
     rows, columns, bits = int(ds.Rows), int(ds.Columns), int(ds.BitsStored)
     dtype = np.dtype(f"{'iu'[ds.PixelRepresentation == 0]}{int(ds.BitsAllocated) // 8}")
     if syntax.is_compressed:
-        stored = _decompress(ds, label, check)
+        stored = _decompress(ds, file, check)
     elif syntax.is_little_endian:
         stored = np.frombuffer(ds.PixelData, dtype.newbyteorder("<"), count=rows * columns).reshape(rows, columns)
     else:
@@ -272,23 +272,24 @@ def _decode(ds: Dataset, label: str, check: bool) -> np.ndarray:
     return stored.astype(dtype).T
 
 
-def _decompress(ds: Dataset, label: str, check: bool) -> np.ndarray:
-    syntax = ds.file_meta.TransferSyntaxUID
+def _decompress(ds: Dataset, file: SourceFile, check: bool) -> np.ndarray:
+    syntax, label = ds.file_meta.TransferSyntaxUID, file.label
+    if check:
+        check_frame(ds, label)
+    decoded = decode_file(file.path, int(ds.Rows) * int(ds.Columns) * int(ds.BitsAllocated) // 8)
+    if decoded.array is not None and not decoded.problem:
+        return decoded.array
+    if decoded.problem == "warned":
+        raise DicomError(f"{label} is damaged: the decoder of its pixel data warns of them.")
     package = _DECODERS.get(syntax.rpartition("1.2.")[2], _JPEG)
-    try:
-        if check:
-            check_frame(ds, label)
-        with decoding(label):
-            return ds.pixel_array
-    except DicomError:
-        raise
-    except Exception as error:  # a decoder may raise anything
-        if "missing" in str(error) or isinstance(error, NotImplementedError):
-            reason = f"no decoder for it is installed: pip install {package}"
-        else:
-            reason = f"the data are damaged or need another decoder, such as that of: pip install {package}"
-        name = syntax.name if syntax.name != syntax else "an unknown transfer syntax"
-        raise DicomError(f"{label} is compressed ({name}) and {reason}.") from None
+    reason = {
+        "missing": f"no decoder for it is installed: pip install {package}",
+        "memory": "unpacks to more than its header declares: it is damaged, or made to harm",
+        "time": "its decoder does not come to an end: it is damaged, or made to harm",
+        "crashed": "its decoder crashed: it is damaged, or made to harm",
+    }.get(decoded.problem, f"the data are damaged or need another decoder, such as that of: pip install {package}")
+    name = syntax.name if syntax.name != syntax else "an unknown transfer syntax"
+    raise DicomError(f"{label} is compressed ({name}) and {reason}.")
 
 
 class DicomSeriesReader(ImageReader):

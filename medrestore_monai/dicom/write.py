@@ -276,6 +276,8 @@ def _ds_text(ds: Dataset) -> str:
 
 
 def _set_pixels(ds: Dataset, stored: _Stored) -> None:
+    # decoders need what some writers leave out
+    ds.SamplesPerPixel, ds.HighBit = 1, int(ds.BitsStored) - 1
     if stored.slope is not None:
         ds.RescaleSlope, ds.RescaleIntercept = stored.slope, "0"
         ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 16, 15

@@ -11,6 +11,7 @@ from medrestore_monai.files.checks import DataError, UsageError, refuse_links, r
 from medrestore_monai.files.lock import lock_file
 from medrestore_monai.files.scratch import ScratchFolder, clear_scratch
 from medrestore_monai.files.source import file_mode, folder_mode, refuse_change, state_of
+from medrestore_monai.files.unpacking import unpack_limit
 from medrestore_monai.files.walks import is_regular, walk
 from medrestore_monai.files.workspace import Workspace, claim, recover
 
@@ -35,5 +36,6 @@ __all__ = [
     "require_space",
     "require_writable",
     "state_of",
+    "unpack_limit",
     "walk",
 ]

@@ -11,23 +11,28 @@ pixels as stored, and their orientation beside them. Which texts of a source a r
 """
 
 from medrestore_monai.images.arrays import list_arrays, read_picture_set
-from medrestore_monai.images.files import KINDS, ImageFileReader, read_image, write_image
+from medrestore_monai.images.files import KINDS, ImageFileReader, kind_of, read_image, write_image
 from medrestore_monai.images.headers import ImageHeader, read_header
 from medrestore_monai.images.slab_file import SlabFile
 from medrestore_monai.images.slice_axis import SLICE_DIM, SLICE_ORDER, choose_slice_axis, slice_order
+from medrestore_monai.images.volumes import SLAB_KINDS, VolumeFile, write_volume
 
 __all__ = [
     "KINDS",
+    "SLAB_KINDS",
     "SLICE_DIM",
     "SLICE_ORDER",
     "ImageFileReader",
     "ImageHeader",
     "SlabFile",
+    "VolumeFile",
     "choose_slice_axis",
+    "kind_of",
     "list_arrays",
     "read_header",
     "read_image",
     "read_picture_set",
     "slice_order",
     "write_image",
+    "write_volume",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 import warnings
@@ -19,6 +20,7 @@ _HARMLESS = (Image.DecompressionBombWarning, DeprecationWarning, FutureWarning, 
 #: What nibabel says of headers that only other programs cannot read, or that know no size of a voxel.
 _HARMLESS_RECORDS = ("divisible by 16", "should be non-zero")
 _LONGEST_REASON = 160
+_OF_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of temporary files: the image is not to blame
 
 
 class UnfitImageError(ValueError):
@@ -37,12 +39,18 @@ def explained(path: Path) -> Iterator[None]:
             yield
     except (FileNotFoundError, PermissionError, UnfitImageError):
         raise
+    except OSError as error:
+        if error.errno in _OF_DISK:
+            raise
+        raise _damaged(path, error) from error
     except Exception as error:  # a parser may raise anything on damaged data
         if "imagecodecs" in str(error):  # tifffile, of LZW, JPEG and others
             raise ValueError(f"{path} is compressed in a way that needs a package: pip install imagecodecs.") from error
-        raise ValueError(
-            f"{path} cannot be read, it is damaged, cut short or of another kind: {_reason(error)}."
-        ) from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} cannot be read, it is damaged, cut short or of another kind: {_reason(error)}.")
 
 
 @contextmanager

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,7 @@ def read_image(path: Path | str) -> tuple[np.ndarray, dict[str, Any]]:
     sizes = meta.pop("tiff_sizes", 1)
     if sizes > 1:
         note(f"{path}: only the largest of the {sizes} sizes of the picture is kept.", stacklevel=2)
-    if stored.dtype.name not in _TYPES:
-        raise ValueError(f"{path}: expected numbers of type {', '.join(_TYPES)}, got {stored.dtype}.")
+    check_types(path, stored.dtype)
     color = meta.pop("color", False)
     if stored.ndim not in ((3,) if color else (2, 3)) or stored.size == 0:
         raise ValueError(f"{path}: expected one 2D image or 3D volume, got the shape {stored.shape}.")
@@ -100,30 +100,68 @@ def read_image(path: Path | str) -> tuple[np.ndarray, dict[str, Any]]:
     if problem:
         raise ValueError(f"{path} has {problem}.")
     image = scaled(stored, slope, inter)
-    bad, padding = int(np.isinf(image).sum()), int(np.isnan(image).sum())
-    if bad or padding == image.size:
-        raise ValueError(f"{path} has {bad or padding} infinite or NaN values: expected finite ones.")
+    padding = int(np.isnan(image).sum())
+    refuse_infinite(path, int(np.isinf(image).sum()), padding, image.size)
     if padding:
         meta["nan_voxels"] = padding
-    affine = meta.setdefault("affine", np.eye(4))
-    meta.update(
-        kind=kind,
-        original_affine=affine.copy(),
-        original_dtype=stored.dtype.name,
-        spatial_shape=np.asarray(image.shape[-2:] if color else image.shape),
-        original_channel_dim=0 if color else float("nan"),
-        space="RAS",
-        filename_or_obj=str(path),
-    )
-    if stored.dtype.kind in "iu" and are_too_large(image, slope):
-        if kind != "nifti":
-            raise ValueError(f"{path}: its integers are too large to be restored exactly, expected at most {2**22}.")
-        note(f"{path}: float32 cannot hold its numbers exactly; it will be written as float32.", stacklevel=2)
+    meta = describe(meta, path, kind, stored.dtype, image.shape[-2:] if color else image.shape, color)
+    if too_large(path, kind, stored.dtype, float(np.abs(image).max()), slope):
         meta["original_dtype"] = "float32"
     return image, meta
 
 
-def are_too_large(image: np.ndarray, slope: float = 1.0) -> bool:
+def check_types(path: Path, dtype: np.dtype) -> None:
+    """Refuse a file of other numbers than are restored.
+
+    Raises:
+        ValueError: it holds such.
+    """
+    if dtype.name not in _TYPES:
+        raise ValueError(f"{path}: expected numbers of type {', '.join(_TYPES)}, got {dtype}.")
+
+
+def refuse_infinite(path: Path, infinite: int, nans: int, size: int) -> None:
+    """Refuse an image with infinite values, or without finite ones.
+
+    Raises:
+        ValueError: it is such.
+    """
+    if infinite or nans == size:
+        raise ValueError(f"{path} has {infinite or nans} infinite or NaN values: expected finite ones.")
+
+
+def describe(
+    meta: dict[str, Any], path: Path, kind: str, dtype: np.dtype, shape: Sequence[int], color: bool
+) -> dict[str, Any]:
+    """Add to the meta data of a reader what those of all kinds have."""
+    affine = meta.setdefault("affine", np.eye(4))
+    return {
+        **meta,
+        "kind": kind,
+        "original_affine": affine.copy(),
+        "original_dtype": dtype.name,
+        "spatial_shape": np.asarray(shape),
+        "original_channel_dim": 0 if color else float("nan"),
+        "space": "RAS",
+        "filename_or_obj": str(path),
+    }
+
+
+def too_large(path: Path, kind: str, dtype: np.dtype, largest: float, slope: float) -> bool:
+    """Say, with a note, whether a NIfTI file of integers has to be written as float32.
+
+    Raises:
+        ValueError: a file of another kind has to.
+    """
+    if dtype.kind not in "iu" or not are_too_large(np.float64(largest), slope):
+        return False
+    if kind != "nifti":
+        raise ValueError(f"{path}: its integers are too large to be restored exactly, expected at most {2**22}.")
+    note(f"{path}: float32 cannot hold its numbers exactly; it will be written as float32.", stacklevel=3)
+    return True
+
+
+def are_too_large(image: np.ndarray | np.float64, slope: float = 1.0) -> bool:
     """Say whether an image of integers times ``slope`` holds larger ones than rounding a float32 result finds again.
 
     float32 distinguishes 2**24 integers; a quarter of that in steps of the slope is taken.
@@ -152,22 +190,52 @@ def write_image(path: Path | str, array: Any, like: Mapping[str, Any] | None = N
     path = Path(path)
     kind = kind_of(path)
     like = dict(like or {})
-    source = Path(str(like["filename_or_obj"])) if "filename_or_obj" in like else None
-    if source is not None and path.exists() and source.exists() and path.samefile(source):
+    check_place(path, like, overwrite)
+    stored = stored_values(path, kind, np.asarray(array), like)
+    with open_result(path, like, overwrite) as file:
+        if kind == "nifti":
+            write_nifti(file, stored, like)
+        else:
+            _WRITERS[kind](file, stored, like)
+    return path
+
+
+def check_place(path: Path, like: Mapping[str, Any], overwrite: bool) -> None:
+    """Refuse to write over the source, or over anything where that was not asked for.
+
+    Raises:
+        FileExistsError: see :func:`write_image`.
+        ValueError: see there.
+    """
+    source = _source_of(like)
+    if source is not None and path.exists() and path.samefile(source):
         raise ValueError(f"{path} is the source image, which is never overwritten.")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists already.")
-    stored = stored_values(path, kind, np.asarray(array), like)
-    source = source if source is not None and source.exists() else None
+
+
+@contextmanager
+def open_result(path: Path, like: Mapping[str, Any], overwrite: bool) -> Iterator[Any]:
+    """Open a file to write a result to, packed where its name says so, with the permissions of its source.
+
+    Raises:
+        DataError: the source has changed meanwhile.
+    """
+    source = _source_of(like)
     with atomic_result(path, overwrite, None if source is None else file_mode(source)) as file:
         if _ending(path) == ".nii.gz":
             with gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:  # no name, no time: same image, same bytes
-                write_nifti(packed, stored, like)
+                yield packed
         else:
-            _WRITERS[kind](file, stored, like)
+            yield file
         if source is not None:
             refuse_change(like.get("source_state"), state_of([source]), str(source))
-    return path
+
+
+def _source_of(like: Mapping[str, Any]) -> Path | None:
+    """The file that an image was read from, if it is still there."""
+    source = Path(str(like.get("filename_or_obj", "")))
+    return source if source.is_file() else None
 
 
 class ImageFileReader(ImageReader):
@@ -254,10 +322,7 @@ def stored_values(path: Path | str, kind: str, array: np.ndarray, like: Mapping[
         raise ValueError(f"{path}: {kind.upper()} holds one slice, got {array.shape[-1]}.")
     if kind in ("nifti", "npy", "npz") and color:
         raise ValueError(f"{path}: a color picture is written as PNG, TIFF or JPEG.")
-    dtype = np.dtype(str(like.get("original_dtype", array.dtype.name)))
-    slope, inter = float(like.get("scl_slope", 1.0)), float(like.get("scl_inter", 0.0))
-    if (slope, inter) != (1.0, 0.0) and not (kind == "nifti" and "nifti_header" in like):
-        dtype, slope, inter = np.dtype(np.float32), 1.0, 0.0  # the other formats have no place for a slope
+    dtype, slope, inter = stored_type(kind, like, array.dtype)
     types = _SAMPLE_TYPES.get((kind, color), _TYPES)
     if dtype.name not in types:
         raise ValueError(f"{path}: expected values of type {' or '.join(types)}, got {dtype}.")
@@ -265,14 +330,36 @@ def stored_values(path: Path | str, kind: str, array: np.ndarray, like: Mapping[
         raise ValueError(f"{path}: the image to write has NaN or infinite values.")
     if dtype.kind == "f":
         if dtype == np.float64 and array.dtype == np.float32:
-            note(
-                f"{path} is written as float64 like its source, but was computed in float32: about 7 digits are exact.",
-                stacklevel=3,
-            )
+            note_digits(path)
         if array.dtype == np.float32 and (dtype == np.float64 or like.get("hu_offset")):
             return _with_own_digits(array, like).astype(dtype)
         return array.astype(dtype)
-    return _rounded(path, array, dtype, slope, inter)
+    stored, clipped = rounded(array, dtype, slope, inter)
+    note_clipped(path, clipped, array.size, dtype)
+    return stored
+
+
+def stored_type(kind: str, like: Mapping[str, Any], default: np.dtype) -> tuple[np.dtype, float, float]:
+    """Type, slope and intercept that an image is stored with."""
+    dtype = np.dtype(str(like.get("original_dtype", default.name)))
+    slope, inter = float(like.get("scl_slope", 1.0)), float(like.get("scl_inter", 0.0))
+    if (slope, inter) != (1.0, 0.0) and not (kind == "nifti" and "nifti_header" in like):
+        return np.dtype(np.float32), 1.0, 0.0  # the other formats have no place for a slope
+    return dtype, slope, inter
+
+
+def note_digits(path: Path | str) -> None:
+    """Note that a result of type float64 was computed in float32."""
+    note(
+        f"{path} is written as float64 like its source, but was computed in float32: about 7 digits are exact.",
+        stacklevel=4,
+    )
+
+
+def note_clipped(path: Path | str, clipped: int, size: int, dtype: np.dtype) -> None:
+    """Note how many values were clipped, if there are any."""
+    if clipped:
+        note(f"{path}: {clipped} of {size} values lie outside the range of {dtype} and were clipped.", stacklevel=4)
 
 
 def _with_own_digits(array: np.ndarray, like: Mapping[str, Any]) -> np.ndarray:
@@ -280,20 +367,25 @@ def _with_own_digits(array: np.ndarray, like: Mapping[str, Any]) -> np.ndarray:
 
     A loader may have added a ``hu_offset``, which is taken off again here: both round.
     """
-    own: np.ndarray = array.astype(np.float64)
-    source = Path(str(like.get("filename_or_obj", "")))
-    if source.is_file():
-        with explained(source):
-            stored, meta = _READERS[kind_of(source)](source)
-        exact = stored.astype(np.float64) * meta.get("scl_slope", 1.0) + meta.get("scl_inter", 0.0)
-        offset = np.float32(like.get("hu_offset", 0))
-        if exact.shape == own.shape:
-            own = np.where(array == (exact.astype(np.float32) + offset) - offset, exact, own)
-    return own
+    source = _source_of(like)
+    if source is None:
+        return array.astype(np.float64)
+    with explained(source):
+        stored, meta = _READERS[kind_of(source)](source)
+    return own_digits(array, stored, {**like, **meta})
 
 
-def _rounded(path: Path | str, array: np.ndarray, dtype: np.dtype, slope: float, inter: float) -> np.ndarray:
-    """Undo slope and intercept, round, and clip to the type's range, a slice at a time."""
+def own_digits(array: np.ndarray, stored: np.ndarray, like: Mapping[str, Any]) -> np.ndarray:
+    """Give float32 values as float64, with all the digits of those that are still what the source has ``stored``."""
+    exact = stored.astype(np.float64) * like.get("scl_slope", 1.0) + like.get("scl_inter", 0.0)
+    offset = np.float32(like.get("hu_offset", 0))
+    if exact.shape != array.shape:
+        return array.astype(np.float64)
+    return np.where(array == (exact.astype(np.float32) + offset) - offset, exact, array.astype(np.float64))
+
+
+def rounded(array: np.ndarray, dtype: np.dtype, slope: float, inter: float) -> tuple[np.ndarray, int]:
+    """Undo slope and intercept, round, and clip to the type's range, a slice at a time; also how many are clipped."""
     limits = np.iinfo(dtype)
     stored, clipped = np.empty(array.shape, dtype=dtype), 0
     for index in range(array.shape[-1]):
@@ -301,8 +393,4 @@ def _rounded(path: Path | str, array: np.ndarray, dtype: np.dtype, slope: float,
         inside = values.clip(limits.min, limits.max)
         clipped += int(np.count_nonzero(inside != values))
         stored[..., index] = inside
-    if clipped:
-        note(
-            f"{path}: {clipped} of {array.size} values lie outside the range of {dtype} and were clipped.", stacklevel=4
-        )
-    return stored
+    return stored, clipped

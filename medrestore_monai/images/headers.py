@@ -39,11 +39,12 @@ class ImageHeader:
     channels: int
 
 
-def read_header(path: Path | str) -> ImageHeader:
+def read_header(path: Path | str, axis: int | None = None) -> ImageHeader:
     """Return what an image file holds; a file whose end looks cut off is decoded to make sure.
 
     Args:
         path: a file as in :func:`~medrestore_monai.images.read_image`.
+        axis: that the slices of a volume lie across; ``None``: chosen by the header.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -54,7 +55,10 @@ def read_header(path: Path | str) -> ImageHeader:
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
     with explained(path):
-        size, color, whole = {"nifti": _nifti, "png": _png, "jpeg": _jpeg, "tiff": _tiff}.get(kind, _numpy)(path)
+        if kind == "nifti":
+            size, color, whole = _nifti(path, axis)
+        else:
+            size, color, whole = {"png": _png, "jpeg": _jpeg, "tiff": _tiff}.get(kind, _numpy)(path)
     if len(size) not in (2, 3) or 0 in size:
         raise ValueError(f"{path}: expected one 2D image or 3D volume, got the shape {size}.")
     if not whole:
@@ -74,11 +78,12 @@ def _tiff(path: Path) -> tuple[tuple[int, ...], bool, bool]:
     return shape[-2::-1] if color else shape[::-1], color, whole
 
 
-def _nifti(path: Path) -> tuple[tuple[int, ...], bool, bool]:
+def _nifti(path: Path, given: int | None) -> tuple[tuple[int, ...], bool, bool]:
     image, shape = open_nifti(path)
     size = shape
     if len(shape) == 3:
-        axis = choose_slice_axis(shape, image.affine, image.header.get_dim_info()[2])
+        chosen = choose_slice_axis(shape, image.affine, image.header.get_dim_info()[2])
+        axis = chosen if given is None else given
         size = tuple(shape[one] for one in slice_order(image.affine, axis))
     promised = int(image.dataobj.offset) + int(np.prod(size)) * image.get_data_dtype().itemsize
     if path.name.lower().endswith(".gz"):

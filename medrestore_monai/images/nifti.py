@@ -11,11 +11,12 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from medrestore_monai.files import unpack_limit
 from medrestore_monai.images.damage import UnfitImageError
 from medrestore_monai.images.slice_axis import SLICE_DIM
 from medrestore_monai.images.whole import check_nothing_follows
 
-__all__ = ["nifti_meta", "open_nifti", "read_nifti", "write_nifti"]
+__all__ = ["is_packed", "nifti_meta", "open_nifti", "read_nifti", "write_nifti", "write_nifti_header"]
 
 # fields of the header that a result does not get, see descriptions.py
 _TEXTS = ("descrip", "aux_file", "intent_name", "data_type", "db_name", "unused_str")
@@ -31,7 +32,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     image, shape = open_nifti(path)
     stored = image.dataobj.get_unscaled()
     end = int(image.dataobj.offset) + stored.nbytes
-    check_nothing_follows((_unpacked_size(path) if _is_packed(path) else path.stat().st_size) - end)
+    check_nothing_follows((_unpacked_size(path, end) if is_packed(path) else path.stat().st_size) - end)
     return stored.reshape(shape), nifti_meta(image)
 
 
@@ -51,14 +52,21 @@ def nifti_meta(image: Any) -> dict[str, Any]:
     return meta
 
 
-def _is_packed(path: Path) -> bool:
+def is_packed(path: Path) -> bool:
+    """Tell by its name whether a file is packed with gzip."""
     return path.name.lower().endswith(".gz")
 
 
-def _unpacked_size(path: Path) -> int:
-    """Read a gzip file to its end, where its check sum is: who takes the voxels alone does not get there."""
+def _unpacked_size(path: Path, expected: int) -> int:
+    """Read a gzip file to its end, where its check sum is: who takes the voxels alone does not get there.
+
+    It stops where there is more than expected.
+    """
+    size = 0
     with gzip.open(path) as file:
-        return sum(len(part) for part in iter(lambda: file.read(1 << 20), b""))
+        while size <= expected and (part := file.read(1 << 20)):
+            size += len(part)
+    return size
 
 
 def open_nifti(path: Path) -> tuple[Any, tuple[int, ...]]:
@@ -69,9 +77,20 @@ def open_nifti(path: Path) -> tuple[Any, tuple[int, ...]]:
     """
     image = nib.load(path)
     shape, dtype = image.shape, image.get_data_dtype()
+    promised, size = math.prod(shape) * dtype.itemsize, path.stat().st_size
     # no deflate stream grows more than 1032 times
-    if math.prod(shape) * dtype.itemsize > 1032 * path.stat().st_size:
+    if promised > 1032 * size:
         raise OSError(f"the header promises {shape} voxels, more than the file can hold")
+    if promised > unpack_limit(size):
+        raise UnfitImageError(
+            f"{path} would unpack to {promised / 2**30:.1f} GiB, where at most {unpack_limit(size) / 2**30:.1f} GiB "
+            "are accepted of so small a file: unpack it first (gunzip) if it is what it should be."
+        )
+    if np.isinf(_stored_slope(path)):
+        raise UnfitImageError(
+            f"{path} has the slope (scl_slope) inf, which programs read differently: write it as 1 or 0 if its numbers "
+            "are what they stand for."
+        )
     if not np.isfinite(image.affine).all():
         raise OSError("its affine is not finite")
     if len(shape) > 3 and any(side != 1 for side in shape[3:]):
@@ -79,6 +98,15 @@ def open_nifti(path: Path) -> tuple[Any, tuple[int, ...]]:
             f"{path}: expected one 2D image or 3D volume, got a series of shape {shape}: split it first."
         )
     return image, tuple(int(side) for side in shape[:3])
+
+
+def _stored_slope(path: Path) -> float:
+    """The slope as the header has it, which nibabel replaces where it is not finite."""
+    with gzip.open(path) if is_packed(path) else path.open("rb") as file:
+        header = nib.Nifti1Header.from_fileobj(file, check=False)
+    if int(header["sizeof_hdr"]) not in (348, 348 << 24):
+        return 1.0
+    return float(header["scl_slope"])
 
 
 def write_nifti(file: Any, stored: np.ndarray, like: Mapping[str, Any]) -> None:
@@ -89,25 +117,32 @@ def write_nifti(file: Any, stored: np.ndarray, like: Mapping[str, Any]) -> None:
         stored: shape ``(X, Y[, Z])``, before slope and intercept.
         like: meta data of :func:`read_nifti`.
     """
+    write_nifti_header(file, stored.shape, stored.dtype, like)
+    file.write(stored.tobytes(order="F"))
+
+
+def write_nifti_header(file: Any, shape: tuple[int, ...], dtype: np.dtype, like: Mapping[str, Any]) -> None:
+    """Write what comes before the stored numbers, see :func:`write_nifti`."""
     if "nifti_header" in like:
         header = _header(np.asarray(like["nifti_header"], dtype=np.uint8).tobytes())
         for name in _TEXTS:
             if name in header.keys():  # noqa: SIM118
                 header[name] = b""
     else:
-        image = nib.Nifti1Image(stored, np.asarray(like.get("affine", np.eye(4)), dtype=np.float64))
-        header = image.header
+        affine = np.asarray(like.get("affine", np.eye(4)), dtype=np.float64)
+        header = nib.Nifti1Header()
+        header.set_data_shape(shape)
+        header.set_zooms(np.linalg.norm(affine[:3, :3], axis=0)[: len(shape)])
         header.set_xyzt_units("mm")
-        header.set_sform(image.affine, code="scanner")
-        header.set_qform(image.affine, code="scanner")
-    scaled = stored.dtype.kind in "iu" and "nifti_header" in like
+        header.set_sform(affine, code="scanner")
+        header.set_qform(affine, code="scanner")
+    scaled = dtype.kind in "iu" and "nifti_header" in like
     header["scl_slope"] = float(like.get("scl_slope", 1.0)) if scaled else 1.0
     header["scl_inter"] = float(like.get("scl_inter", 0.0)) if scaled else 0.0
-    header.set_data_dtype(stored.dtype)
+    header.set_data_dtype(dtype)
     # the data follow the header, four bytes that say whether there are extensions, and these
     header["vox_offset"] = header["sizeof_hdr"] + 4 + header.extensions.get_sizeondisk()
     header.write_to(file)
-    file.write(stored.tobytes(order="F"))
 
 
 def _header(block: bytes) -> Any:

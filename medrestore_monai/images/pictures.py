@@ -11,7 +11,7 @@ import io
 import json
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,7 +23,17 @@ from medrestore_monai.images.damage import UnfitImageError
 from medrestore_monai.images.descriptions import technical_description
 from medrestore_monai.images.whole import check_tiff, png_chunks
 
-__all__ = ["open_png", "orientation_exif", "read_png", "read_tiff", "tiff_layout", "write_png", "write_tiff"]
+__all__ = [
+    "checked_tiff",
+    "open_png",
+    "orientation_exif",
+    "read_png",
+    "read_tiff",
+    "tiff_layout",
+    "write_png",
+    "write_tiff",
+    "write_tiff_pages",
+]
 
 ORIENTATION = 274
 _TURNED = range(2, 9)  # orientations; 1 is upright, others mean nothing
@@ -140,35 +150,44 @@ def read_tiff(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
         Exception: whatever tifffile raises on a damaged file; OSError if it lacks some pixels.
     """
     with tifffile.TiffFile(path) as tiff:
-        shape, color = tiff_layout(path, tiff)
-        series = tiff.series[0]
-        page = series.keyframe
-        for index, one in enumerate(series.pages):
-            if one is None and series.dataoffset is None:
-                raise OSError(f"its page {index} is missing")
-            if one is not None:
-                check_tiff(one if isinstance(one, tifffile.TiffPage) else one.aspage(), path.stat().st_size)
-        rows = series.asarray().reshape(shape)
-        meta: dict[str, Any] = {
-            "tiff_sizes": len(series.levels),
-            "tiff_photometric": tifffile.PHOTOMETRIC(page.photometric).name,
-            "tiff_compressed": int(page.compression != 1),
-            "color": color,
-        }
-        if "XResolution" in page.tags and "YResolution" in page.tags:
-            resolution = [page.tags[f"{axis}Resolution"].value for axis in "XY"]
-            unit = page.tags["ResolutionUnit"].value if "ResolutionUnit" in page.tags else 2
-            if all(bottom > 0 for _, bottom in resolution):
-                meta["tiff_resolution"] = [int(v) for pair in resolution for v in pair] + [int(unit)]
-        description = technical_description(page.description)
-        if description:
-            meta["tiff_description"] = description
-        if page.tags.valueof(ORIENTATION) in _TURNED:
-            meta["orientation"] = int(page.tags.valueof(ORIENTATION))
-        profile = page.tags.valueof("InterColorProfile")
-        if profile:
-            meta["icc_profile"] = np.frombuffer(bytes(profile), dtype=np.uint8).copy()
-    return rows.T, meta
+        shape, meta = checked_tiff(path, tiff)
+        return tiff.series[0].asarray().reshape(shape).T, meta
+
+
+def checked_tiff(path: Path, tiff: tifffile.TiffFile) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """Check that no page of a TIFF lacks pixels; its shape as of :func:`tiff_layout`, and its meta data.
+
+    Raises:
+        Exception: as :func:`read_tiff`.
+    """
+    shape, color = tiff_layout(path, tiff)
+    series = tiff.series[0]
+    page = series.keyframe
+    for index, one in enumerate(series.pages):
+        if one is None and series.dataoffset is None:
+            raise OSError(f"its page {index} is missing")
+        if one is not None:
+            check_tiff(one if isinstance(one, tifffile.TiffPage) else one.aspage(), path.stat().st_size)
+    meta: dict[str, Any] = {
+        "tiff_sizes": len(series.levels),
+        "tiff_photometric": tifffile.PHOTOMETRIC(page.photometric).name,
+        "tiff_compressed": int(page.compression != 1),
+        "color": color,
+    }
+    if "XResolution" in page.tags and "YResolution" in page.tags:
+        resolution = [page.tags[f"{axis}Resolution"].value for axis in "XY"]
+        unit = page.tags["ResolutionUnit"].value if "ResolutionUnit" in page.tags else 2
+        if all(bottom > 0 for _, bottom in resolution):
+            meta["tiff_resolution"] = [int(v) for pair in resolution for v in pair] + [int(unit)]
+    description = technical_description(page.description)
+    if description:
+        meta["tiff_description"] = description
+    if page.tags.valueof(ORIENTATION) in _TURNED:
+        meta["orientation"] = int(page.tags.valueof(ORIENTATION))
+    profile = page.tags.valueof("InterColorProfile")
+    if profile:
+        meta["icc_profile"] = np.frombuffer(bytes(profile), dtype=np.uint8).copy()
+    return shape, meta
 
 
 def tiff_layout(path: Path, tiff: tifffile.TiffFile) -> tuple[tuple[int, ...], bool]:
@@ -196,7 +215,19 @@ def tiff_layout(path: Path, tiff: tifffile.TiffFile) -> tuple[tuple[int, ...], b
 
 
 def write_tiff(file: BinaryIO, stored: np.ndarray, like: Mapping[str, Any]) -> None:
-    """Write pages with the resolution, description, photometric meaning, orientation and color profile of ``like``.
+    """Write pages with the resolution, description, photometric meaning, orientation and color profile of ``like``."""
+    tifffile.imwrite(file, np.ascontiguousarray(stored.T), metadata=None, **_tiff_options(like))
+
+
+def write_tiff_pages(
+    file: BinaryIO, pages: Iterator[np.ndarray], shape: tuple[int, ...], dtype: np.dtype, like: Mapping[str, Any]
+) -> None:
+    """Write pages ``(rows, columns)`` as they come, as :func:`write_tiff` does; ``shape`` is that of all together."""
+    tifffile.imwrite(file, pages, shape=shape, dtype=dtype, metadata=None, **_tiff_options(like))
+
+
+def _tiff_options(like: Mapping[str, Any]) -> dict[str, Any]:
+    """What a TIFF has of ``like``.
 
     The description is written as UTF-8, as OME-TIFF wants it, though TIFF means it to be ASCII.
     """
@@ -214,4 +245,4 @@ def write_tiff(file: BinaryIO, stored: np.ndarray, like: Mapping[str, Any]) -> N
         options["extratags"] = [(ORIENTATION, "H", 1, int(like["orientation"]), False)]  # in every page
     if "icc_profile" in like:
         options["iccprofile"] = np.asarray(like["icc_profile"], dtype=np.uint8).tobytes()
-    tifffile.imwrite(file, np.ascontiguousarray(stored.T), metadata=None, **options)
+    return options
