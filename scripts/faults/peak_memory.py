@@ -1,7 +1,7 @@
 """Measure the peak memory of restoring a volume of few and of many slices, and compare it with the estimate it prints.
 
-usage: python scripts/faults/peak_memory.py WORK [--side 256] [--slices 150 600] [--kinds dicom,nifti,nii.gz,foreign,tiff]
-    [--strength 0] [--commands]
+usage: python scripts/faults/peak_memory.py WORK [--side 256] [--slices 150 600] [--kinds KIND,...] [--strength 0]
+    [--commands]; kinds are dicom, nifti, nii.gz, foreign (slices across another axis) and tiff.
 Each run is forked from a process that has imported everything, or, with --commands, a command of its own.
 Exit code 0: four times as many slices need at most a tenth more memory, and each estimate is within a quarter.
 """

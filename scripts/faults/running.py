@@ -130,10 +130,10 @@ def real_slices(count: int, side: int = 48) -> list[pydicom.Dataset]:
     with zipfile.ZipFile(REAL) as archive:
         names = sorted(name for name in archive.namelist() if name.endswith(".dcm"))
         datasets = [pydicom.dcmread(BytesIO(archive.read(name))) for name in names]
-    first, slices = datasets[0], []
+    slices = []
     for index in range(count):
         ds = pydicom.dcmread(BytesIO(_bytes(datasets[index % len(datasets)])))
-        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"{first.SeriesInstanceUID}.{index + 1}"
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.826.0.1.3680043.10.{index + 1}"
         ds.ImagePositionPatient = [-100, -100, 2.5 * index]
         ds.ImageOrientationPatient, ds.InstanceNumber = [1, 0, 0, 0, 1, 0], index + 1
         start = (ds.Rows - side) // 2
