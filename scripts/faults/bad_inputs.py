@@ -350,7 +350,7 @@ def look(given: argparse.Namespace, name: str, place: Path, before: list, ended,
         faults.append("not one sentence")
     if not good and (given.work / "out" / name).exists():
         faults.append(f"an output: {sorted((given.work / 'out' / name).rglob('*'))[:3]}")
-    if any((given.work / "temporary").iterdir()):
+    if any((given.work / "temporary").glob("medrestore*")):
         faults.append("a temporary file is left")
         shutil.rmtree(given.work / "temporary")
     if listing(place) != before:

@@ -96,7 +96,7 @@ class Kind:
         there = content(self.output)
         if not set(there.items()) <= {*self.results["0"].items(), *self.results["1"].items()}:
             found.append("half result")
-        if any(self.out.rglob(".*")) or any(self.temporary.iterdir()):
+        if any(self.out.rglob(".*")) or any(self.temporary.glob("medrestore*")):
             found.append("cleared next")
         if replace and not there:
             found.append("between renames")
@@ -107,7 +107,7 @@ class Kind:
         if content(self.output) != self.results["1"]:
             found.append("wrong result")
         hidden = [path for path in self.out.rglob(".*") if path.name != ".medrestore" or self.name != "cohort"]
-        if hidden or any(self.temporary.iterdir()) or any(self.out.rglob("aside")):
+        if hidden or any(self.temporary.glob("medrestore*")) or any(self.out.rglob("aside")):
             found.append("left over")
         if digest(self.source) != self.before:
             found.append("source changed")
