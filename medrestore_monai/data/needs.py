@@ -11,7 +11,7 @@ from medrestore_monai.memory import available_bytes, used_bytes
 
 __all__ = ["check_needs", "slices_in"]
 
-_PER_VOXEL = 30  # bytes: the copies of a slab, or of a whole image, that are alive at once
+_PER_VOXEL = 25  # bytes: the copies of a slab, or of a whole image, that are alive at once
 _AROUND = 20 << 20  # bytes: buffers, and what libraries allocate when they are first used
 
 

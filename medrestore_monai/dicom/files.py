@@ -106,6 +106,17 @@ def find_series(path: str | os.PathLike[str], problems: list[str] | None = None)
     """
     path = Path(path)
     files, archive = _list_files(path, problems)
+    try:
+        return _group(path, files, archive, problems)
+    except BaseException:
+        if archive is not None:
+            archive.cleanup()
+        raise
+
+
+def _group(
+    path: Path, files: list[SourceFile], archive: ScratchFolder | None, problems: list[str] | None
+) -> list[SeriesInfo]:
     groups: dict[str, list[_Header]] = {}
     other = ""
     for file in files:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from medrestore_monai.images.whole import check_nothing_follows
 
 __all__ = ["is_packed", "nifti_meta", "open_nifti", "read_nifti", "write_nifti", "write_nifti_header"]
 
+_HEAD = 184  # bytes, to the end of the slope
+_SLOPES = {348: (112, "f"), 540: (176, "d")}  # place and form of the slope, by the size of the header
 # fields of the header that a result does not get, see descriptions.py
 _TEXTS = ("descrip", "aux_file", "intent_name", "data_type", "db_name", "unused_str")
 
@@ -86,7 +89,7 @@ def open_nifti(path: Path) -> tuple[Any, tuple[int, ...]]:
             f"{path} would unpack to {promised / 2**30:.1f} GiB, where at most {unpack_limit(size) / 2**30:.1f} GiB "
             "are accepted of so small a file: unpack it first (gunzip) if it is what it should be."
         )
-    if np.isinf(_stored_slope(path)):
+    if np.isinf(_stored_slope(image)):
         raise UnfitImageError(
             f"{path} has the slope (scl_slope) inf, which programs read differently: write it as 1 or 0 if its numbers "
             "are what they stand for."
@@ -100,13 +103,17 @@ def open_nifti(path: Path) -> tuple[Any, tuple[int, ...]]:
     return image, tuple(int(side) for side in shape[:3])
 
 
-def _stored_slope(path: Path) -> float:
-    """The slope as the header has it, which nibabel replaces where it is not finite."""
+def _stored_slope(image: Any) -> float:
+    """The slope as the header of NIfTI has it, which nibabel replaces where it is not finite."""
+    path = Path(image.file_map["header" if "header" in image.file_map else "image"].filename)
     with gzip.open(path) if is_packed(path) else path.open("rb") as file:
-        header = nib.Nifti1Header.from_fileobj(file, check=False)
-    if int(header["sizeof_hdr"]) not in (348, 348 << 24):
-        return 1.0
-    return float(header["scl_slope"])
+        head = file.read(_HEAD)
+    for order in "<>":
+        size = struct.unpack(f"{order}i", head[:4])[0]
+        if size in _SLOPES:
+            place, form = _SLOPES[size]
+            return float(struct.unpack_from(order + form, head, place)[0])
+    return 1.0
 
 
 def write_nifti(file: Any, stored: np.ndarray, like: Mapping[str, Any]) -> None:

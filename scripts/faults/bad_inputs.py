@@ -22,7 +22,6 @@ import numpy as np
 import tifffile
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
-from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 from running import Command, real_slices, write_nifti, write_series
 
@@ -67,13 +66,10 @@ def missing(*names: str) -> Callable[[list[Dataset]], None]:
     return change
 
 
-def nested(slices: list[Dataset]) -> None:
-    item = Dataset()
-    for _ in range(300):
-        outer = Dataset()
-        outer.ReferencedImageSequence = Sequence([item])
-        item = outer
-    slices[1].ReferencedImageSequence = Sequence([item])
+def nested(data: bytes) -> bytes:
+    """Put 2000 sequences, each in the one before, in front of the data set."""
+    start = 144 + struct.unpack_from("<I", data, 140)[0]
+    return data[:start] + b"\x08\0\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\0\xe0\xff\xff\xff\xff" * 2000 + data[start:]
 
 
 def packed_as(syntax: str, data: bytes) -> Callable[[list[Dataset]], None]:
@@ -256,7 +252,7 @@ CASES: dict[str, tuple[Make, str]] = {
     "dicom_localizer": (edited(each(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])), CT),
     "dicom_other_kind": (edited(each(SOPClassUID="1.2.840.10008.5.1.4.1.1.6.1", Modality="US")), CT),
     "dicom_too_few_bits": (edited(each(BitsStored=4, HighBit=3)), CT),
-    "dicom_nested": (edited(nested), CT),
+    "dicom_nested": (edited(each(), nested), CT),
     "dicom_deflated": (edited(deflated), CT),
     "dicom_run_length_bomb": (edited(packed_as(RLELossless, run_length(90 << 20))), CT),
     "dicom_run_length_small_bomb": (edited(packed_as(RLELossless, run_length(1 << 20))), CT),
@@ -326,7 +322,9 @@ def main() -> int:
         bad += bool(faults)
         lines = [line for line in ended.text.splitlines() if line.startswith("Error:")]
         more = (ended.peak - usual) / 1e9
-        print(f"{name}: exit {ended.code}, {ended.seconds:.1f} s, {more:+.2f} GB; {(lines or ['-'])[0][:150]}")
+        print(
+            f"{name}: exit {ended.code}, {ended.seconds:.1f} s, {more:+.2f} GB; {(lines or ['-'])[0][:150]}", flush=True
+        )
         for fault in faults:
             print(f"    FAULT {fault}", flush=True)
     print(f"{len(names)} inputs, {bad} with faults")
