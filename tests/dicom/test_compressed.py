@@ -1,7 +1,9 @@
 """Compressed slices: every row comes from data, sizes agree, nothing follows; whole ones are read as they were."""
 
 import io
+import json
 import struct
+import sys
 
 import numpy as np
 import pydicom
@@ -11,7 +13,8 @@ from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import RLELossless
 
-from medrestore_monai.dicom import DicomError, read_series
+from medrestore_monai.dicom import DicomError, decoder_process, decoding, read_series
+from medrestore_monai.dicom.decoding import Decoded, decode_file
 from medrestore_monai.dicom.frames import check_frame
 
 BASELINE, LOSSLESS, JPEG_LS, JPEG_2000 = (f"1.2.840.10008.1.2.4.{number}" for number in (50, 70, 80, 90))
@@ -181,9 +184,57 @@ def test_a_missing_decoder_is_named(tmp_path, monkeypatch, name, package):
     syntax, bits, data = STREAMS[name]
     path = slice_file(tmp_path, syntax, data, bits=bits)
 
-    def decode(ds):
-        raise RuntimeError("the plugin is missing")
-
-    monkeypatch.setattr(pydicom.Dataset, "pixel_array", property(decode))
+    monkeypatch.setattr("medrestore_monai.dicom.read.decode_file", lambda *_: Decoded(problem="missing"))
     with pytest.raises(DicomError, match=rf"a05\.dcm is compressed .* no decoder .* pip install {package}"):
         read_series(path)
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (RuntimeError("the plugin is missing"), "missing"),
+        (NotImplementedError(), "missing"),
+        (MemoryError(), "memory"),
+        (ValueError("odd"), "damaged"),
+    ],
+)
+def test_what_a_decoder_raises_becomes_one_word(monkeypatch, error, problem):
+    def fail(path):
+        raise error
+
+    monkeypatch.setattr(decoder_process, "decode", fail)
+    answers = io.BytesIO()
+    decoder_process.serve(io.BytesIO(b'"a.dcm"\n'), answers)
+    assert json.loads(answers.getvalue()) == {"error": problem}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no limit of memory for a process")
+def test_a_bomb_ends_in_the_process_that_decodes_and_the_next_slice_is_decoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding, "_LEAST", 100 << 20)
+    (path,) = ct_series(tmp_path / "bomb", slices=1, size=(32, 32))
+    ds = pydicom.dcmread(path)
+    ds.compress(RLELossless)
+    ds.PixelData = encapsulate(
+        [struct.pack("<16I", 2, 64, 66, *[0] * 13) + b"\x81\0" + b"\x81\0" * (4 << 20)]
+    )  # 512 MB
+    ds["PixelData"].is_undefined_length = True
+    ds.save_as(path)
+    assert decode_file(path, 2048).problem in ("memory", "warned", "damaged")
+    good = ct_series(tmp_path / "good", slices=1)[0]
+    ds = pydicom.dcmread(good)
+    np.testing.assert_array_equal(decode_file(good, ds.Rows * ds.Columns * 2).array, ds.pixel_array)
+
+
+def test_a_decoder_that_crashes_or_does_not_end_is_replaced(tmp_path, monkeypatch):
+    path = ct_series(tmp_path, slices=1)[0]
+    decoding._decoder(decoding._LEAST)._process.kill()
+    decoding._running[0]._process.wait()
+    assert decode_file(path, 2048).array is not None
+    monkeypatch.setattr(decoding, "_SECONDS", 0.3)
+    child = tmp_path / "child.py"
+    child.write_text("import time; time.sleep(60)")
+    monkeypatch.setattr(decoder_process, "__file__", str(child))
+    decoding._close()
+    assert decode_file(path, 2048).problem == "time"
+    monkeypatch.undo()
+    assert decode_file(path, 2048).array is not None
