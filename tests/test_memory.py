@@ -2,12 +2,21 @@ import pytest
 import torch
 from torch import nn
 
-from medrestore_monai.memory import _container_room, available_bytes, measure_bytes_per_pixel
+from medrestore_monai import memory
+from medrestore_monai.memory import _container_room, available_bytes, divide_memory, measure_bytes_per_pixel
 
 
 def test_free_memory_is_known_here():
     free = available_bytes("cpu")
     assert free is None or 10**6 < free < 10**14
+
+
+def test_processes_that_share_the_memory_divide_what_is_free(monkeypatch):
+    monkeypatch.setattr(memory, "_processes", 1)
+    monkeypatch.setattr(memory, "_container_room", lambda: [900_000])
+    assert available_bytes("cpu") == 900_000
+    divide_memory(4)
+    assert available_bytes("cpu") == 225_000
 
 
 def test_container_limit_counts_cached_files_as_free(tmp_path):

@@ -1,15 +1,9 @@
-"""The options of ``medrestore restore`` for several processes: checked, and turned into workers."""
+"""The options of ``medrestore restore`` for several processes: checked before anything is loaded."""
 
 import importlib.util
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from medrestore_monai.notes import note
-
-if TYPE_CHECKING:
-    from medrestore_monai.restorer import Restorer
-    from medrestore_monai.studies import Workers
 
 
 def refuse_torchrun() -> None:
@@ -44,14 +38,4 @@ def check_workers(workers: int, scheduler: str | None) -> None:
 def warn_without_tls(scheduler: str) -> None:
     """Note that a scheduler without TLS is open to everyone who reaches it."""
     if scheduler.startswith("tcp://"):
-        note(f"{scheduler} has no TLS: anyone who reaches it can run code on its workers; use tls://, see the README.")
-
-
-def make_workers(open_restorer: "Callable[[], Restorer]", count: int, scheduler: str | None, device: str) -> "Workers":
-    """Return the workers for the options; those of this machine divide the threads of one process."""
-    import torch
-
-    from medrestore_monai.studies import Workers
-
-    threads = 0 if scheduler else max(1, torch.get_num_threads() // count)
-    return Workers(open_restorer, count, scheduler or "", device, threads)
+        note(f"{scheduler} has no TLS: anyone who reaches it can run code on its workers; see docs/many_studies.md.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medrestore_monai.cli.choice import READABLE, choose_bundle
-from medrestore_monai.cli.cluster import check_workers, make_workers, refuse_torchrun, warn_without_tls
+from medrestore_monai.cli.cluster import check_workers, refuse_torchrun, warn_without_tls
 from medrestore_monai.cli.modes import USAGE, console, detail, mode, write_document
 from medrestore_monai.cli.options import (
     DeviceOption,
@@ -146,7 +146,7 @@ def restore(
         from medrestore_monai.bundles.settings import parse_settings
         from medrestore_monai.data import check_folder
         from medrestore_monai.restorer import Restorer
-        from medrestore_monai.studies import are_many, list_studies, make_job
+        from medrestore_monai.studies import Workers, are_many, list_studies, make_job
 
         refuse_torchrun()
         check_workers(workers, scheduler)
@@ -189,7 +189,7 @@ def restore(
         restorer = opening(device="cpu" if shared else device)
         _detail(restorer)
     with reported(flags=RESTORE_FLAGS):
-        several = make_workers(partial(opening, device=device), workers, scheduler, device) if shared else None
+        several = Workers(partial(opening, device=device), workers, scheduler or "", device) if shared else None
         job = make_job(source, output, restorer, overwrite)
         if listed is None:
             listed = [] if series and not mode().is_recorded else list_studies(source, job.modalities)

@@ -9,6 +9,8 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from hashlib import sha256
 from typing import Any, cast
 
 import dask
@@ -29,19 +31,23 @@ from distributed import (
 
 from medrestore_monai import __version__
 from medrestore_monai.memory import divide_memory
+from medrestore_monai.notes import note
 from medrestore_monai.restorer import Restorer
 from medrestore_monai.studies.job import Workers, settings_of
 from medrestore_monai.studies.ledger import Record, differences
 from medrestore_monai.studies.task import Task, restore_study
 
-_CONFIG = {
+_OF_SCHEDULER = {
     # one study a worker, and the others wait in the scheduler: a worker that dies takes no innocent one along
     "distributed.scheduler.worker-saturation": 1.0,
     "distributed.scheduler.allowed-failures": 1,
+}
+_CONFIG = {
+    **_OF_SCHEDULER,
     "distributed.scheduler.no-workers-timeout": "10 minutes",  # of a local cluster whose workers cannot start again
     "distributed.worker.daemon": False,  # a worker may start processes of its own
 }
-_DIED = "the worker processes died while they restored it, twice."
+_DIED = "the worker processes died while they restored it, {} times."
 
 
 def restore_on_workers(tasks: Sequence[Task], workers: Workers, settings: Mapping[str, Any]) -> Iterator[Record]:
@@ -59,9 +65,15 @@ def restore_on_workers(tasks: Sequence[Task], workers: Workers, settings: Mappin
         RuntimeError: the connection is lost, a device failed, or a worker has another version, bundle or weights.
     """
     run = tasks[0].run
-    name = f"medrestore-{run}"
+    # one client has an output: the name is its own, and replaces what a killed one left on a scheduler
+    name = f"medrestore-{sha256(os.fsencode(tasks[0].output)).hexdigest()[:16]}"
+    if not workers.scheduler:  # the last study left gets all threads
+        count = min(workers.count, len(tasks))
+        workers = replace(workers, count=count, threads=workers.threads or max(1, torch.get_num_threads() // count))
     with _client(workers) as client:
-        client.register_plugin(_OpenBundle(workers, settings, _processes(client, workers)), name=name)
+        if workers.scheduler:
+            _note_other_scheduler(client)
+        client.register_plugin(_OpenBundle(workers, settings, _sharing(client, workers)), name=name)
         try:
             # keys are seen in logs and dashboards: they carry nothing of the patient
             keys = [f"study-{run}-{number}" for number in range(len(tasks))]
@@ -101,28 +113,37 @@ def _record(future: Future, task: Task) -> Record:
     if future.status == "error":
         error = future.exception()
         if isinstance(error, KilledWorker):
-            return task.give_up(_DIED)
+            return task.give_up(_DIED.format(error.allowed_failures + 1))
         raise RuntimeError(f"a worker cannot run this version's work: {error}") from error
     raise RuntimeError("the connection to the scheduler was lost: re-run to resume.")
 
 
 def _restore(task: Task, plugin: str) -> tuple[Record | None, Exception | None]:
     """Restore one study on a worker. Errors are returned: Dask would log them with the paths."""
+    worker = get_worker()
+    key, opener = worker.get_current_task(), cast(_OpenBundle, worker.plugins[plugin])
     try:
-        worker = get_worker()
-        opener = cast(_OpenBundle, worker.plugins[plugin])
-        return restore_study(task, opener.restorer(worker.address)), None
+        if opener.error is None:  # what stops all stops this worker before the client knows
+            return restore_study(task, opener.restorer(worker.address), lambda: _is_wanted(worker, key)), None
     except OSError as error:
-        return None, OSError(error.errno, error.strerror, error.filename)
+        opener.error = OSError(error.errno, error.strerror, error.filename)
     except Exception as error:
-        return None, RuntimeError(str(error))
+        opener.error = RuntimeError(str(error))
+    return None, opener.error
+
+
+def _is_wanted(worker: Worker, key: Any) -> bool:
+    """Say whether the scheduler still waits for a task: not if its client is gone, or has cancelled it."""
+    task = worker.state.tasks.get(key)
+    return task is not None and task.state == "executing"
 
 
 class _OpenBundle(WorkerPlugin):
     """Opens the bundle of a worker once and compares it with that of the client."""
 
-    def __init__(self, workers: Workers, settings: Mapping[str, Any], processes: int) -> None:
-        self.workers, self.processes = workers, processes
+    def __init__(self, workers: Workers, settings: Mapping[str, Any], sharing: int) -> None:
+        self.workers, self.sharing = workers, sharing
+        self.error: Exception | None = None
         self.expected = {"medrestore": __version__, **settings}
 
     async def setup(self, worker: Worker) -> None:
@@ -141,12 +162,12 @@ class _OpenBundle(WorkerPlugin):
         with self._lock:
             if self._restorer is None:
                 torch.set_num_threads(self._threads())
-                divide_memory(self.processes)
+                divide_memory(self.sharing)
                 self._restorer = self._open(address)
             return self._restorer
 
     def _threads(self) -> int:
-        return self.workers.threads or max(1, _cores() // self.processes)
+        return self.workers.threads or max(1, _cores() // self.sharing)
 
     def _open(self, address: str) -> Restorer:
         try:
@@ -199,12 +220,25 @@ def _environments(workers: Workers) -> list[dict[str, str]]:
     return [{"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {} for number in range(workers.count)]
 
 
-def _processes(client: Client, workers: Workers) -> int:
-    """Return how many workers share a machine."""
+def _sharing(client: Client, workers: Workers) -> int:
+    """Return how many studies share a machine."""
     if not workers.scheduler:
         return workers.count
-    hosts = Counter(info["host"] for info in client.scheduler_info(n_workers=-1)["workers"].values())
+    hosts: Counter[str] = Counter()
+    for info in client.scheduler_info(n_workers=-1)["workers"].values():
+        hosts[info["host"]] += info["nthreads"]
     return max(hosts.values(), default=1)
+
+
+def _note_other_scheduler(client: Client) -> None:
+    """Note that a running scheduler has no workers yet, or treats workers that die otherwise than ours."""
+    if not client.scheduler_info(n_workers=-1)["workers"]:
+        note("the scheduler has no workers: the studies wait for some.")
+    # a function of Dask's: the scheduler need not have this package
+    found = {name: client.run_on_scheduler(dask.config.get, name, None) for name in _OF_SCHEDULER}
+    other = [f"{name} {found[name]}, better {value}" for name, value in _OF_SCHEDULER.items() if found[name] != value]
+    if other:
+        note(f"the scheduler runs with {' and '.join(other)}: a study that ends its worker may take others along.")
 
 
 def _cores() -> int:

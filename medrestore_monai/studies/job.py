@@ -50,7 +50,8 @@ class Workers:
         scheduler: address of a running Dask scheduler, ``tls://host:port``, in place of them. Its workers read the
             source and write the output by the same paths.
         device: of the workers; ``auto`` gives each of those on this machine one GPU.
-        threads: of each worker; 0 for the cores of its machine, divided by its workers.
+        threads: of each worker; 0 for those of this process or, with a scheduler, the cores of the worker's machine,
+            divided by the workers there.
     """
 
     open_restorer: Callable[[], Restorer]

@@ -6,7 +6,7 @@ import errno
 import gc
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -150,12 +150,17 @@ def aside_folder(output: Path) -> Path:
     return output / HIDDEN / "unfinished"
 
 
-def restore_study(task: Task, restorer: Restorer) -> Record:
+def restore_study(task: Task, restorer: Restorer, is_wanted: Callable[[], bool] = lambda: True) -> Record:
     """Restore one study, write its record and return it; a study that this run has already finished stays.
+
+    Args:
+        task: the study.
+        restorer: restores it.
+        is_wanted: asked before anything is written in place: says whether the client still waits for it.
 
     Raises:
         OSError: the disk is full.
-        RuntimeError: the device failed, or another client has taken over the output.
+        RuntimeError: the device failed, the client is gone, or another one has taken over the output.
     """
     stop_if_asked()
     done = task.done()
@@ -166,8 +171,8 @@ def restore_study(task: Task, restorer: Restorer) -> Record:
         with Notes(alone=True) as notes:  # the record hands them on
             reason = _attempt(task, restorer, result)
         noted = [one_line(message) for message in notes.messages]
-        if not holds(task.output, task.run):
-            raise RuntimeError(f"another command has taken over {task.output}: this one stops.")
+        if not (holds(task.output, task.run) and is_wanted()):
+            raise RuntimeError(f"the command has ended, or another one has taken over {task.output}: this one stops.")
         if not reason:
             try:
                 return task.done() or _place(task, result, task.finished("restored", "", started, noted))

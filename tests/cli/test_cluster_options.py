@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from medrestore_monai.cli import app
-from medrestore_monai.cli.cluster import check_workers, make_workers, warn_without_tls
+from medrestore_monai.cli.cluster import check_workers, warn_without_tls
 from medrestore_monai.notes import Notes
 
 
@@ -40,10 +40,3 @@ def test_a_scheduler_without_tls_is_noted():
             warn_without_tls(address)
     (message,) = notes.messages
     assert "tcp://host:1 has no TLS: anyone who reaches it can run code" in message
-
-
-@pytest.mark.parametrize(("threads", "count", "each"), [(8, 3, 2), (1, 4, 1)])
-def test_workers_divide_the_threads(monkeypatch, threads, count, each):
-    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
-    assert make_workers(None, count, None, "auto").threads == each
-    assert make_workers(None, 1, "tls://host:1", "auto").threads == 0

@@ -32,8 +32,9 @@ def test_each_worker_sees_one_gpu_where_the_device_is_free_to_choose(monkeypatch
 
 def test_errors_that_stop_all_come_back_whole(monkeypatch):
     """As values: what a task raises, Dask logs with its arguments, which name the patient's folder."""
-    opener = SimpleNamespace(restorer=lambda address: None)
-    monkeypatch.setattr(cluster, "get_worker", lambda: SimpleNamespace(address="", plugins={"p": opener}))
+    opener = SimpleNamespace(restorer=lambda address: None, error=None)
+    worker = SimpleNamespace(address="", plugins={"p": opener}, get_current_task=lambda: "study")
+    monkeypatch.setattr(cluster, "get_worker", lambda: worker)
 
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device", "out/a")
@@ -52,7 +53,23 @@ def test_a_lost_connection_stops_and_a_dead_worker_does_not():
     killed = KilledWorker("study-0", SimpleNamespace(address="tls://a"), 1)
     task = SimpleNamespace(give_up=lambda reason: {"outcome": "failed", "reason": reason})
     record = cluster._record(SimpleNamespace(status="error", exception=lambda: killed), task)
-    assert "worker processes died" in record["reason"]
+    assert record["reason"] == "the worker processes died while they restored it, 2 times."
     other = SimpleNamespace(status="error", exception=lambda: ModuleNotFoundError("No module named 'medrestore'"))
     with pytest.raises(RuntimeError, match="cannot run this version's work: No module"):
         cluster._record(other, task)
+
+
+@pytest.mark.parametrize(("studies", "each"), [(9, (3, 2)), (2, (2, 4)), (1, (1, 8))])
+def test_workers_of_this_machine_divide_the_threads_and_one_study_left_gets_all(monkeypatch, studies, each):
+    seen = []
+
+    def stop(workers):
+        seen.append((workers.count, workers.threads))
+        raise KeyError
+
+    monkeypatch.setattr("torch.get_num_threads", lambda: 8)
+    monkeypatch.setattr(cluster, "_client", stop)
+    tasks = [SimpleNamespace(run="r", output="out")] * studies
+    with pytest.raises(KeyError):
+        next(cluster.restore_on_workers(tasks, Workers(Restorer, 3), {}))
+    assert seen == [each]
