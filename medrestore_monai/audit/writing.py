@@ -1,14 +1,23 @@
-"""Write an audit as a folder: ``audit.json`` and ``audit.html``."""
+"""Write an audit as a folder: ``audit.json`` and ``audit.html``; of a restoration that was just done, too."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from medrestore_monai.audit.audit import Audit
+from medrestore_monai.audit.audit import Audit, audit
 from medrestore_monai.audit.page import render_page
+from medrestore_monai.data.find import is_image_file
 from medrestore_monai.files import UsageError, atomic_folder, require_writable
+from medrestore_monai.restorer import Restorer
 
 FIGURES, PAGE = "audit.json", "audit.html"
+_SUV = {
+    "suv_factor": "factor",
+    "patient_weight": "weight",
+    "injected_dose": "dose",
+    "half_life": "half_life",
+    "injection_time": "injection_time",
+}
 
 
 def check_output(output: Path, source: Path, restored: Path, overwrite: bool = False) -> None:
@@ -45,3 +54,34 @@ def write_audit(audit: Audit, output: Path, overwrite: bool = False) -> None:
     with atomic_folder(output, overwrite) as folder:
         (folder / FIGURES).write_text(audit.json(), encoding="utf-8")
         (folder / PAGE).write_text(render_page(audit), encoding="utf-8")
+
+
+def report_folder(output: Path) -> Path:
+    """Return the folder beside a result that its report goes to: ``restored_report`` for ``restored.nii.gz``."""
+    name = output.name.split(".")[0] if is_image_file(output) else output.name
+    return output.with_name(f"{name or output.name}_report")
+
+
+def audit_restoration(restorer: Restorer, source: Path, restored: Path, series_uid: str = "") -> Audit:
+    """Audit what a restorer made, with the settings that it was opened with.
+
+    Args:
+        restorer: made it.
+        source: an image file or a DICOM series.
+        restored: the result.
+        series_uid: of the source, where there are several series.
+
+    Raises:
+        ValueError: one of the two cannot be read.
+    """
+    settings = restorer.settings
+    suv = {field: settings[name] for name, field in _SUV.items() if settings.get(name) is not None}
+    return audit(
+        source,
+        restored,
+        bundle=restorer.bundle,
+        modality=settings.get("modality"),
+        series_uid=series_uid,
+        hu_offset=settings.get("hu_offset"),
+        suv=suv or None,
+    )

@@ -33,6 +33,7 @@ FLAGS = {
     "part": "--part",
     "patient_weight": "--patient-weight",
     "precision": "--precision",
+    "report": "--report",
     "seed": "--seed",
     "series_uid": "--series",
     "workers": "--workers",

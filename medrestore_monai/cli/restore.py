@@ -103,6 +103,9 @@ def restore(
     slice_axis: SliceAxisOption = None,
     trust_bundle: TrustOption = False,
     overwrite: OverwriteOption = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Audit each result as well, see `medrestore audit`.", show_default=False)
+    ] = False,
     workers: Annotated[
         int,
         typer.Option(min=1, help="Of many studies: processes that share them, one per GPU where there are several."),
@@ -124,10 +127,13 @@ def restore(
     OUTPUT/manifest.json lists what was done; re-run to resume. One that cannot be restored does not stop the others;
     the exit code is 3 then. With the extra [cluster], --workers and --scheduler share the work among processes.
 
+    --report writes what `medrestore audit` finds: of one image beside it, to OUTPUT_report, of many studies to
+    OUTPUT/report, where index.html lists those first that need a look.
+
     Examples:
       medrestore restore scans/abdomen -o restored/abdomen
 
-      medrestore restore ct.nii.gz -o restored.nii.gz --modality CT --strength 0.7
+      medrestore restore ct.nii.gz -o restored.nii.gz --modality CT --strength 0.7 --report
 
       medrestore restore t1.nii.gz -o sharp.nii.gz --bundle mri_superresolution_restore_rwkv
 
@@ -190,7 +196,7 @@ def restore(
         _detail(restorer)
     with reported(flags=RESTORE_FLAGS):
         several = Workers(partial(opening, device=device), workers, scheduler or "", device) if shared else None
-        job = make_job(source, output, restorer, overwrite)
+        job = make_job(source, output, restorer, overwrite, report)
         if listed is None:
             listed = [] if series and not mode().is_recorded else list_studies(source, job.modalities)
         if series:
@@ -198,7 +204,7 @@ def restore(
         if not series and (dry_run or are_many(listed, output)):
             code = _restore_many(job, listed, dry_run, several)
         else:
-            code = _restore_one(job, opening(device=device) if shared else restorer, listed)
+            code = _restore_one(job, opening(device=device) if shared else restorer, listed, series or "")
     if code:  # not within: it is an error of its own kind
         raise typer.Exit(code)
 
@@ -221,12 +227,22 @@ def _detail(restorer: "Restorer") -> None:
     detail(f"Opened on {restorer.device} with {json.dumps(restorer.settings, default=str)}.")
 
 
-def _restore_one(job: "Job", restorer: "Restorer", listed: "Sequence[Study]") -> int:
+def _restore_one(job: "Job", restorer: "Restorer", listed: "Sequence[Study]", series_uid: str) -> int:
     from medrestore_monai.studies import SCHEMA, records_of
 
+    if job.report:
+        from medrestore_monai.audit.writing import audit_restoration, check_output, report_folder, write_audit
+
+        check_output(report_folder(job.output), job.source, job.output, job.overwrite)
     result = restorer.restore_file(job.source, job.output, overwrite=job.overwrite, progress=not mode().quiet)
     for image, restored in zip(result.sources, result.outputs, strict=True):
         console.print(printable(f"{image} -> {restored}"), soft_wrap=True, markup=False)
+        if job.report:
+            folder = report_folder(restored)
+            done = audit_restoration(restorer, image, restored, series_uid)
+            write_audit(done, folder, job.overwrite)
+            words = f"{done.verdict.light}: {'; '.join(done.verdict.reasons)}. Report: {folder / 'audit.html'}"
+            console.print(printable(words), soft_wrap=True, markup=False)
     summary = f"Restored {len(result.outputs)} image(s) with {restorer.bundle.name}. {RESEARCH}"
     console.print(summary, soft_wrap=True, markup=False)
     write_document(SCHEMA, {"studies": records_of(result, listed, restorer)})
@@ -244,6 +260,6 @@ def _restore_many(job: "Job", listed: "Sequence[Study]", dry_run: bool, workers:
     if workers is not None:
         warn_without_tls(workers.scheduler)
     # what waits for workers does not look
-    with shown_progress(len(listed)) as report, stopping_at_once() if workers else nullcontext():
-        records = restore_studies(job, listed, report, workers)
+    with shown_progress(len(listed)) as show, stopping_at_once() if workers else nullcontext():
+        records = restore_studies(job, listed, show, workers)
     return show_results(records, job, job.restorer.bundle.name)

@@ -13,6 +13,7 @@ from medrestore_monai.cli.modes import BAD_DATA, console, errors, mode, print_no
 from medrestore_monai.cli.output import RESEARCH, RESTORE_FLAGS, with_flags
 from medrestore_monai.studies import SCHEMA, Job, Progress, Study, check_places, state_of
 from medrestore_monai.studies.ledger import MANIFEST, Ledger, Record
+from medrestore_monai.studies.reports import INDEX, REPORTS
 from medrestore_monai.texts import printable
 
 
@@ -118,6 +119,8 @@ def show_results(records: Sequence[Record], job: Job, bundle: str) -> int:
     words = ", ".join(f"{count} {_WORDS[outcome]}" for outcome, count in counts.items() if count or outcome != "unfit")
     summary = f"{len(records)} studies with {bundle}: {words}. Details: {job.output / MANIFEST}. {RESEARCH}"
     console.print(printable(summary), soft_wrap=True, markup=False)
+    if job.report:
+        console.print(printable(f"Reports: {job.output / REPORTS / INDEX}"), soft_wrap=True, markup=False)
     return BAD_DATA if counts["failed"] else 0
 
 

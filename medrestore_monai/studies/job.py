@@ -15,6 +15,7 @@ from medrestore_monai.files import UsageError, require_writable
 from medrestore_monai.restorer import Restorer
 from medrestore_monai.studies.ledger import HIDDEN, MANIFEST, Record, differences
 from medrestore_monai.studies.listing import Study
+from medrestore_monai.studies.reports import refuse_study_in_reports
 
 _SECOND = 10**9  # ns
 
@@ -30,6 +31,7 @@ class Job:
         settings: all that the results depend on, as :func:`settings_of` has it.
         overwrite: restore studies again that were restored with other settings, and replace results of other runs.
         modalities: of DICOM series that can be restored; all, where it is empty.
+        report: audit each result.
     """
 
     source: Path
@@ -38,6 +40,7 @@ class Job:
     settings: Mapping[str, Any]
     overwrite: bool = False
     modalities: Sequence[str] = ()
+    report: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,11 @@ class Workers:
     threads: int = 0
 
 
-def make_job(source: Path, output: Path, restorer: Restorer, overwrite: bool = False) -> Job:
+def make_job(source: Path, output: Path, restorer: Restorer, overwrite: bool = False, report: bool = False) -> Job:
     """Return the job of restoring all studies of a source with an opened bundle."""
     bundle = restorer.bundle
     modalities = () if "RGB" in bundle.modalities else bundle.dicom_modalities  # pictures may lie beside DICOM files
-    return Job(source, output, restorer, settings_of(restorer), overwrite, modalities)
+    return Job(source, output, restorer, settings_of(restorer), overwrite, modalities, report)
 
 
 def settings_of(restorer: Restorer) -> dict[str, Any]:
@@ -125,7 +128,7 @@ def check_places(job: Job, studies: Sequence[Study]) -> None:
     """Refuse an output that is a file, that lies in the source, or that may not be written.
 
     Raises:
-        ValueError: it is a file, or lies there.
+        ValueError: it is a file, or lies there, or reports and results would lie in one another.
         FileExistsError: a manifest that is not of these studies would be replaced, and ``overwrite`` is off.
         OSError: it may not be written.
     """
@@ -134,6 +137,8 @@ def check_places(job: Job, studies: Sequence[Study]) -> None:
         if place in roots or not roots.isdisjoint(place.parents):
             raise UsageError(f"the output {job.output} and the source {job.source} may not lie in one another.")
     check_folder(job.source, job.output)
+    if job.report:
+        refuse_study_in_reports(studies)
     manifest = job.output / MANIFEST
     if manifest.exists() and not (job.output / HIDDEN).is_dir() and not job.overwrite:
         raise FileExistsError(f"{manifest} exists, without the records it would belong to; name another folder.")

@@ -6,12 +6,13 @@ import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from medrestore_monai.studies.job import Job, Workers, check_places, refuse_other_results, state_of
 from medrestore_monai.studies.ledger import Ledger, Record
 from medrestore_monai.studies.listing import Study, list_studies
 from medrestore_monai.studies.lock import lock_output
+from medrestore_monai.studies.reports import has_report, write_index
 from medrestore_monai.studies.task import Task, aside_folder, make_task, restore_study
 
 
@@ -71,14 +72,22 @@ def restore_studies(
                 if states[task.study.name] in ("unfit", "problem"):
                     task.give_up(task.study.unfit or task.study.problem)
             todo = [task for task in tasks if states[task.study.name] not in ("unfit", "problem", "done")]
-            with closing(_restore(todo, job, workers)) as records:  # ends the workers before the lock is given back
-                _report(records, len(todo), report)
+            todo += [replace(task, is_done=True) for task in tasks if _lacks_report(task, states[task.study.name])]
+            with closing(_restore(todo, job, workers)) as finished:  # ends the workers before the lock is given back
+                _report(finished, len(todo), report)
         finally:
             shutil.rmtree(aside_folder(job.output), ignore_errors=True)
             with suppress(OSError):
                 ledger.publish()
         known = ledger.read_all()
-    return [known[study.name] for study in studies]
+        records = [known[study.name] for study in studies]
+        if job.report:
+            write_index(job.output, records)
+    return records
+
+
+def _lacks_report(task: Task, state: str) -> bool:
+    return state == "done" and task.report and not has_report(task.output, task.study.name)
 
 
 def _restore(tasks: Sequence[Task], job: Job, workers: Workers | None) -> Generator[Record, None, None]:

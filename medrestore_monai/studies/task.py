@@ -16,13 +16,14 @@ import torch
 
 from medrestore_monai import __version__
 from medrestore_monai.engines.errors import root_cause
-from medrestore_monai.notes import Notes
+from medrestore_monai.notes import Notes, note
 from medrestore_monai.restorer import Restored, Restorer
 from medrestore_monai.stopping import stop_if_asked
 from medrestore_monai.studies.job import Job, settings_of
 from medrestore_monai.studies.ledger import HIDDEN, Ledger, Record
 from medrestore_monai.studies.listing import Study, alone
 from medrestore_monai.studies.lock import holds
+from medrestore_monai.studies.reports import place_report, write_report
 from medrestore_monai.texts import one_line
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -40,6 +41,8 @@ class Task:
         run: the name of this run.
         record: what is known before the outcome.
         earlier: how the result of an earlier run was made, if there is one.
+        report: audit the result, too.
+        is_done: there is a result, which lacks nothing but its report.
     """
 
     study: Study
@@ -48,6 +51,8 @@ class Task:
     run: str
     record: Record = field(repr=False)
     earlier: Mapping[str, Any] = field(repr=False)
+    report: bool = False
+    is_done: bool = False
 
     @property
     def target(self) -> Path:
@@ -96,7 +101,7 @@ def make_task(job: Job, study: Study, before: Record | None, run: str) -> Task:
     if before.get("output"):
         earlier = before.get("earlier") or {name: before.get(name) for name in _OF_RESULT}
     here = replace(study, path=study.path.absolute())
-    return Task(here, job.output.absolute(), job.overwrite or bool(earlier), run, record, earlier)
+    return Task(here, job.output.absolute(), job.overwrite or bool(earlier), run, record, earlier, job.report)
 
 
 def _new_record(study: Study, output: Path, settings: Mapping[str, Any], run: str) -> Record:
@@ -166,13 +171,14 @@ def restore_study(task: Task, restorer: Restorer, is_wanted: Callable[[], bool] 
     done = task.done()
     if done is not None:
         return done
+    if task.is_done:
+        return _report_alone(task, restorer, is_wanted)
     started, result = datetime.now(timezone.utc), aside_folder(task.output) / uuid.uuid4().hex / task.target.name
     try:
         with Notes(alone=True) as notes:  # the record hands them on
             reason = _attempt(task, restorer, result)
         noted = [one_line(message) for message in notes.messages]
-        if not (holds(task.output, task.run) and is_wanted()):
-            raise RuntimeError(f"the command has ended, or another one has taken over {task.output}: this one stops.")
+        _require_client(task, is_wanted)
         if not reason:
             try:
                 return task.done() or _place(task, result, task.finished("restored", "", started, noted))
@@ -195,10 +201,47 @@ def _attempt(task: Task, restorer: Restorer, result: Path) -> str:
         result.parent.mkdir(parents=True)
         with alone(task.study) as path:
             restorer.restore_file(path, result)
+            if task.report:
+                _write_report(task, restorer, path, result, _made_report(result))
     except Exception as error:
         raise_what_stops_all(error, task.target)
         return _sentence(root_cause(error))
     return ""
+
+
+def _made_report(result: Path) -> Path:
+    """Where the report of a result lies until it is put into place."""
+    return result.parent / "report" / result.name
+
+
+def _write_report(task: Task, restorer: Restorer, source: Path, result: Path, folder: Path) -> None:
+    """Audit a result; what cannot be audited is noted, and the result stays."""
+    try:
+        folder.parent.mkdir(parents=True)
+        write_report(restorer, source, result, folder)
+    except Exception as error:
+        raise_what_stops_all(error, task.target)
+        note(f"there is no report: {_sentence(root_cause(error))}")
+
+
+def _report_alone(task: Task, restorer: Restorer, is_wanted: Callable[[], bool]) -> Record:
+    """Audit a result of an earlier run, and return its record."""
+    folder = aside_folder(task.output) / uuid.uuid4().hex / task.target.name
+    try:
+        with Notes() as notes, alone(task.study) as path:
+            _write_report(task, restorer, path, task.target, folder)
+        _require_client(task, is_wanted)
+        place_report(task.output, task.study.name, folder)
+        record = Ledger(task.output).read(task.study.name) or task.record
+        return {**record, "notes": [one_line(message) for message in notes.messages]}
+    finally:
+        shutil.rmtree(folder.parent, ignore_errors=True)
+        _release_memory()
+
+
+def _require_client(task: Task, is_wanted: Callable[[], bool]) -> None:
+    if not (holds(task.output, task.run) and is_wanted()):
+        raise RuntimeError(f"the command has ended, or another one has taken over {task.output}: this one stops.")
 
 
 def _place(task: Task, result: Path, record: Record) -> Record:
@@ -215,6 +258,7 @@ def _place(task: Task, result: Path, record: Record) -> Record:
     try:
         Ledger(task.output).write(record)
         result.rename(target)
+        place_report(task.output, task.study.name, _made_report(result))
     except BaseException:
         if old.exists():
             old.rename(target)
