@@ -345,6 +345,16 @@ class FromUnitRanged(MapTransform):
         return out
 
 
+def scale_from_noted(image: Any) -> torch.Tensor:
+    """Return an image in its physical unit, whether or not :class:`ToUnitRanged` has scaled it."""
+    noted = getattr(image, "meta", {}).get(_RECORD)
+    tensor = convert_to_tensor(image, track_meta=False)
+    if noted is None:
+        return tensor
+    lower, upper = (float(value) for value in noted)
+    return scale_from_unit(tensor, IntensityRange("", "", lower, upper, (lower, upper)))
+
+
 class ToWindowd(MapTransform):
     """Bring images to the window in which ``like`` is evaluated: its ends become 0 and 1.
 

@@ -111,7 +111,7 @@ def change_map(source: Volume, restored: Volume, noise: Noise, spectrum: Spectru
     scaled = (restored.array - source.array) / noise_map(source, noise, spectrum)
     z = np.zeros(source.array.shape, dtype=np.float32)
     for width in WIDTHS:
-        one = gaussian_filter(scaled, (width, width, 0)) / _spread(spectrum, width)
+        one = gaussian_filter(scaled, (width, width, 0)) / noise_spread(spectrum, width)
         z = np.where(np.abs(one) > np.abs(z), one, z)
     return np.where(inside, z, 0).astype(np.float32), inside
 
@@ -144,8 +144,8 @@ def noise_map(source: Volume, noise: Noise, spectrum: Spectrum) -> np.ndarray:
     return np.maximum(scaled, _LEAST_NOISE * deviation)
 
 
-def _spread(spectrum: Spectrum, width: float) -> float:
-    """Standard deviation of noise of this spectrum and the variance 1, smoothed with a Gaussian of ``width`` pixels."""
+def noise_spread(spectrum: Spectrum, width: float) -> float:
+    """Return the standard deviation of noise of this spectrum, and of variance 1, behind a Gaussian of ``width`` px."""
     axes = [np.fft.fftfreq(size) for size in spectrum.power.shape]
     squared = np.add.outer(axes[0] ** 2, axes[1] ** 2)
     passed = (spectrum.power * np.exp(-4 * (np.pi * width) ** 2 * squared)).sum() / spectrum.power.sum()

@@ -27,6 +27,7 @@ FLAGS = {
     "hu_offset": "--hu-offset",
     "injected_dose": "--injected-dose",
     "injection_time": "--injection-time",
+    "limit_change": "--limit-change",
     "modality": "--modality",
     "output_dir": "--output",
     "overwrite": "--overwrite",

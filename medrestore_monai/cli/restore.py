@@ -54,6 +54,15 @@ def restore(
     ] = None,
     device: DeviceOption = "auto",
     strength: Annotated[float, typer.Option(min=0, max=1, help="0 keeps the input, 1 restores in full.")] = 1.0,
+    limit_change: Annotated[
+        float | None,
+        typer.Option(
+            min=4,
+            help="Hold back what differs from the source by more than so many noise standard deviations, of a voxel or "
+            "smoothed; 5 is what an audit flags.",
+            show_default=False,
+        ),
+    ] = None,
     precision: Annotated[
         str,
         typer.Option(
@@ -169,6 +178,7 @@ def restore(
     with reported(USAGE, RESTORE_FLAGS):
         options: dict[str, Any] = {
             "strength": strength,
+            "limit_change": limit_change,
             "tile": tile,
             "modality": modality,
             "suv_factor": suv_factor,

@@ -12,14 +12,13 @@ from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type, convert_to_tensor
 from torch import Tensor
 
-from medrestore_monai.intensity import INTENSITY_RANGES
+from medrestore_monai.intensity import INTENSITY_RANGES, scale_from_noted
 from medrestore_monai.notes import note
 
 __all__ = ["MeanHUd", "body_mean_shift"]
 
 _BODY = -500.0  # HU: tissue is above, lung and air below
 _METAL = INTENSITY_RANGES["CT"].upper  # HU: what is above is not restored
-_RECORD = "intensity_range"
 _LEAST = 100  # voxels of a body worth a mean
 
 
@@ -86,8 +85,7 @@ class MeanHUd(MapTransform):
         out = dict(data)
         if self.mode == "off":
             return out
-        lower, upper = _range_of(out[self.like]) or (0.0, 1.0)
-        image = convert_to_tensor(out[self.like], track_meta=False) * (upper - lower) + lower
+        image = scale_from_noted(out[self.like])
         for key in self.key_iterator(out):
             restored = convert_to_tensor(out[key], track_meta=False)
             shift = body_mean_shift(image, restored)
@@ -115,9 +113,3 @@ class MeanHUd(MapTransform):
 def _is_body(image: Tensor) -> Tensor:
     """Where there is tissue: neither air nor metal beyond the networks' range."""
     return (image > _BODY) & (image <= _METAL)
-
-
-def _range_of(image: Any) -> tuple[float, float] | None:
-    """The range in HU that an image was scaled to [0, 1] from; ``None`` for an image in HU."""
-    noted = getattr(image, "meta", {}).get(_RECORD)
-    return None if noted is None else (float(noted[0]), float(noted[1]))
