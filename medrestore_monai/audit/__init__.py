@@ -12,8 +12,8 @@
 
 from medrestore_monai.audit.audit import Audit, audit, scope_of
 from medrestore_monai.audit.figures import Figure
-from medrestore_monai.audit.limit import LimitChanged, limit_change
+from medrestore_monai.audit.limit import limit_change
 from medrestore_monai.audit.scope import Scope, measure_scope
 from medrestore_monai.audit.volume import Volume
 
-__all__ = ["Audit", "Figure", "LimitChanged", "Scope", "Volume", "audit", "limit_change", "measure_scope", "scope_of"]
+__all__ = ["Audit", "Figure", "Scope", "Volume", "audit", "limit_change", "measure_scope", "scope_of"]

@@ -33,12 +33,6 @@ SHARED: tuple[Setting, ...] = (
         "orientations of each slice that are restored and averaged; the network runs as many times",
         choices=(1, 2, 4, 8),
     ),
-    Setting(
-        "limit_change",
-        "float",
-        "noise standard deviations by which a voxel, or a smoothed change, may differ from the source; by default any",
-        range="[4, inf)",
-    ),
     MODALITY,
     Setting(
         "tile", "int", "side of tiles in pixels; auto: whole slices if they fit", choices=("auto",), range="[1, inf)"

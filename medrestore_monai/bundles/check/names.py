@@ -20,7 +20,7 @@ FAMILIES = (
     *(f"monai.apps.{part}" for part in ("reconstruction", "vista3d")),
     *("torch.nn", "torch.optim", "ignite.metrics"),
     *(f"medrestore_monai.{part}" for part in ("data", "dicom", "engines", "images", "inferers", "intensity")),
-    *(f"medrestore_monai.{part}" for part in ("losses", "metrics", "networks", "transforms")),
+    *(f"medrestore_monai.{part}" for part in ("losses", "metrics", "networks", "transforms", "audit.limit")),
 )
 
 _NUMPY = (
