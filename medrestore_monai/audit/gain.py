@@ -44,15 +44,15 @@ def measure_gain(source: Volume, restored: Volume) -> Gain:
     """Measure the signal gain of the restored image against its source, over up to 16 slices."""
     chosen = chosen_slices(source.slices)
     side = 64 if min(source.array.shape[:2]) >= 192 else 32
-    before, after = (_patches(image.array[..., chosen], side) for image in (source, restored))
+    before, after = (cut_patches(image.array[..., chosen], side) for image in (source, restored))
     smooth = smoothed(source.array[..., chosen], source.pixel)
-    kept = _patches(body_mask(smooth, source.modality), side).mean(axis=(1, 2)) >= _BODY
+    kept = cut_patches(body_mask(smooth, source.modality), side).mean(axis=(1, 2)) >= _BODY
     before, after = before[kept], after[kept]
     if len(before) < _LEAST_PATCHES:
         reason = f"{len(before)} patches of {side} pixels lie in the body; {_LEAST_PATCHES} are needed"
         return Gain(_figures(source, reason=reason), np.zeros(0), np.zeros(0))
     sigma = (_STRUCTURE_SIGMA * source.pixel[0], _STRUCTURE_SIGMA * source.pixel[1])
-    shaped = _patches(smoothed(source.array[..., chosen], source.pixel, max(sigma)), side)[kept]
+    shaped = cut_patches(smoothed(source.array[..., chosen], source.pixel, max(sigma)), side)[kept]
     frequency, gain, valid = signal_gain(before, after, shaped.var(axis=(1, 2)), source.pixel)
     return Gain(_figures(source, frequency, gain, valid, len(before)), frequency[valid], gain[valid])
 
@@ -97,8 +97,8 @@ def _spectra(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndar
     return (transforms[1] * transforms[0].conj()).real, np.abs(transforms[0]) ** 2
 
 
-def _patches(slices: np.ndarray, side: int) -> np.ndarray:
-    """Cut half-overlapping patches ``(n, side, side)`` from slices ``(X, Y, Z)``."""
+def cut_patches(slices: np.ndarray, side: int) -> np.ndarray:
+    """Return half-overlapping patches ``(n, side, side)`` of slices ``(X, Y, Z)``."""
     starts = [range(0, max(size - side, 0) + 1, side // 2) for size in slices.shape[:2]]
     cut = [slices[x : x + side, y : y + side, z] for z in range(slices.shape[2]) for x in starts[0] for y in starts[1]]
     whole = [patch for patch in cut if patch.shape == (side, side)]

@@ -18,6 +18,7 @@ from medrestore_monai.classical import Classical, Parameters
 from medrestore_monai.evaluate.baselines import choose_baselines, tuned_parameters
 from medrestore_monai.evaluate.cases import Source, open_source
 from medrestore_monai.evaluate.models import Model, open_model
+from medrestore_monai.evaluate.physics import slice_physics
 from medrestore_monai.evaluate.request import Request
 from medrestore_monai.evaluate.restorations import (
     Method,
@@ -219,6 +220,8 @@ def _one(
         images[name] = restored(at)
         seconds[name] = shared[name] + time.perf_counter() - start
         regions = protocol.score(images[name], label, modality, window)
+        if protocol.physics:
+            regions["whole slice"] |= slice_physics(images[name], label, modality, volume.spacing)
         scores += [SliceScore(*place, name, region, values) for region, values in regions.items()]
     results.scores += scores
     for name, duration in seconds.items():

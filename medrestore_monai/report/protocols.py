@@ -12,9 +12,11 @@ from torch import Tensor
 from medrestore_monai.intensity import INTENSITY_RANGES
 from medrestore_monai.metrics import body_mask, delta_e, slice_scores
 
-__all__ = ["HIGHER_IS_BETTER", "PROTOCOLS", "Protocol"]
+__all__ = ["HIGHER_IS_BETTER", "MEASURED", "PROTOCOLS", "Protocol"]
 
 HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "rmse": False, "delta_e": False}
+#: What some slices have only, and what no number says is better of.
+MEASURED = ("noise", "noise_of_reference", "gain", "frc")
 _WHOLE, _BODY = "whole slice", "body"
 
 
@@ -31,6 +33,7 @@ class Protocol:
         count_border: see there.
         body: score CT slices also inside the body.
         gray_as_rgb: give gray images a color difference too.
+        physics: of CT, PET and MR, measure noise, signal gain and Fourier ring correlation as well.
         settings: values of a bundle's ``evaluate.json`` the protocol asks for, by modality; where a bundle has no value
             of that name, its own degradation stands.
     """
@@ -43,6 +46,7 @@ class Protocol:
     count_border: bool = False
     body: bool = False
     gray_as_rgb: bool = False
+    physics: bool = False
     settings: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def window(self, modality: str, scaled_from: tuple[float, float]) -> tuple[float, float]:
@@ -98,9 +102,12 @@ PROTOCOLS = {
         Protocol(
             "standard",
             "Slices in the modality's window (CT -160 to 240 HU, PET 0 to 20 SUV, else the range of the image), whose "
-            "width is the data range; SSIM without its border of 5 pixels; CT also inside the body.",
+            "width is the data range; SSIM without its border of 5 pixels; CT also inside the body. Of CT, PET and MR "
+            "also the noise in flat regions, the signal gain from 0.15 to 0.6 of Nyquist, and the frequency up to "
+            "which patches agree with the reference (FRC).",
             windows=_CT_AND_PET,
             body=True,
+            physics=True,
         ),
         Protocol(
             "restore-rwkv",

@@ -6,7 +6,7 @@ from statistics import fmean
 
 import numpy as np
 
-from medrestore_monai.report.protocols import HIGHER_IS_BETTER
+from medrestore_monai.report.protocols import HIGHER_IS_BETTER, MEASURED
 from medrestore_monai.report.significance import bootstrap_interval, paired_p_value
 
 INPUT = "input"
@@ -105,11 +105,14 @@ def summarize(scores: Sequence[SliceScore], against: str = INPUT, seed: int = 0)
 def _row(scores: Sequence[SliceScore], baseline: Sequence[SliceScore], average: str, seed: int) -> SummaryRow:
     unit, groups = _groups(scores)
     estimates = {}
-    for name in (name for name in scores[0].values if all(name in score.values for score in scores)):
-        values = [score.values[name] for score in scores]
-        interval = bootstrap_interval(values, groups, seed)
+    for name in dict.fromkeys(name for score in scores for name in score.values):
+        have = [at for at, score in enumerate(scores) if name in score.values and name in baseline[at].values]
+        if not have or (name not in MEASURED and len(have) < len(scores)):
+            continue
+        values, there = [scores[at].values[name] for at in have], [groups[at] for at in have]
+        interval = bootstrap_interval(values, there, seed)
         same = scores[0].method == baseline[0].method
-        p = float("nan") if same else paired_p_value(values, [one.values[name] for one in baseline], groups)
+        p = float("nan") if same else paired_p_value(values, [baseline[at].values[name] for at in have], there)
         estimates[name] = Estimate(fmean(values), *interval, p)
     first = scores[0]
     patients = len({score.patient for score in scores})
@@ -135,9 +138,9 @@ def _per_volume(scores: Sequence[SliceScore]) -> list[SliceScore]:
         SliceScore(
             *(first.modality, first.patient, first.volume, 0, first.method, first.region),
             values={
-                name: fmean(one.values[name] for one in found)
-                for name in first.values
-                if all(name in one.values for one in found)
+                name: fmean(one.values[name] for one in found if name in one.values)
+                for name in dict.fromkeys(name for one in found for name in one.values)
+                if name in MEASURED or all(name in one.values for one in found)
             },
         )
         for found in volumes.values()
@@ -162,7 +165,7 @@ def findings(rows: Sequence[SummaryRow], models: Sequence[str]) -> list[str]:
         if row.method not in models or row.average != "slice":
             continue
         others = [other for other in rows if _same_place(other, row) and _is_comparable(other.method, models)]
-        for name, own in row.scores.items():
+        for name, own in ((name, own) for name, own in row.scores.items() if name in HIGHER_IS_BETTER):
             sign = 1 if HIGHER_IS_BETTER[name] else -1
             place = f"{row.modality}, {row.region}, {name}"
             means = {other.method: other.scores[name].mean for other in others}

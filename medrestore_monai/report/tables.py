@@ -11,7 +11,16 @@ from typing import Any
 from medrestore_monai.files import atomic_folder, require_writable
 from medrestore_monai.report.summary import SliceScore, SummaryRow
 
-_TITLES = {"psnr": "PSNR, dB", "ssim": "SSIM", "rmse": "RMSE", "delta_e": "DeltaE 2000"}
+_TITLES = {
+    "psnr": "PSNR, dB",
+    "ssim": "SSIM",
+    "rmse": "RMSE",
+    "delta_e": "DeltaE 2000",
+    "noise": "noise",
+    "noise_of_reference": "noise of the reference",
+    "gain": "signal gain",
+    "frc": "FRC, 1/mm",
+}
 _FEW = 6  # patients
 SCHEMA = "medrestore/evaluate/1"  # of table.json
 RESEARCH = "For research, not a medical device."
@@ -171,7 +180,8 @@ def _cells(row: SummaryRow, name: str) -> tuple[str, str]:
 
 def _title(name: str, about: Mapping[str, Any], modality: str) -> str:
     unit = about.get("units", {}).get(modality, "")
-    return f"{_TITLES[name]}, {unit}" if name == "rmse" else _TITLES[name]
+    relative = modality == "PT" and "noise" in name
+    return f"{_TITLES[name]}, {unit}" if name == "rmse" or ("noise" in name and not relative) else _TITLES[name]
 
 
 def _caution(row: SummaryRow) -> str:
