@@ -140,6 +140,7 @@ def restored_with_deaths(source: Path, output: Path, bundle: str, count: int) ->
     wait_for(output, count // 4, client)
     os.kill(processes_of(client.pid)[0], signal.SIGKILL)
     wait_for(output, count // 2, client)
+    client.send_signal(signal.SIGSTOP)  # it would be done before the second one has started
     second = start(source, output, bundle)
     refused = "is in use by process" in second.communicate()[0] and second.returncode == 2
     workers = processes_of(client.pid)
