@@ -15,6 +15,7 @@ from medrestore_monai.audit.bias import measure_bias
 from medrestore_monai.audit.faithfulness import THRESHOLD, Faithfulness, measure_faithfulness
 from medrestore_monai.audit.figures import Figure, plain
 from medrestore_monai.audit.gain import Gain, measure_gain
+from medrestore_monai.audit.interval import Interval, measure_interval, read_calibration, settings_of_result
 from medrestore_monai.audit.noise import Noise, measure_noise
 from medrestore_monai.audit.reading import bundle_of, read_pair
 from medrestore_monai.audit.scope import Scope, measure_scope
@@ -25,7 +26,6 @@ from medrestore_monai.bundles import Bundle, open_bundle
 
 SCHEMA = 1
 _PACKAGES = ("numpy", "scipy", "scikit-image", "monai", "pydicom")
-_LATER = "not part of this version"
 Result = TypeVar("Result")
 
 
@@ -42,6 +42,7 @@ class Audit:
         bias: means, activity or k-space.
         scope: how the source lies to the training data.
         faithfulness: changes that noise does not explain.
+        interval: for the value that a full scan would have.
         verdict: the light and its reasons.
         provenance: bundle, weights, settings and versions.
         timing: seconds by measurement.
@@ -55,6 +56,7 @@ class Audit:
     bias: list[Figure]
     scope: Scope
     faithfulness: Faithfulness
+    interval: Interval
     verdict: Verdict
     provenance: Mapping[str, Any]
     timing: Mapping[str, float]
@@ -77,7 +79,7 @@ class Audit:
             "noise": [one.as_dict() for one in self.noise.figures],
             "sharpness": [one.as_dict() for one in (*self.sharpness.figures, *self.gain.figures)],
             "bias": [one.as_dict() for one in self.bias],
-            "interval": {"not_measured": _LATER},
+            "interval": self.interval.as_dict(),
             "faithfulness": faithfulness,
             "timing_s": {name: round(seconds, 2) for name, seconds in self.timing.items()},
         }
@@ -93,6 +95,8 @@ def audit(
     *,
     bundle: Bundle | str | None = None,
     threshold: float = THRESHOLD,
+    settings: Mapping[str, Any] | None = None,
+    weights_sha256: str = "",
     modality: str | None = None,
     series_uid: str = "",
     hu_offset: float | None = None,
@@ -105,6 +109,9 @@ def audit(
         restored: the result, of the same kind and on the same grid.
         bundle: what restored it, for its training data; by default the one whose weights a DICOM header names.
         threshold: of the change map, above which a region is flagged.
+        settings: of the restoration, as far as they differ from the bundle's; by default those that a DICOM header has.
+            Without them there are no intervals.
+        weights_sha256: of the weights; by default what a DICOM header has, or else the bundle's own.
         modality: for paths: CT, MR, PT, RGB or GRAY of files without a DICOM header.
         series_uid: for paths: of the source, where there are several series.
         hu_offset: for paths: CT, what to add to the numbers of both to make them HU.
@@ -129,6 +136,8 @@ def audit(
             source, restored, modality=modality or single, series_uid=series_uid, hu_offset=hu_offset, suv=suv
         ),
     )
+    if weights_sha256:
+        second.about["weights_sha256"] = weights_sha256
     found = found or bundle_of(second)
     noise = timed("noise", lambda: measure_noise(first, second))
     sharpness = timed("sharpness", lambda: measure_sharpness(first, second))
@@ -136,9 +145,23 @@ def audit(
     bias = timed("bias", lambda: measure_bias(first, second))
     scope = timed("scope", lambda: scope_of(first, found))
     faithfulness = timed("faithfulness", lambda: measure_faithfulness(first, second, noise, threshold))
+    interval = timed("interval", lambda: _interval(first, second, noise, found, settings))
     verdict = judge(noise.figures, sharpness.figures, gain.figures, bias, scope, faithfulness)
     provenance = _provenance(second, found, threshold)
-    return Audit(first, second, noise, sharpness, gain, bias, scope, faithfulness, verdict, provenance, dict(timing))
+    measured = (noise, sharpness, gain, bias, scope, faithfulness, interval)
+    return Audit(first, second, *measured, verdict, provenance, dict(timing))
+
+
+def _interval(
+    source: Volume, restored: Volume, noise: Noise, bundle: Bundle | None, settings: Mapping[str, Any] | None
+) -> Interval:
+    calibration = None if bundle is None else read_calibration(bundle, source.modality)
+    if bundle is None or calibration is None:
+        return measure_interval(source, restored, noise, None)
+    given = restored.about.get("settings") if settings is None else settings
+    known = None if given is None else settings_of_result(bundle, given)
+    weights = restored.about.get("weights_sha256") or bundle.metadata.get("weights_sha256", "")
+    return measure_interval(source, restored, noise, calibration, calibration.why_void(weights, known))
 
 
 def scope_of(source: Volume, bundle: Bundle | None) -> Scope:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -120,6 +121,7 @@ def _header(ds: Dataset) -> dict[str, Any]:
         weights = _WEIGHTS.search(str(ds.DerivationDescription))
         if weights:
             found["weights_sha256"] = weights[1]
+            found["settings"] = _settings(found["derivation"])
     return found
 
 
@@ -127,6 +129,14 @@ def _own_words(text: str) -> str:
     """What this package has written of a derivation; what stood there before may be anybody's."""
     own, _, _ = text.partition(EARLIER)
     return own if own.startswith(OWN_WORDS) else "by another program"
+
+
+def _settings(derivation: str) -> dict[str, Any] | None:
+    """Return the settings that our derivation ends with; ``None`` where the text was too long for them."""
+    try:
+        return dict(json.loads(derivation[derivation.index("{") :]))
+    except ValueError:
+        return None
 
 
 def bundle_of(restored: Volume) -> Bundle | None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
+
 from medrestore_monai.audit.audit import Audit, audit
 from medrestore_monai.audit.page import render_page
 from medrestore_monai.data.find import is_image_file
 from medrestore_monai.files import UsageError, atomic_folder, require_writable
 from medrestore_monai.restorer import Restorer
 
-FIGURES, PAGE = "audit.json", "audit.html"
+FIGURES, PAGE, INTERVAL = "audit.json", "audit.html", "interval.nii.gz"
 _SUV = {
     "suv_factor": "factor",
     "patient_weight": "weight",
@@ -46,7 +49,7 @@ def check_output(output: Path, source: Path, restored: Path, overwrite: bool = F
 
 
 def write_audit(audit: Audit, output: Path, overwrite: bool = False) -> None:
-    """Write both files to a new folder, whole or not at all.
+    """Write both files, and the half-width of the intervals as NIfTI, to a new folder, whole or not at all.
 
     Raises:
         OSError: the folder is there and not to be replaced, or cannot be written.
@@ -54,6 +57,10 @@ def write_audit(audit: Audit, output: Path, overwrite: bool = False) -> None:
     with atomic_folder(output, overwrite) as folder:
         (folder / FIGURES).write_text(audit.json(), encoding="utf-8")
         (folder / PAGE).write_text(render_page(audit), encoding="utf-8")
+        if audit.interval.half_width is not None:
+            affine = np.diag([*audit.source.spacing, 1.0]) if audit.source.affine is None else audit.source.affine
+            image = nib.Nifti1Image(audit.interval.half_width, affine, dtype=np.uint16)  # nibabel chooses the slope
+            nib.save(image, folder / INTERVAL)
 
 
 def report_folder(output: Path) -> Path:
@@ -80,6 +87,8 @@ def audit_restoration(restorer: Restorer, source: Path, restored: Path, series_u
         source,
         restored,
         bundle=restorer.bundle,
+        settings=settings,
+        weights_sha256=restorer.weights_sha256,
         modality=settings.get("modality"),
         series_uid=series_uid,
         hu_offset=settings.get("hu_offset"),

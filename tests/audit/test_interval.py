@@ -1,0 +1,123 @@
+"""Intervals: they hold on new patients, scale with the noise, and are void for anything else."""
+
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+from noise_fields import correlated_noise
+from phantoms import body_phantom
+
+from medrestore_monai.audit import Volume, audit
+from medrestore_monai.audit.interval import (
+    Errors,
+    calibrate,
+    coverage_of,
+    read_calibration,
+    settings_of_result,
+    write_calibration,
+)
+from medrestore_monai.audit.writing import write_audit
+from medrestore_monai.bundles import find_bundle
+
+SPACING = (1.2, 1.2, 2.5)
+
+
+def patient(seed, spread=0.15, count=6000):
+    """Errors that grow with the edge strength; the scale differs between patients."""
+    rng = np.random.default_rng(seed)
+    values = {
+        "edge": rng.exponential(1, count),
+        "change": rng.exponential(1, count),
+        "noise": rng.uniform(10, 30, count),
+    }
+    scale = np.exp(spread * rng.normal()) * (0.5 + 0.3 * values["edge"])
+    return Errors(np.abs(rng.normal(size=count)) * scale, values)
+
+
+def test_they_hold_on_new_patients_and_follow_the_bins():
+    found = calibrate([patient(seed) for seed in range(15)], "label", "ab", {})
+    held = [coverage_of(patient(seed), found) for seed in range(100, 140)]
+    assert 0.9 <= np.mean(held) <= 0.97
+    assert (found.kind, found.patients) == ("conformal", 15)
+    assert found.factors[-1].mean() > 1.5 * found.factors[0].mean()
+    one = patient(1)
+    calm = one.values["edge"] < np.median(one.values["edge"])
+    parts = [coverage_of(Errors(one.error[m], {n: v[m] for n, v in one.values.items()}), found) for m in (calm, ~calm)]
+    assert abs(parts[0] - parts[1]) < 0.05  # one factor for all would hold much more of the calm half
+
+
+def test_the_quantile_is_taken_above_the_level_and_few_patients_promise_nothing():
+    """Twenty equal patients of a known distribution: the level is 0.9 * 21 / 20."""
+    rng = np.random.default_rng(0)
+    values = {name: np.zeros(100_000) for name in ("edge", "change", "noise")}
+    same = Errors(rng.uniform(0, 1, 100_000), values)
+    assert calibrate([same] * 20, "label", "", {}).factors[0, 0, 0] == pytest.approx(0.945, abs=0.04)
+    assert calibrate([same] * 3, "label", "", {}).kind == "empirical"
+    with pytest.raises(ValueError, match="two patients or more"):
+        calibrate([same], "label", "", {})
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    root = tmp_path / "ct_denoise_restore_rwkv"
+    original = find_bundle("ct_denoise_restore_rwkv").root
+    shutil.copytree(original, root, ignore=shutil.ignore_patterns("models", "*.png", "*.jpg"))
+    (root / "models").mkdir()
+    return find_bundle(str(root))
+
+
+def images():
+    clean = np.repeat(body_phantom((150, 141))[..., None], 2, axis=2)
+    noise, _, _ = correlated_noise(clean.shape, SPACING[0], 0.4, 15.0, seed=1)
+    inside = clean > -900
+    return [Volume(clean + part * noise * inside, "CT", SPACING) for part in (1.0, 0.4)]
+
+
+def test_a_report_has_the_interval_of_its_settings_and_weights_only(bundle, tmp_path):
+    weights, settings = bundle.metadata["weights_sha256"], settings_of_result(bundle, {})
+    assert settings["strength"] == 1.0
+    assert "hu_offset" not in settings
+    found = calibrate([patient(seed) for seed in range(12)], "the label", weights, settings)
+    assert read_calibration(bundle, "CT") is None
+    write_calibration(bundle.root / "docs" / "interval.json", "CT", found)
+    assert (bundle.root / "docs" / "interval.json").stat().st_size < 4000
+    assert read_calibration(bundle, "PT") is None
+    again = read_calibration(bundle, "CT")
+    np.testing.assert_allclose(again.factors, found.factors, atol=5e-4)
+
+    pair = images()
+    done = audit(*pair, bundle=bundle, settings={})
+    write_audit(done, tmp_path / "report")
+    half = nib.load(tmp_path / "report" / "interval.nii.gz")
+    assert half.get_data_dtype() == np.uint16
+    np.testing.assert_allclose(half.get_fdata(), done.interval.half_width, atol=half.get_fdata().max() / 60_000)
+    assert half.header.get_zooms() == pytest.approx(SPACING)
+    report = json.loads((tmp_path / "report" / "audit.json").read_text())["interval"]
+    assert (report["level"], report["kind"], report["patients"]) == (0.9, "conformal", 12)
+    assert report["figures"][0]["after"] == pytest.approx(
+        float(np.median(half.get_fdata()[half.get_fdata() > 0])), rel=0.01
+    )
+
+    for options, reason in (
+        ({}, "settings of this result are unknown"),
+        ({"settings": {"strength": 0.5}}, "calibrated for strength 1.0 and not 0.5"),
+        ({"settings": {}, "weights_sha256": "0" * 64}, "calibrated for other weights"),
+    ):
+        void = audit(*pair, bundle=bundle, **options)
+        assert void.interval.half_width is None
+        assert reason in void.as_dict()["interval"]["not_measured"]
+        write_audit(void, tmp_path / "void", overwrite=True)
+        assert not (tmp_path / "void" / "interval.nii.gz").exists()
+
+
+def test_a_damaged_file_is_named(bundle):
+    (bundle.root / "docs" / "interval.json").write_text('{"version": 9}')
+    with pytest.raises(ValueError, match=r"interval\.json is no calibration"):
+        read_calibration(bundle, "CT")
+
+
+def test_other_names_of_settings_are_those_of_the_header():
+    one = find_bundle("all_in_one_restore_rwkv")
+    assert settings_of_result(one, {"CT mean_hu": "off"})["mean_hu"] == "off"
