@@ -16,6 +16,7 @@ _EOI, _SOS = 0xD9, 0xDA
 _RESTARTS = range(0xD0, 0xD8)
 _NO_FRAMES = (0xC4, 0xC8, 0xCC)  # of 0xC0 to 0xCF: tables, a reserved one, conditions of arithmetic coding
 _JPEG_LS = 0xF7
+_PROGRESSIVE = (0xC2, 0xCA)
 
 
 class JpegFrame(NamedTuple):
@@ -57,8 +58,7 @@ class JpegStream:
         Raises:
             OSError: there is none, or there are several.
         """
-        found = [one for one in self.segments if one[0] == _JPEG_LS or 0xC0 <= one[0] <= 0xCF]
-        found = [one for one in found if one[0] not in _NO_FRAMES]
+        found = [one for one in self.segments if _is_frame(one[0])]
         if len(found) != 1 or len(found[0][1]) < 6:
             raise OSError(f"it has {len(found)} frame headers")
         marker, content = found[0]
@@ -68,6 +68,33 @@ class JpegStream:
     def scans(self) -> int:
         """How often the coded data begin anew."""
         return sum(marker == _SOS for marker, _ in self.segments)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the scans of a JPEG bring all coefficients of all components to their last bit.
+
+        A progressive one that ends earlier is a picture without its fine detail.
+
+        Raises:
+            OSError: see :attr:`frame`.
+        """
+        process, header = self.frame.process, next(content for marker, content in self.segments if _is_frame(marker))
+        wanted = range(64) if process in _PROGRESSIVE else range(1)
+        missing = {(component, each) for component in header[6::3] for each in wanted}
+        for content in (content for marker, content in self.segments if marker == _SOS):
+            components = content[1 : 1 + 2 * content[0] : 2] if content else b""
+            if len(content) < 4 + 2 * len(components):
+                raise OSError("a header of a scan is too short")
+            first, last, approximation = content[1 + 2 * len(components) :][:3]
+            if process not in _PROGRESSIVE:
+                missing -= {(component, 0) for component in components}
+            elif approximation & 0x0F == 0:
+                missing -= {(component, each) for component in components for each in range(first, last + 1)}
+        return not missing
+
+
+def _is_frame(marker: int) -> bool:
+    return marker == _JPEG_LS or (0xC0 <= marker <= 0xCF and marker not in _NO_FRAMES)
 
 
 def read_jpeg_stream(data: bytes) -> JpegStream:

@@ -87,6 +87,8 @@ def check_jpeg(data: bytes) -> None:
     pieces, end = stream.pieces, stream.end
     if not any(marker == _APP2 and content.startswith(b"MPF\0") for marker, content in stream.segments):
         check_nothing_follows(len(data[end:].rstrip(b"\0")))  # of several pictures, the others
+    if not stream.is_complete:
+        raise OSError("its last scans are missing")
     decoded = _decode_jpeg(data)
     tailed, start = b"", 0
     for piece in pieces:

@@ -70,6 +70,14 @@ def shortened(data, count):
     return data[: -2 - count] + data[-2:]
 
 
+def scans(count, **options):
+    """A progressive JPEG with so many of its scans, ended properly; libjpeg smooths over what the others hold."""
+    data = jpeg(progressive=True, **options)
+    starts = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xda"]
+    tables = data.rindex(b"\xff\xc4", 0, starts[count])  # of the next scan
+    return data[:tables] + b"\xff\xd9"
+
+
 def nifti(behind=b""):
     return nib.Nifti1Image(np.zeros((5, 4, 3), np.int16), np.eye(4)).to_bytes() + behind
 
@@ -91,6 +99,11 @@ def npy(behind=b""):
         ("f.png", png(ROWS[:30], 64, interlaced=True), r"1470 bytes of 31\d\d"),
         ("a.jpg", jpeg(640), "lacks data"),
         ("b.jpg", jpeg(80, progressive=True), "lacks data"),
+        ("h.jpg", jpeg(640, progressive=True), "lacks data"),
+        ("i.jpg", shortened(jpeg(progressive=True), 9), "lacks data"),
+        ("j.jpg", scans(1), "its last scans are missing"),
+        ("k.jpg", scans(3), "its last scans are missing"),
+        ("l.jpg", scans(-1), "its last scans are missing"),
         ("c.jpg", jpeg(32), "belong to no pixel"),
         ("d.jpg", jpeg() + b"more", "4 bytes follow"),
         ("e.jpg", jpeg()[:-2], "end is missing"),
