@@ -176,6 +176,23 @@ def test_neither_an_audit_nor_its_messages_quote_a_header(tmp_path, bundle, moda
         assert "CANARY" not in text  # the name and ID of the phantoms
 
 
+def test_no_evaluation_quotes_a_header(tmp_path, bundle):
+    for patient in ("p0", "p1"):
+        ct_series(tmp_path / "data" / patient, slices=2, edit=plant)
+    out = tmp_path / "report"
+    words = ("--data", tmp_path / "data", "-o", out, "--bundle", bundle, "--baselines", "none", "--device", "cpu")
+    result = run("evaluate", *words)
+    assert result.exit_code == 0, result.output
+    written = [path for path in out.rglob("*") if path.is_file()]
+    assert {".csv", ".json", ".md", ".png"} <= {path.suffix for path in written}
+    for text in (result.output.encode(), *(path.read_bytes() for path in written)):
+        assert b"canary" not in text.lower()
+    ct_series(tmp_path / "data" / "p2", slices=2, edit=spoil(RescaleType=canary(39)))
+    result = run("evaluate", *words, "--overwrite", "--skip-bad")
+    assert "canary" not in result.output.lower()
+    assert b"canary" not in (out / "table.md").read_bytes().lower()
+
+
 def write_nifti(path):
     header = nib.Nifti1Header()
     for number, field in enumerate(("descrip", "aux_file", "intent_name", "db_name", "data_type")):
