@@ -53,7 +53,7 @@ def shown_slices(total: int, enabled: bool = True) -> Iterator[Advance]:
 
 
 class _Lines:
-    """Prints a line after the first slices, and then now and then."""
+    """Prints a line after the first slices, now and then, and at the end."""
 
     def __init__(self, console: Console, total: int) -> None:
         self._console, self._total, self._done = console, total, 0
@@ -63,10 +63,16 @@ class _Lines:
     def __call__(self, count: int) -> None:
         self._done += count
         now = time.monotonic()
-        if now < self._next or self._done >= self._total:
+        whole = self._done >= self._total
+        if now < self._next and not whole:
             return
         self._next = now + _BETWEEN
-        left = round((now - self._began) / self._done * (self._total - self._done))
-        hours, rest = divmod(left, 3600)
-        clock = f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
-        self._console.print(f"{self._done} of {self._total} slices, {clock} left", highlight=False)
+        spent = now - self._began
+        clock = _clock(spent if whole else spent / self._done * (self._total - self._done))
+        words = f"in {clock}" if whole else f"{clock} left"
+        self._console.print(f"Restoring slices: {self._done} of {self._total}, {words}", highlight=False)
+
+
+def _clock(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"

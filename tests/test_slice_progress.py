@@ -25,8 +25,10 @@ def test_the_rest_is_told_from_the_first_slices_on_and_slabs_count_together(prin
                 for _ in range(10):
                     advance(1)
     lines = printed.getvalue().splitlines()
-    assert lines[:2] == ["1 of 40 slices, 3:15 left", "7 of 40 slices, 2:45 left"]  # each takes 5 s
-    assert len(lines) == 7
+    words = ["1 of 40, 3:15 left", "7 of 40, 2:45 left"]  # each takes 5 s
+    assert lines[:2] == [f"Restoring slices: {one}" for one in words]
+    assert lines[-1] == "Restoring slices: 40 of 40, in 3:20"
+    assert len(lines) == 8
 
 
 def test_nothing_is_shown_unless_asked_for(printed):

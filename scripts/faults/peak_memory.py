@@ -10,6 +10,7 @@ import argparse
 import re
 import shutil
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
@@ -33,7 +34,9 @@ def main() -> int:
     for kind in given.kinds.split(","):
         peaks = []
         for slices in given.slices:
-            source, output = make(given.work, kind, given.side, slices)
+            # in a process of its own, whose memory the measured one does not inherit
+            with ProcessPoolExecutor(1) as pool:
+                source, output = pool.submit(make, given.work, kind, given.side, slices).result()
             args = ["restore", source, "-o", output, "--device", "cpu", "--strength", given.strength]
             args += ["--set", "mean_hu=off"]
             ended = Command(args, given.work / "log.txt", given.work / "temporary", not given.commands).wait()
