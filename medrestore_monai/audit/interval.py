@@ -84,11 +84,11 @@ class Calibration:
         if weights_sha256 != self.weights_sha256:
             return "it was calibrated for other weights"
         if settings is None:
-            return "the settings of this result are unknown; `medrestore restore --report` knows them"
+            return "the settings of this result are unknown; a report that is made with the restoration has them"
         names = sorted({*settings, *self.settings})
         other = [name for name in names if settings.get(name) != self.settings.get(name)]
-        told = [f"{name} {self.settings.get(name)} and not {settings.get(name)}" for name in other]
-        return f"it was calibrated for {', '.join(told)}" if told else ""
+        differing = [f"{name} {self.settings.get(name)} and not {settings.get(name)}" for name in other]
+        return f"it was calibrated for {', '.join(differing)}" if differing else ""
 
 
 @dataclass(frozen=True, eq=False)

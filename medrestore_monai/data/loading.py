@@ -25,6 +25,7 @@ from medrestore_monai.images import (
     VolumeFile,
     choose_slice_axis,
     kind_of,
+    read_header,
     read_image,
     read_picture_set,
     slice_order,
@@ -178,7 +179,8 @@ class LoadImageOrSeriesd(MapTransform):
         return _tensor(picture.T if color else picture.T[None], np.eye(4), {**meta, **self._said()})
 
     def _load_file(self, path: Path, part: slice | None, single: bool, slices: int) -> MetaTensor:
-        if part is not None and not single and kind_of(path) in SLAB_KINDS:
+        in_slabs = not single and kind_of(path) in SLAB_KINDS
+        if part is not None and in_slabs and self._slices_of(path) > 1:
             return self._load_slab(path, part, slices)
         array, meta = read_image(path) if part is None else self._open_image(path)
         meta = {**meta, "source": str(path)}
@@ -202,6 +204,9 @@ class LoadImageOrSeriesd(MapTransform):
             whole = self._of_files.get(path, lambda: range_of_mr(lambda: (self._open_image(path)[0],)))
             meta = {**meta, "intensity_range": whole}
         return self._noted(array, meta, str(path))
+
+    def _slices_of(self, path: Path) -> int:
+        return self._of_files.get(("slices", path), lambda: read_header(path, self.slice_axis).slices)
 
     def _load_slab(self, path: Path, part: slice, slices: int) -> MetaTensor:
         """Read some slices of a file whose whole may be larger than the memory."""

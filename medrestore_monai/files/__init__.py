@@ -6,11 +6,12 @@ for temporary folders, ``checks`` refuses before any work, ``walks`` finds the r
 knows what a result takes from the files it is made of.
 """
 
-from medrestore_monai.files.atomic import atomic_file, atomic_folder, atomic_result, naming
+from medrestore_monai.files.atomic import atomic_file, atomic_folder, atomic_result
 from medrestore_monai.files.checks import DataError, UsageError, refuse_links, require_space, require_writable
 from medrestore_monai.files.lock import lock_file
 from medrestore_monai.files.scratch import ScratchFolder, clear_scratch
 from medrestore_monai.files.source import file_mode, folder_mode, refuse_change, state_of
+from medrestore_monai.files.system_errors import naming
 from medrestore_monai.files.unpacking import unpack_limit
 from medrestore_monai.files.walks import is_regular, walk
 from medrestore_monai.files.workspace import Workspace, claim, recover

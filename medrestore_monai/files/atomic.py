@@ -9,24 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from medrestore_monai.files.system_errors import naming
 from medrestore_monai.files.workspace import claim
 
-__all__ = ["atomic_file", "atomic_folder", "atomic_result", "naming"]
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Let an error of the system name a path where it names none, as that of a full disk does.
-
-    Raises:
-        OSError: as it was, with ``path``.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None or error.filename is not None:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
+__all__ = ["atomic_file", "atomic_folder", "atomic_result"]
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from medrestore_monai.files.checks import UsageError
 from medrestore_monai.files.lock import lock_file, still_there
+from medrestore_monai.files.system_errors import naming
 
 __all__ = ["Workspace", "claim", "recover"]
 
@@ -92,7 +93,8 @@ def claim(output: Path) -> Iterator[Workspace]:
         return
     missing = [parent for parent in output.parents if not parent.exists()]
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
+        with naming(output):
+            output.parent.mkdir(parents=True, exist_ok=True)
         workspace = Workspace(output, _folder_of(output))
         with _locked(workspace):
             token = _held.set({**outer, output: workspace})
@@ -133,7 +135,8 @@ def _locked(workspace: Workspace) -> Iterator[None]:
     """Make the folder of a workspace and hold its lock."""
     path = workspace.folder / _LOCK
     for _ in range(_ATTEMPTS):
-        workspace.folder.mkdir(mode=0o700, exist_ok=True)
+        with naming(workspace.output):
+            workspace.folder.mkdir(mode=0o700, exist_ok=True)
         known = path.exists()
         try:
             file: BinaryIO = path.open("ab")

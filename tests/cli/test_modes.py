@@ -82,7 +82,7 @@ def test_verbose_says_where_it_failed_and_quotes_no_header(tmp_path, bundle):
     result = run(*command, "--verbose", code=3)
     assert re.search(r"Detail: \w+Error at .*\.py:\d+ \w+", result.stderr)
     assert "Canary" not in result.output
-    assert [line for line in result.stderr.splitlines() if line.startswith("Error")] == silent.stderr.splitlines()
+    assert [line for line in result.stderr.splitlines() if line.startswith("Error")] == silent.stderr.splitlines()[-1:]
 
 
 def test_verbose_names_the_causes_of_an_error_without_their_texts(tmp_path, bundle, monkeypatch):

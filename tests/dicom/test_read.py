@@ -232,7 +232,7 @@ def test_archive_that_unpacks_to_too_much_or_not_at_all(tmp_path, monkeypatch):
     archive = tmp_path / "bomb.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
         packed.writestr("zeros.dcm", b"\0" * 4_000_000)
-    monkeypatch.setattr("medrestore_monai.dicom.files._MAX_UNPACKED", 1_000_000)
+    monkeypatch.setattr("medrestore_monai.dicom.files.unpack_limit", lambda packed: 1_000_000)
     with pytest.raises(DicomError, match="would unpack to"):
         read_series(archive)
     archive.write_bytes(b"no archive")
