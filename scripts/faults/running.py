@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 
-REAL = Path(__file__).resolve().parents[2] / "tests" / "data" / "ct_abdomen_crlm.zip"
+REAL = Path(__file__).resolve().parents[2] / "medrestore_monai/demo/ct_abdomen_crlm.zip"
 
 
 class Ended(NamedTuple):
