@@ -19,7 +19,7 @@ import numpy as np
 import pydicom
 from running import Command, preload, write_nifti, write_series, write_zip
 
-OPTIONS = ["--device", "cpu", "--set", "mean_hu=off"]
+OPTIONS = ["--bundle", "ct_denoise_restore_rwkv", "--device", "cpu", "--set", "mean_hu=off"]
 
 
 def main() -> int:

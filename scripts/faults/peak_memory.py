@@ -38,7 +38,7 @@ def main() -> int:
             with ProcessPoolExecutor(1) as pool:
                 source, output = pool.submit(make, given.work, kind, given.side, slices).result()
             args = ["restore", source, "-o", output, "--device", "cpu", "--strength", given.strength]
-            args += ["--set", "mean_hu=off"]
+            args += ["--bundle", "ct_denoise_restore_rwkv", "--set", "mean_hu=off"]
             ended = Command(args, given.work / "log.txt", given.work / "temporary", not given.commands).wait()
             found = re.search(r"Memory: about ([\d.]+) GB", ended.text)
             if ended.code or not found:

@@ -107,6 +107,7 @@ def _run(args: list[str], log: Path, temporary: Path, memory: int) -> None:
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(out, 1)
         os.dup2(out, 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
         os.environ["TMPDIR"], tempfile.tempdir = str(temporary), None
         if memory:
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

@@ -47,7 +47,7 @@ def test_a_long_volume_needs_no_more_memory_than_a_short_one(tmp_path):
     for slices in (40, 400):
         (tmp_path / str(slices)).mkdir()
         source, output = peak_memory.make(tmp_path / str(slices), "nifti", 96, slices)
-        args = ["restore", source, "-o", output, "--device", "cpu", "--strength", "0", "--set", "mean_hu=off"]
+        args = ["restore", source, "-o", output, "--device", "cpu", "--strength", "0", "--bundle", bad_inputs.CT]
         ended = Command(args, tmp_path / "log.txt", tmp_path / "temporary").wait(100)
         assert ended.code == 0, ended.text
         assert "Memory: about " in ended.text
