@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 from medrestore_monai.dicom.checks import DicomError, floats
 
 _DUPLICATE_MM = 0.01
+_LARGEST_PIXEL = 100.0  # mm
 _SIDEWAYS = 0.01  # of the distance of two slices (0.6 degrees), but not less than 0.05 mm
 _UNEVEN = 0.05  # of the distance of two slices, but not less than 0.02 mm
 _REMEDY = "they can only be restored as independent images (`allow_gaps`)."
@@ -82,8 +83,10 @@ def _geometry(
                 raise DicomError(f"{label} has no valid {keyword}, so its place in the volume is unknown.")
     first, label = datasets[0], labels[0]
     pixel = floats(first.PixelSpacing)
-    if (pixel <= 0).any():
-        raise DicomError(f"{label} has pixel spacing {pixel.tolist()}, where positive mm are expected.")
+    if (pixel <= 0).any() or (pixel > _LARGEST_PIXEL).any():
+        raise DicomError(
+            f"{label} has pixel spacing {pixel.tolist()}, where positive mm, up to {_LARGEST_PIXEL:g}, are expected."
+        )
     cosines = floats(first.get("ImageOrientationPatient") or (1, 0, 0, 0, 1, 0))
     row, column = cosines[:3], cosines[3:]
     if abs(row @ row - 1) > 0.01 or abs(column @ column - 1) > 0.01 or abs(row @ column) > 0.01:

@@ -21,6 +21,7 @@ __all__ = ["is_packed", "nifti_meta", "open_nifti", "read_nifti", "write_nifti",
 
 _HEAD = 184  # bytes, to the end of the slope
 _SLOPES = {348: (112, "f"), 540: (176, "d")}  # place and form of the slope, by the size of the header
+_LARGEST_VOXEL = 1e6  # in any unit that a header names, micrometers among them
 # fields of the header that a result does not get, see descriptions.py
 _TEXTS = ("descrip", "aux_file", "intent_name", "data_type", "db_name", "unused_str")
 
@@ -96,6 +97,14 @@ def open_nifti(path: Path) -> tuple[Any, tuple[int, ...]]:
         )
     if not np.isfinite(image.affine).all():
         raise OSError("its affine is not finite")
+    axes = image.affine[:3, [axis for axis, side in enumerate(shape[:3]) if side > 1]]
+    sizes = np.linalg.norm(axes, axis=0)
+    if (
+        (sizes <= 0).any()
+        or (sizes > _LARGEST_VOXEL).any()
+        or np.linalg.matrix_rank(axes / sizes, tol=1e-4) < sizes.size
+    ):
+        raise OSError(f"its affine gives voxels of {' x '.join(f'{size:.3g}' for size in sizes)}, or flat ones")
     if len(shape) > 3 and any(side != 1 for side in shape[3:]):
         raise UnfitImageError(
             f"{path}: expected one 2D image or 3D volume, got a series of shape {shape}: split it first."

@@ -345,6 +345,7 @@ def test_slices_that_differ(tmp_path, values, message):
     ("values", "message"),
     [
         ({"PixelSpacing": [0, 0.75]}, "positive mm"),
+        ({"PixelSpacing": [1e9, 1e9]}, "positive mm, up to 100,"),
         ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "not perpendicular"),
         ({"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}, "not perpendicular"),
     ],

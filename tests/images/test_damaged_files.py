@@ -120,6 +120,39 @@ def test_every_row_comes_from_data_and_nothing_follows(tmp_path, name, data, rea
         read_image(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"srow_x": [0, 0, 0, 0]}, "voxels of 0 x 1 x 1"),
+        ({"srow_y": [1, 0, 0, 0]}, "or flat ones"),
+        ({"srow_x": [1e30, 0, 0, 0]}, "voxels of 1e"),
+        ({"srow_x": [np.nan, 0, 0, 0]}, "not finite"),
+    ],
+    ids=str,
+)
+def test_headers_that_cannot_be_are_refused(tmp_path, fields, reason):
+    data = nifti()
+    header = nib.Nifti1Header(data[:348])
+    for name, value in fields.items():
+        header[name] = value
+    (tmp_path / "a.nii").write_bytes(header.binaryblock + data[348:])
+    with pytest.raises(ValueError, match=reason):
+        read_image(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (5, 4, 1), (1, 4, 3)])
+def test_an_axis_of_one_voxel_needs_no_size(tmp_path, shape):
+    image = nib.Nifti1Image(np.zeros(shape, np.int16), np.eye(4))
+    image.to_filename(tmp_path / "a.nii")
+    data = (tmp_path / "a.nii").read_bytes()
+    header = nib.Nifti1Header(data[:348])
+    for axis, side in enumerate((*shape, 1)[:3]):
+        if side == 1:
+            header[f"srow_{'xyz'[axis]}"] = 0
+    (tmp_path / "a.nii").write_bytes(header.binaryblock + data[348:])
+    assert read_image(tmp_path / "a.nii")[0].shape == shape
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 @pytest.mark.parametrize("side", [8, 21, 70])
 @pytest.mark.parametrize(
