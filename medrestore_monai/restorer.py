@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from monai.bundle.config_item import ComponentLocator
 from monai.bundle.reference_resolver import ReferenceResolver
 from rich.console import Console
 
-from medrestore_monai.bundles import DEFAULT_BUNDLE, Bundle, open_bundle, read_config
+from medrestore_monai.bundles import DEFAULT_BUNDLE, Bundle, foreign_values_explained, open_bundle, read_config
 from medrestore_monai.bundles.settings import (
     check_values,
     config_values,
@@ -110,7 +111,8 @@ class Restorer:
         configuration: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:
-        self.bundle = open_bundle(bundle.root if isinstance(bundle, Bundle) else bundle or DEFAULT_BUNDLE, trust_bundle)
+        name = DEFAULT_BUNDLE if bundle is None else bundle.root if isinstance(bundle, Bundle) else bundle
+        self.bundle = open_bundle(name, trust_bundle)
         file = self.bundle.config("inference")
         content = read_config(file).config if configuration is None else configuration
         self._config: dict[str, Any] = {**content, "_meta_": self.bundle.metadata}
@@ -134,7 +136,11 @@ class Restorer:
     def _open(self) -> None:
         values = {"bundle_root": path_text(self.bundle.root), **self._values}
         parser = self._parser(values)
-        with _opening, unwrapped(), torch.random.fork_rng(devices=[]):  # building a network draws its first weights
+        with (
+            _opening,
+            self._explained(),
+            torch.random.fork_rng(devices=[]),
+        ):  # building a network draws its first weights
             for part in ("load", "scaling", "inferer", "unscaling"):
                 parser.get_parsed_content(part)
             if any(top_of(name) == "network_def" for name in self._values):
@@ -160,7 +166,7 @@ class Restorer:
             ValueError: there is no such setting, it is one of opening, or it has no such value.
         """
         parser = self.configured(**settings)
-        with unwrapped():
+        with self._explained():
             for part in ("load", "scaling", "inferer", "unscaling"):
                 parser.get_parsed_content(part)
 
@@ -247,7 +253,7 @@ class Restorer:
         # paths, not texts: MONAI would run a text that starts with "$" as code, and put "::" for "#"
         places = {"dataset_dir": Path(source), "output_dir": Path(output)}
         parser = self.configured({**places, "overwrite": overwrite, "progress": progress}, **settings)
-        with Notes() as notes, unwrapped():
+        with Notes() as notes, self._explained():
             try:
                 for part in ("load", "scaling", "inferer", "unscaling", "evaluator"):
                     parser.get_parsed_content(part)
@@ -303,7 +309,7 @@ class Restorer:
         if only or meta["original_channel_dim"] == 0:
             meta["modality"] = "RGB" if meta["original_channel_dim"] == 0 else "GRAY"
         parser = self._parser({**values, "progress": progress})
-        with unwrapped(), torch.no_grad():
+        with self._explained(), torch.no_grad():
             load, scaling, inferer, unscaling = (
                 parser.get_parsed_content(part) for part in ("load", "scaling", "inferer", "unscaling")
             )
@@ -318,6 +324,11 @@ class Restorer:
             noted = item["image"].meta
             array = with_padding(without_offset(restored.detach().cpu().numpy(), noted), noted)
         return opened.like(array if meta["original_channel_dim"] == 0 else array[0])
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        with foreign_values_explained(self.bundle.root), unwrapped():
+            yield
 
     def _parser(self, values: Mapping[str, Any]) -> ConfigParser:
         """Return the configuration with other values; what was loaded at opening is among them."""

@@ -22,7 +22,7 @@ from medrestore_monai.audit.scope import Scope, measure_scope
 from medrestore_monai.audit.sharpness import Sharpness, measure_sharpness
 from medrestore_monai.audit.verdict import Verdict, judge
 from medrestore_monai.audit.volume import Volume
-from medrestore_monai.bundles import Bundle, open_bundle
+from medrestore_monai.bundles import Bundle, foreign_values_explained, open_bundle
 
 SCHEMA = 1
 _PACKAGES = ("numpy", "scipy", "scikit-image", "monai", "pydicom")
@@ -101,6 +101,7 @@ def audit(
     series_uid: str = "",
     hu_offset: float | None = None,
     suv: Mapping[str, Any] | None = None,
+    trust_bundle: bool = False,
 ) -> Audit:
     """Measure how a restored image differs from its source, and whether the difference can be trusted.
 
@@ -116,6 +117,8 @@ def audit(
         series_uid: for paths: of the source, where there are several series.
         hu_offset: for paths: CT, what to add to the numbers of both to make them HU.
         suv: for paths: PET, see :class:`~medrestore_monai.dicom.SUVOptions`.
+        trust_bundle: show a bundle from elsewhere whatever its card holds, see
+            :func:`~medrestore_monai.bundles.open_bundle`.
 
     Raises:
         ValueError: an image cannot be used, the two do not belong together, or an option is out of its range.
@@ -128,7 +131,7 @@ def audit(
         timing[name] = time.perf_counter() - start
         return result
 
-    found = open_bundle(bundle, configs=()) if isinstance(bundle, str) else bundle
+    found = open_bundle(bundle, trust_bundle, configs=()) if isinstance(bundle, str) else bundle
     single = found.modalities[0] if found is not None and len(found.modalities) == 1 else None
     first, second = timed(
         "reading",
@@ -173,7 +176,9 @@ def scope_of(source: Volume, bundle: Bundle | None) -> Scope:
         return measure_scope(source, {})
     config = json.loads(bundle.config("inference").read_text(encoding="utf-8"))
     neighbors = config.get("context", 0)
-    return measure_scope(source, bundle.metadata.get("trained_on", {}), isinstance(neighbors, int) and neighbors > 0)
+    trained_on = bundle.metadata.get("trained_on", {})
+    with foreign_values_explained(bundle.root):
+        return measure_scope(source, trained_on, isinstance(neighbors, int) and neighbors > 0)
 
 
 def _pair(

@@ -10,7 +10,7 @@
 Configurations name what stands here, such as ``medrestore_monai.bundles.load_network``.
 """
 
-from medrestore_monai.bundles.config import read_config, require_inference
+from medrestore_monai.bundles.config import foreign_values_explained, read_config, require_inference
 from medrestore_monai.bundles.find import (
     DEFAULT_BUNDLE,
     WEIGHTS,
@@ -48,6 +48,7 @@ __all__ = [
     "check_backend",
     "export_bundle",
     "find_bundle",
+    "foreign_values_explained",
     "is_path",
     "list_bundles",
     "load_network",

@@ -1,12 +1,15 @@
 """Read a bundle's configuration, if it may run; a name of this package that has moved is refused with its new one."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medrestore_monai.bundles.moved import reason_moved, texts
-from medrestore_monai.bundles.trust import open_config
+from medrestore_monai.bundles.trust import is_own, open_config
+from medrestore_monai.files import DataError
+from medrestore_monai.texts import one_line
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser
@@ -33,6 +36,28 @@ def read_config(*paths: str | os.PathLike[str]) -> "ConfigParser":
                 f"{names} {'was' if len(paths) == 1 else 'were'} written for an earlier version: {reason}."
             )
     return parser
+
+
+@contextmanager
+def foreign_values_explained(root: Path) -> Iterator[None]:
+    """Say in one sentence what a class raises on the plain values that a bundle from elsewhere gives it.
+
+    Args:
+        root: the bundle's folder.
+
+    Raises:
+        DataError: in place of an exception that no command explains.
+    """
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError, MemoryError):
+        raise
+    except Exception as error:
+        if is_own(root):
+            raise
+        raise DataError(
+            f"the configuration of the bundle {root} cannot be used: {one_line(str(error), 200)}."
+        ) from error
 
 
 def require_inference(inferer: Any) -> None:

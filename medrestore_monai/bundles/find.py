@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from medrestore_monai.bundles.check.configs import read
 from medrestore_monai.bundles.settings import Setting, declared_modalities, declared_settings, declared_task
 
 DEFAULT_BUNDLE = "ct_denoise_restore_rwkv"
@@ -46,7 +47,8 @@ class Bundle:
     @property
     def evaluated(self) -> tuple[str, ...]:
         """Those of them that its ``evaluate.json`` scores."""
-        return tuple(self.metadata["medrestore"].get("evaluated", self.modalities))
+        modalities = self.modalities  # which refuses a damaged block
+        return tuple(self.metadata["medrestore"].get("evaluated", modalities))
 
     @property
     def dicom_modalities(self) -> tuple[str, ...]:
@@ -176,10 +178,12 @@ def _calls_itself(root: Path, name: str) -> bool:
 def _read(root: Path) -> Bundle:
     path = root / "configs" / "metadata.json"
     try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
-        missing = [key for key in ("version", "task", "network_data_format") if key not in metadata]
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is no JSON object: {error}.") from error
+        metadata = read(path.name, path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON object: {str(error).rstrip('.')}.") from error
+    if not isinstance(metadata, dict):
+        raise ValueError(f"{path} is no JSON object.")
+    missing = [key for key in ("version", "task", "network_data_format") if key not in metadata]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}.")
     return Bundle(root, metadata)

@@ -46,12 +46,17 @@ __all__ = [
 
 BLOCK = "medrestore"
 TASKS = ("denoising", "deblurring", "super-resolution", "synthesis")
+RUN = ("imports", "initialize", "run", "finalize")  # what MONAI runs of a configuration
 #: Top-level values of configurations that are arguments of a run, not settings.
 INTERNAL = ("bundle_root", "dataset_dir", "output_dir", "overwrite", "progress")
 
 _RENAMED = {"suv": "suv_factor, patient_weight, injected_dose, half_life and injection_time"}
 # what is said of an image, which must be of that modality
 _OF_IMAGES = {one.name: one.modality for one in SHARED if one.modality}
+# what a bundle may say of a setting of its own, and the names that it may not give one
+_DECLARED = {"kind": str, "help": str, "when": str, "choices": list, "range": str, "modality": str, "served": bool}
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_RESERVED = {*INTERNAL, *RUN, *(one.name for one in SHARED)}
 _OF_NETWORK = re.compile(r"network_def((#|::)[A-Za-z0-9]\w*)+")
 
 
@@ -62,6 +67,13 @@ def _block(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
             f"metadata.json of this bundle has no block {BLOCK!r} with task, modalities and settings: "
             "copy it from the bundle that this one was made from."
         )
+    for name in ("modalities", "evaluated"):
+        found = block.get(name, [])
+        if not (isinstance(found, list) and all(isinstance(one, str) for one in found)):
+            raise ValueError(f"{name} in metadata.json must be a list of texts, got {str(found)[:100]}.")
+    settings = block["settings"]
+    if not (isinstance(settings, Mapping) and all(isinstance(one, Mapping) for one in settings.values())):
+        raise ValueError("settings in metadata.json must be mappings by name.")
     return block
 
 
@@ -110,12 +122,17 @@ def declared_settings(metadata: Mapping[str, Any]) -> dict[str, Setting]:
     found = {one.name: one for one in SHARED if one.modality in ("", *modalities)}
     found["modality"] = replace(found["modality"], choices=modalities)
     for name, entry in _block(metadata)["settings"].items():
-        unknown = set(entry) - {"kind", "help", "when", "choices", "range", "modality", "served"}
-        if unknown or not {"kind", "help"} <= set(entry):
+        if not _NAME.fullmatch(name) or name in _RESERVED:
+            raise ValueError(f"the setting {name} in metadata.json must have another name.")
+        if set(entry) - set(_DECLARED) or not {"kind", "help"} <= set(entry):
             raise ValueError(
                 f"the setting {name} in metadata.json has kind and help, and may have when, choices, range, "
                 f"modality and served, got {', '.join(entry)}."
             )
+        for key, value in entry.items():
+            given = value if isinstance(value, list) else []
+            if not isinstance(value, _DECLARED[key]) or not all(isinstance(one, str | int | float) for one in given):
+                raise ValueError(f"{key} of the setting {name} in metadata.json cannot be {str(value)[:100]}.")
         found[name] = Setting(name, **{**entry, "choices": tuple(entry.get("choices", ()))})
     return found
 

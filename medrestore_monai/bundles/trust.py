@@ -10,12 +10,19 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from medrestore_monai.bundles.check.check import Finding, is_ours
 from medrestore_monai.bundles.check.configs import read
-from medrestore_monai.bundles.check.shape import NETWORK, network_problems, plain_problems, shape_problems
+from medrestore_monai.bundles.check.shape import (
+    NETWORK,
+    network_problems,
+    plain_problems,
+    shape_problems,
+    size_problems,
+)
 from medrestore_monai.bundles.check.weights import weight_problems
 from medrestore_monai.bundles.find import WEIGHTS, Bundle, find_bundle, own_folders
 from medrestore_monai.bundles.moved import reason_moved, texts
@@ -26,6 +33,7 @@ METADATA = Path("configs") / "metadata.json"
 _LARGEST_WEIGHTS = 2**31  # bytes
 _IMPORTED = (*importlib.machinery.all_suffixes(), ".pyc", ".pyd", ".so", ".dll", ".pyw")
 _SHOWN = 3  # findings in a message
+_MOST = 1000  # findings of a bundle
 # of this process: bundles that a user trusts, and those in which nothing was found, by the state of their files
 _accepted: set[tuple[Any, ...]] = set()
 
@@ -112,7 +120,7 @@ def require_trust(root: Path, configs: Mapping[str, Path], trust_bundle: bool = 
         return
     files = [root, root / METADATA, root / WEIGHTS]
     states = [(role, *_state([*files, path])) for role, path in configs.items()] or [_state(files)]
-    _require(f"the bundle {root}", states, lambda: sorted(set(_findings(root, configs))), trust_bundle)
+    _require(f"the bundle {root}", states, lambda: sorted(set(islice(_findings(root, configs), _MOST))), trust_bundle)
 
 
 def is_own(path: Path) -> bool:
@@ -202,6 +210,7 @@ def _overlay_findings(path: Path) -> list[Finding]:
             inner = "::".join(parts)
             found += [(inner, "builds an object")] if any(part.startswith("_") for part in parts) else []
             found += plain_problems(inner, value)
+    found += size_problems(content)
     return [Finding(path.name, key, reason) for key, reason in found]
 
 
@@ -224,12 +233,14 @@ def _reason_against_file(root: Path, path: Path) -> str:
 
 def _importable(root: Path) -> Iterator[Finding]:
     """Find what Python could import, as MONAI puts the bundle's folder before the installed packages."""
-    for path in sorted(root.iterdir()):
-        within = sorted(path.iterdir()) if path.is_dir() else [path]
-        for file in within:
-            name = file.relative_to(root).as_posix()
-            if name.lower().endswith(_IMPORTED) and not (file.is_file() and is_ours(name, file.read_bytes())):
-                yield Finding(name, "", "a program, which this package might import")
+    for folder, folders, names in os.walk(root):
+        for name in sorted([*folders, *names]):
+            file = Path(folder, name)
+            short = file.relative_to(root).as_posix()
+            if file.is_symlink() and file.is_dir():
+                yield Finding(short, "", "a link, which may lead out of the bundle")
+            elif name.lower().endswith(_IMPORTED) and not (file.is_file() and is_ours(short, file.read_bytes())):
+                yield Finding(short, "", "a program, which this package might import")
 
 
 def _short(root: Path, path: Path) -> str:

@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from medrestore_monai.bundles.check.configs import read
 from medrestore_monai.bundles.find import WEIGHTS, Bundle
+from medrestore_monai.texts import one_line
 
 LISTS = ("large_files.yml", "large_files.yaml", "large_files.json")
 DIGESTS = ("sha256", "sha512")  # of those of MONAI; for others, a second file of the same digest can be made
@@ -67,19 +69,16 @@ def large_files(bundle: Bundle, allow_file: bool = False) -> list[LargeFile]:
     path = next((bundle.root / name for name in LISTS if (bundle.root / name).is_file()), None)
     if path is None:
         return []
-    import yaml  # reads JSON too
-
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        entries = content["large_files"]
-        return [_entry(entry, bundle, allow_file) for entry in entries]
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path} is no list of large files: {' '.join(str(error).split())}.") from error
+        entries = read(path.name, path.read_bytes())["large_files"]
+        listed = [(str(one["path"]), str(one["url"]), one.get("hash_val"), one.get("hash_type")) for one in entries]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} is no list of large files: {one_line(str(error), 200).rstrip('.')}.") from error
+    return [_entry(*one, bundle, allow_file) for one in listed]
 
 
-def _entry(entry: dict[str, Any], bundle: Bundle, allow_file: bool) -> LargeFile:
-    path, url = str(entry["path"]), str(entry["url"])
-    digest, kind = entry.get("hash_val"), entry.get("hash_type") or "md5"  # MONAI's default
+def _entry(path: str, url: str, digest: Any, kind: Any, bundle: Bundle, allow_file: bool) -> LargeFile:
+    kind = kind or "md5"  # MONAI's default
     if (not digest or kind not in DIGESTS) and PurePosixPath(path) == PurePosixPath(WEIGHTS.as_posix()):
         digest, kind = bundle.metadata.get("weights_sha256"), "sha256"
     parts = PurePosixPath(path).parts

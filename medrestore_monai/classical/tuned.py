@@ -116,7 +116,7 @@ def read_tuned(path: Path) -> dict[str, dict[str, Parameters]]:
             }
             for modality, part in content["modalities"].items()
         }
-    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error).rstrip(".")
         raise ValueError(f"{path} is no file of tuned baselines: {reason}.") from error
 

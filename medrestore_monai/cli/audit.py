@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from medrestore_monai.cli.modes import USAGE, console
-from medrestore_monai.cli.options import HUOffsetOption, OverwriteOption, SeriesOption, check_source
+from medrestore_monai.cli.options import HUOffsetOption, OverwriteOption, SeriesOption, TrustOption, check_source
 from medrestore_monai.cli.output import AUDIT_FLAGS, RESEARCH, reported
 from medrestore_monai.stopping import stopping_at_once
 from medrestore_monai.texts import printable
@@ -34,6 +34,7 @@ def audit(
     hu_offset: HUOffsetOption = None,
     series: SeriesOption = None,
     overwrite: OverwriteOption = False,
+    trust_bundle: TrustOption = False,
 ) -> None:
     """Compare a restored image with its source: noise, sharpness, bias, scope, and changes that noise does not explain.
 
@@ -57,7 +58,7 @@ def audit(
             raise ValueError(f"--threshold must be above 0, got {threshold}.")
         if modality is not None and modality not in INTENSITY_RANGES:
             raise ValueError(f"--modality must be one of {', '.join(INTENSITY_RANGES)}, got {modality!r}.")
-        found = None if bundle is None else open_bundle(bundle, configs=())
+        found = None if bundle is None else open_bundle(bundle, trust_bundle, configs=())
     with reported(flags=AUDIT_FLAGS), stopping_at_once():
         from medrestore_monai.audit import audit as run
 

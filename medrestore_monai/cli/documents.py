@@ -55,7 +55,8 @@ def bundle_document(bundle: "Bundle") -> dict[str, Any]:
 def setting_entries(bundle: "Bundle") -> list[dict[str, Any]]:
     """Return what can be set of a bundle, and how: by an option of its own, or by ``--set``."""
     files = [bundle.config(name) for name in ("inference", "evaluate")]
-    configurations = [json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {} for file in files]
+    read = [json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {} for file in files]
+    configurations = [content if isinstance(content, dict) else {} for content in read]
     entries = []
     for name, setting in bundle.settings.items():
         evaluated = setting.when == "evaluation"

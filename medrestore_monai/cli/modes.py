@@ -27,8 +27,9 @@ _KINDS = {INTERNAL: "internal", USAGE: "usage", BAD_DATA: "data"}
 
 ERROR = "medrestore/error/1"
 
-console = Console()
-errors = Console(stderr=True, highlight=False)
+# no words between colons become pictures: keys of configurations and names of files have colons
+console = Console(emoji=False)
+errors = Console(stderr=True, highlight=False, emoji=False)
 
 _OPTIONS: dict[str, Any] = {
     "json": Annotated[bool, typer.Option("--json", help="Print one JSON document instead; notes stay on stderr.")],

@@ -12,7 +12,7 @@ import torch
 from monai.bundle import ConfigParser
 from monai.transforms import Compose
 
-from medrestore_monai.bundles import Bundle, is_path, open_bundle, open_overlay, read_config
+from medrestore_monai.bundles import Bundle, foreign_values_explained, is_path, open_bundle, open_overlay, read_config
 from medrestore_monai.bundles.settings import check_values, config_values, require_device, settings_in
 from medrestore_monai.data import Item
 from medrestore_monai.engines.errors import unwrapped
@@ -194,7 +194,7 @@ def open_model(
     asked = {name: value for name, value in {"modality": modality, **wishes}.items() if name in fitting}
     # a path, not a text: MONAI would run a text that starts with "$" as code, and put "::" for "#"
     parser = restorer.configured({"dataset_dir": Path(data)}, **asked)
-    with unwrapped():
+    with foreign_values_explained(candidate.bundle.root), unwrapped():
         return Model(
             candidate=candidate,
             restorer=restorer,
@@ -223,7 +223,7 @@ def check_settings(candidate: Candidate, device: str, settings: Mapping[str, Any
     values = check_values(declared, {"device": device, **settings})
     require_device(values["device"])
     parser.update(config_values(declared, values))
-    with unwrapped():
+    with foreign_values_explained(candidate.bundle.root), unwrapped():
         for part in ("load", "degradation", "scaling", "inferer", "unscaling"):
             parser.get_parsed_content(part)
 

@@ -172,7 +172,7 @@ FILES = {
     "not JSON": ("configs/a.json", lambda: "{", "cannot be read"),
     "nested JSON": ("configs/a.json", lambda: "[" * 100_000, "nested too deeply|cannot be read"),
     "YAML": ("configs/a.yaml", lambda: "x:\n  _target_: os.system\n", "x::_target_: os.system"),
-    "YAML merged": ("configs/a.yml", lambda: "x:\n  <<: {_target_: os.system}\n", "_target_: os.system"),
+    "YAML merged": ("configs/a.yml", lambda: "x:\n  <<: {_target_: os.system}\n", "the key <<"),
     "a YAML tag": ("configs/a.yaml", lambda: "x: !!python/object/apply:os.system ['touch CANARY']", "the tag"),
     "a YAML bomb": ("configs/a.yaml", lambda: "a: &a [1, 1]\nb: [*a, *a]\n", "the alias"),
     "a key twice in YAML": ("configs/a.yaml", lambda: "x: 1\nx: 2\n", "the key stands there twice"),

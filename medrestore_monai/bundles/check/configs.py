@@ -5,7 +5,8 @@ MONAI can take any of them for its configuration: by a ``%`` macro, and ``metada
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
@@ -21,8 +22,10 @@ from medrestore_monai.bundles.check.names import (
 from medrestore_monai.bundles.check.paths import ABSOLUTE, UP, path_problem
 
 DEFAULT_IMPORTS = {"monai": "monai", "torch": "torch", "np": "numpy", "numpy": "numpy"}  # MONAI's own
-LARGEST = 5_000_000  # bytes
+LARGEST, LARGEST_YAML = 5_000_000, 500_000  # bytes; YAML is slow to read
 _MOST_ITEMS = 200_000
+_LONGEST_NAME = 1000  # characters
+_LONGEST_IDS = 10**8  # characters of all ids, which repeat the names above them
 _DEEPEST = 100
 _MODES = ("default", "callable")
 _SAFE: dict[str, tuple[Any, ...]] = {"allow_pickle": (False, "false"), "weights_only": (True, "true")}
@@ -47,31 +50,51 @@ def read(name: str, content: bytes) -> Any:
     Raises:
         ValueError: the content is damaged, too large, nested too deeply, or has a YAML tag.
     """
-    if len(content) > LARGEST:
+    is_json = name.lower().endswith(".json")
+    if len(content) > (LARGEST if is_json else LARGEST_YAML):
         raise ValueError(f"{len(content)} bytes, more than a configuration has")
     try:
         text = content.decode("utf-8-sig")
-        if name.lower().endswith(".json"):
-            return json.loads(text, object_pairs_hook=_pairs)
-        return _read_yaml(text)
+        found = json.loads(text, object_pairs_hook=_pairs) if is_json else _read_yaml(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     except ValueError as error:
         raise ValueError(f"cannot be read: {' '.join(str(error).split())[:200]}") from error
+    level = [found]
+    for _ in range(_DEEPEST):
+        level = [child for value in level if isinstance(value, dict | list) for child in _children(value)]
+    if level:
+        raise ValueError("nested too deeply")
+    return found
+
+
+def _children(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    if not isinstance(value, dict):
+        return value
+    if max(map(len, value), default=0) > _LONGEST_NAME:
+        raise ValueError(f"a key of more than {_LONGEST_NAME} characters")
+    return value.values()
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = Repeated(pairs)
-    keys = [key for key, _ in pairs]
-    found.names = tuple(sorted({key for key in keys if keys.count(key) > 1})) if len(found) < len(keys) else ()
+    found.names = tuple(_repeated(key for key, _ in pairs))
     return found
 
 
 def _read_yaml(text: str) -> Any:
     import yaml
 
+    depth = 0
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:  # before the parser, whose work grows with the depth, goes on
+                raise ValueError("nested too deeply")
             tag = getattr(event, "tag", None)
             if tag is not None:
                 raise ValueError(f"the tag {tag}")
@@ -89,23 +112,21 @@ def _plain(node: Any, yaml: Any) -> Any:
         return [_plain(value, yaml) for value in node.value]
     if node is None:
         return None
-    named = {"tag:yaml.org,2002:null": None, "tag:yaml.org,2002:bool": node.value.lower() in ("yes", "true", "on")}
-    return named.get(node.tag, node.value)
+    if node.tag == "tag:yaml.org,2002:merge":
+        raise ValueError("the key <<, which puts the entries of another mapping here")
+    if node.tag == "tag:yaml.org,2002:timestamp":
+        return node.value
+    # numbers and switches as MONAI's loader makes them: what is judged must be what runs
+    return yaml.SafeLoader("").construct_object(node)
 
 
-def items(value: Any, key: str = "", depth: int = 0) -> Iterator[Item]:
-    """Yield a configuration and all that it holds, keys with ``::`` between their parts.
-
-    Raises:
-        ValueError: there is too much, or it is nested too deeply.
-    """
-    if depth > _DEEPEST:
-        raise ValueError("nested too deeply")
+def items(value: Any, key: str = "") -> Iterator[Item]:
+    """Yield a configuration and all that it holds, keys with ``::`` between their parts."""
     yield key, value
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, child in pairs:
         inner = str(name).lstrip("+").replace("#", "::")
-        yield from items(child, f"{key}::{inner}" if key else inner, depth + 1)
+        yield from items(child, f"{key}::{inner}" if key else inner)
 
 
 def all_items(content: Any) -> list[Item]:
@@ -114,11 +135,12 @@ def all_items(content: Any) -> list[Item]:
     Raises:
         ValueError: it is.
     """
-    found = []
+    found, length = [], 0
     for item in items(content):
         found.append(item)
-        if len(found) > _MOST_ITEMS:
-            raise ValueError(f"more than {_MOST_ITEMS} entries")
+        length += len(item[0])
+        if len(found) > _MOST_ITEMS or length > _LONGEST_IDS:
+            raise ValueError(f"more than {_MOST_ITEMS} entries, or too long names")
     return found
 
 
@@ -140,11 +162,9 @@ def collect_definitions(found: list[Item], definitions: dict[str, list[Any]]) ->
         definitions.setdefault(key, []).append(value)
 
 
-def repeated_keys(found: list[Item]) -> Iterator[str]:
-    """Yield keys that stand twice in one configuration, as ``a::b`` and as ``b`` within ``a``."""
-    keys = [key for key, _ in found]
-    if len(set(keys)) < len(keys):
-        yield from sorted({key for key in keys if keys.count(key) > 1})
+def repeated_keys(found: list[Item]) -> list[str]:
+    """Return keys that stand twice in one configuration, as ``a::b`` and as ``b`` within ``a``."""
+    return _repeated(key for key, _ in found)
 
 
 def check_items(

@@ -8,11 +8,13 @@ import inspect
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from medrestore_monai.bundles.check.configs import Repeated
 from medrestore_monai.bundles.check.names import resolve_targets
 from medrestore_monai.bundles.check.paths import path_problem
+from medrestore_monai.bundles.settings import RUN
 
 Problem = tuple[str, str]  # the key with ``::`` between its parts, and the reason
 
@@ -23,8 +25,10 @@ _KEY = re.compile(r"(?!_)[\w .-]{1,100}")
 _REPLACED = "dataset_dir"  # every command sets it to the data of the user
 _LONGEST_TEXT, _LONGEST_LIST, _DEEPEST = 2000, 1000, 12
 _LARGEST = 2**32
+_MOST = 1000  # problems of one configuration
 _MOST_OF = {"num_workers": 64, "self_ensemble": 8, "batch_size": 4096, "slice_batch_size": 4096}
 _LARGEST_IN_NETWORK, _MOST_BLOCKS = 4096, 64
+_LARGEST_SQUARES = 2**21  # channels squared, times blocks: weights of some GiB
 _NETWORKS = ("medrestore_monai.networks.", "monai.networks.nets.")
 
 
@@ -41,14 +45,48 @@ def shape_problems(given: Any, known: Sequence[Mapping[str, Any]], networks: Seq
     """
     if not isinstance(given, dict):
         return [("", "is not a mapping")]
-    found = [list(_Comparison(networks).compare("", given, one)) for one in known]
-    return min(found, key=len, default=[("", "no configuration is known to compare it with")])
+    found = [list(islice(_Comparison(networks).compare("", given, one), _MOST)) for one in known]
+    nearest = min(found, key=len, default=[("", "no configuration is known to compare it with")])
+    return [*nearest, *size_problems(given)]
 
 
 def network_problems(given: Any, networks: Sequence[Any]) -> list[Problem]:
     """Say the same of a ``network_def`` alone."""
-    found = [list(_Comparison(networks).compare(NETWORK, given, one)) for one in networks]
+    found = [list(islice(_Comparison(networks).compare(NETWORK, given, one), _MOST)) for one in networks]
     return min(found, key=len, default=[(NETWORK, "no network is known to compare it with")])
+
+
+def size_problems(given: Mapping[str, Any]) -> list[Problem]:
+    """Say whether the sizes in a ``network_def`` together make a network that no machine holds.
+
+    Args:
+        given: a configuration or an overlay, with sizes in ``network_def`` and in keys such as ``network_def::dim``.
+    """
+    entries = {name.replace("#", "::"): value for name, value in given.items()}
+    sizes: list[int] = []
+    blocks: list[int] = []
+    for name, value in entries.items():
+        if name.split("::")[0] == NETWORK:
+            for key, number in _whole_numbers(name, value):
+                (blocks if key.startswith("num_") else sizes).append(abs(number))
+    # an overlay may be laid over a network of any depth
+    depth = sum(blocks) or (1 if NETWORK in entries else _MOST_BLOCKS)
+    largest = max(sizes, default=0)
+    if largest**2 * depth <= _LARGEST_SQUARES:
+        return []
+    return [(NETWORK, f"sizes up to {largest} in {depth} blocks, a network larger than most machines hold")]
+
+
+def _whole_numbers(key: str, value: Any) -> Iterator[tuple[str, int]]:
+    """Yield whole numbers, and the name that each belongs to."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        yield key.rpartition("::")[2], value
+    elif isinstance(value, dict):
+        for name, child in value.items():
+            yield from _whole_numbers(name.replace("#", "::"), child)
+    elif isinstance(value, list):
+        for child in value:
+            yield from _whole_numbers(key, child)
 
 
 def plain_problems(key: str, value: Any, depth: int = 0, paths: bool = True) -> Iterator[Problem]:
@@ -172,15 +210,11 @@ class _Comparison:
             # at the top, MONAI splits a name at "::"
             parts = name.split("::") if not key else [name]
             deeper = len(parts) == 1 or parts[0] == NETWORK
-            return deeper and all(_KEY.fullmatch(part) for part in parts) and parts[0] not in _RUN
+            return deeper and all(_KEY.fullmatch(part) for part in parts) and parts[0] not in RUN
         if NETWORK not in key.split("::") or not str(target).startswith(_NETWORKS):
             return False
         found = [inspect.signature(one).parameters.get(name) for one in resolve_targets(target)]
         return all(one is not None and one.kind is not inspect.Parameter.VAR_KEYWORD for one in found)
-
-
-# what MONAI runs, if it is there
-_RUN = ("imports", "initialize", "run", "finalize")
 
 
 def _is_plain(value: Any) -> bool:
