@@ -44,6 +44,7 @@ def test_a_bundle_offers_what_it_declares_for_clients():
         "device": ["cpu"],
         "precision": ["float32", "bfloat16"],
         "strength": 1.0,
+        "limit_change": "auto",
         "self_ensemble": [1, 2, 4, 8],
         "tile": "auto",
         "hu_offset": "auto",

@@ -142,7 +142,8 @@ def test_the_overlay_for_all_blurs_starts_from_the_weights_and_keeps_their_movin
     assert moved
     for name in moved:  # the average of two steps of momentum 0.001 has hardly left the start
         far, near = (trained[name] - shipped[name]).abs().max(), (saved[name] - shipped[name]).abs().max()
-        assert near <= 0.01 * far or name.endswith("num_batches_tracked")
+        rounding = 1e-7 * shipped[name].abs().max()
+        assert near <= 0.01 * far + rounding or name.endswith("num_batches_tracked")
     assert math.isfinite(json.loads((tmp_path / "out" / "model.json").read_text())["PSNR"])
 
 

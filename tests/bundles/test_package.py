@@ -215,7 +215,7 @@ def test_it_holds_the_source_and_nothing_else(packaged):
 @pytest.mark.slow
 def test_the_kernel_can_be_built_in_it(packaged, elsewhere, tmp_path):
     folder = tmp_path / "copy"
-    shutil.copytree(packaged[0], folder)
+    shutil.copytree(packaged[0], folder, ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-S", "medrestore_monai/ops/biwkv/build.py"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     subprocess.run(command, cwd=folder, env={**environment, "CFLAGS": "-O0"}, check=True)

@@ -80,7 +80,7 @@ def test_what_fails_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(demo_run, "restore", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left")))
     result = run("-o", "out")
     assert result.exit_code == 3
-    assert "Error: No space left." in result.stderr
+    assert "Error: No space left: out." in result.stderr
     assert not list(tmp_path.glob("*out*"))
     monkeypatch.setattr(demo_run, "ARCHIVE", tmp_path / "missing.zip")
     assert "is missing: install medrestore-monai again" in run().stderr

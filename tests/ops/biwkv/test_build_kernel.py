@@ -48,7 +48,7 @@ def test_the_instruction_set_is_that_of_pytorch(monkeypatch):
     capability = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
     expected = {"AVX512": "AVX-512", "AVX2": "AVX2"}.get(capability, "generic")
     assert cpu.instruction_set() == expected
-    assert dict(examine())["Bi-WKV on the CPU"] == f"compiled C kernel, {expected}"
+    assert examine()["cpu"]["biwkv"] == f"compiled C kernel, {expected}"
 
 
 def test_the_plain_name_wins_over_that_of_one_python(tmp_path, monkeypatch):
