@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,7 +189,7 @@ def degrade(
         task: one of :data:`TASKS`.
         seed: of what is drawn; the same seed and file names give the same images.
         series_uid: the series to take, where the source holds several.
-        allow_gaps: take a series with missing slices, as single images.
+        allow_gaps: take a series with missing slices.
         overwrite: replace outputs that exist.
         progress: show a progress bar over slices on the standard error stream.
         hu_offset: of CT, see :class:`~medrestore_monai.data.LoadImageOrSeriesd`.
@@ -218,19 +219,24 @@ def degrade(
     suv = {"factor": options["suv_factor"]} if options.get("suv_factor") else None
     load = LoadImageOrSeriesd("image", chosen.modality, allow_gaps, suv=suv, hu_offset=hu_offset, slice_axis=slice_axis)
     written = []
-    for item in plan_outputs(source, output, series_uid, overwrite):
-        target = Path(item["output"])
-        with claim(target):
+    with ExitStack() as held:
+        for item in plan_outputs(source, output, series_uid, overwrite, allow_gaps=allow_gaps):
+            target = Path(item["output"])
+            if item["stack"] < 2:  # the stacks of a series become one
+                held.close()
+                held.enter_context(claim(target))
             image = load(item)["image"]
             settings = _filled(task, options, image)
             # not the name alone: the folders of all patients may have the same
             name = os.path.relpath(item["image"], Path(source).parent)
             degraded, drawn = _each_slice(chosen.make(seed=seed, **settings), image, name, progress)
             settings = {key: drawn[key] if isinstance(value, tuple) else value for key, value in settings.items()}
-            parameters = {"task": task, "seed": seed, "simulated": True, **settings}
-            save = SaveLikeSourced(Derivation(chosen.words, parameters=parameters), overwrite=overwrite)
-            save({"image": image, "pred": degraded, "output": target})
-        written.append(Simulation(target, settings, Path(item["image"])))
+            if item["stack"] < 2:  # what is drawn is the same for all of them
+                parameters = {"task": task, "seed": seed, "simulated": True, **settings}
+                save = SaveLikeSourced(Derivation(chosen.words, parameters=parameters), overwrite=overwrite)
+            save({"image": image, "pred": degraded, **{name: item[name] for name in ("output", "stack", "stacks")}})
+            if item["stack"] in (0, item["stacks"]):
+                written.append(Simulation(target, settings, Path(item["image"])))
     return written
 
 

@@ -101,6 +101,7 @@ def audit(
     series_uid: str = "",
     hu_offset: float | None = None,
     suv: Mapping[str, Any] | None = None,
+    stack: int = 0,
     trust_bundle: bool = False,
 ) -> Audit:
     """Measure how a restored image differs from its source, and whether the difference can be trusted.
@@ -117,6 +118,7 @@ def audit(
         series_uid: for paths: of the source, where there are several series.
         hu_offset: for paths: CT, what to add to the numbers of both to make them HU.
         suv: for paths: PET, see :class:`~medrestore_monai.dicom.SUVOptions`.
+        stack: for paths: of a DICOM series of several stacks, from 1.
         trust_bundle: show a bundle from elsewhere whatever its card holds, see
             :func:`~medrestore_monai.bundles.open_bundle`.
 
@@ -136,7 +138,13 @@ def audit(
     first, second = timed(
         "reading",
         lambda: _pair(
-            source, restored, modality=modality or single, series_uid=series_uid, hu_offset=hu_offset, suv=suv
+            source,
+            restored,
+            modality=modality or single,
+            series_uid=series_uid,
+            hu_offset=hu_offset,
+            suv=suv,
+            stack=stack,
         ),
     )
     if weights_sha256:

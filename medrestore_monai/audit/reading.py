@@ -17,7 +17,7 @@ from medrestore_monai.audit.volume import Volume
 from medrestore_monai.bundles import Bundle, list_bundles
 from medrestore_monai.data import LoadImageOrSeriesd
 from medrestore_monai.data.find import is_image_file, is_picture
-from medrestore_monai.dicom import read_series
+from medrestore_monai.dicom import read_series, read_stacks
 from medrestore_monai.dicom.derivation import EARLIER, OWN_WORDS
 
 _GRID = 1e-3  # mm, by which two affines may differ
@@ -37,6 +37,7 @@ def read_pair(
     series_uid: str = "",
     hu_offset: float | None = None,
     suv: Mapping[str, Any] | None = None,
+    stack: int = 0,
 ) -> tuple[Volume, Volume]:
     """Read both images in the unit of the source.
 
@@ -47,12 +48,14 @@ def read_pair(
         series_uid: of the source, where its path holds several series.
         hu_offset: CT files: what to add to both to make them HU.
         suv: PET: see :class:`~medrestore_monai.dicom.SUVOptions`.
+        stack: of a series of several, from 1; of the restored series, if that has several, too.
 
     Raises:
         ValueError: an image cannot be read, or the two are not on one grid.
     """
-    first = read_volume(source, modality, series_uid, hu_offset, suv)
-    second = read_volume(restored, modality, "", hu_offset, suv)
+    first = read_volume(source, modality, series_uid, hu_offset, suv, stack)
+    several = stack and not is_image_file(Path(restored)) and len(read_stacks(restored, allow_gaps=True)) > 1
+    second = read_volume(restored, modality, "", hu_offset, suv, stack if several else 0)
     if (first.modality, first.unit) != (second.modality, second.unit):
         raise ValueError(
             f"the source is {first.modality} in {first.unit} and the restored image {second.modality} in "
@@ -71,6 +74,7 @@ def read_volume(
     series_uid: str = "",
     hu_offset: float | None = None,
     suv: Mapping[str, Any] | None = None,
+    stack: int = 0,
 ) -> Volume:
     """Read one image or series as a volume; of a color picture, its luma.
 
@@ -79,7 +83,7 @@ def read_volume(
     """
     path = Path(path)
     load = LoadImageOrSeriesd("image", modality, allow_gaps=True, hu_offset=hu_offset, suv=suv)
-    image = load({"image": str(path), "series_uid": series_uid})["image"]
+    image = load({"image": str(path), "series_uid": series_uid, "stack": stack})["image"]
     meta, array = image.meta, image.as_tensor()
     color = len(array) == 3 and array.ndim == 3
     if color:
@@ -92,7 +96,7 @@ def read_volume(
     no_size = is_image_file(path) and np.allclose(affine, np.eye(4))
     about = {"name": path.name, "dtype": meta.get("original_dtype")}
     if not is_image_file(path):
-        about |= _header(read_series(path, series_uid or None, allow_gaps=True).datasets[0])
+        about |= _header(read_series(path, series_uid or None, allow_gaps=True, stack=stack).datasets[0])
     unit = str(meta["unit"]) if meta.get("unit") and found in ("CT", "PT") else ""
     return Volume(
         array[0].numpy(),

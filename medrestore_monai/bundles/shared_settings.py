@@ -56,7 +56,22 @@ SHARED: tuple[Setting, ...] = (
         recorded=False,
         served=False,
     ),
-    Setting("allow_gaps", "bool", "take a series with missing slices, as single images", recorded=False, served=False),
+    Setting("allow_gaps", "bool", "take a series with missing slices", recorded=False, served=False),
+    Setting(
+        "stack",
+        "int",
+        "which stack of a DICOM series of several (echoes, phases, time points), from 1; 0 for all",
+        range="[0, inf)",
+        served=False,
+    ),
+    Setting("split_series", "bool", "make a series of each stack", served=False),
+    Setting(
+        "high_bits",
+        "choice",
+        "values beyond the bits that a DICOM header declares: auto refuses overflow, keep takes them, ignore does not",
+        choices=("auto", "keep", "ignore"),
+        served=False,
+    ),
     Setting(
         "slice_axis",
         "int",

@@ -6,7 +6,14 @@ from typing import Annotated
 import typer
 
 from medrestore_monai.cli.modes import USAGE, console
-from medrestore_monai.cli.options import HUOffsetOption, OverwriteOption, SeriesOption, TrustOption, check_source
+from medrestore_monai.cli.options import (
+    HUOffsetOption,
+    OverwriteOption,
+    SeriesOption,
+    StackOption,
+    TrustOption,
+    check_source,
+)
 from medrestore_monai.cli.output import AUDIT_FLAGS, RESEARCH, reported
 from medrestore_monai.stopping import stopping_at_once
 from medrestore_monai.texts import printable
@@ -33,6 +40,7 @@ def audit(
     ] = None,
     hu_offset: HUOffsetOption = None,
     series: SeriesOption = None,
+    stack: StackOption = 0,
     overwrite: OverwriteOption = False,
     trust_bundle: TrustOption = False,
 ) -> None:
@@ -69,6 +77,7 @@ def audit(
             threshold=threshold,
             modality=modality,
             series_uid=series or "",
+            stack=stack,
             hu_offset=hu_offset,
             suv=None if suv_factor is None else {"factor": suv_factor},
         )

@@ -27,13 +27,26 @@ def complete_bundle(incomplete: str) -> list[str]:
 
 
 InputArgument = Annotated[
-    Path, typer.Argument(help="DICOM file, folder or zip; NIfTI, PNG, JPEG, TIFF, NumPy; or a folder.")
+    Path, typer.Argument(help="DICOM file, folder or zip; NIfTI, MGZ, NRRD, MHA, PNG, JPEG, TIFF, NumPy; or a folder.")
 ]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Where to write; the kind stays that of INPUT.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")]
 SeriesOption = Annotated[str | None, typer.Option("--series", help="SeriesInstanceUID, where INPUT holds several.")]
-GapsOption = Annotated[
-    bool, typer.Option("--allow-gaps", help="Treat the slices of a series as single images: no check of spacing.")
+GapsOption = Annotated[bool, typer.Option("--allow-gaps", help="Take a DICOM series with missing slices.")]
+StackOption = Annotated[
+    int,
+    typer.Option(
+        "--stack", min=0, help="Of a DICOM series of several stacks (echoes, phases): this one, from 1; 0 for all."
+    ),
+]
+SplitOption = Annotated[bool, typer.Option("--split-series", help="Make a DICOM series of each stack.")]
+HighBitsOption = Annotated[
+    str,
+    typer.Option(
+        "--high-bits",
+        help="DICOM values beyond the bits that the header declares: auto refuses overflow and ignores other bits, "
+        "keep takes all bits, ignore the declared ones.",
+    ),
 ]
 DeviceOption = Annotated[
     str,

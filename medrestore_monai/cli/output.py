@@ -24,6 +24,7 @@ FLAGS = {
     "bundle_root": "--bundle",
     "device": "--device",
     "half_life": "--half-life",
+    "high_bits": "--high-bits",
     "hu_offset": "--hu-offset",
     "injected_dose": "--injected-dose",
     "injection_time": "--injection-time",
@@ -39,6 +40,8 @@ FLAGS = {
     "series_uid": "--series",
     "workers": "--workers",
     "slice_axis": "--slice-axis",
+    "split_series": "--split-series",
+    "stack": "--stack",
     "strength": "--strength",
     "suv_factor": "--suv-factor",
     "tile": "--tile",
@@ -47,7 +50,9 @@ FLAGS = {
 }
 _OF_EVALUATE = ("allow_gaps", "device", "hu_offset", "modality", "output_dir", "overwrite", "part", "seed")
 EVALUATE_FLAGS = {name: FLAGS[name] for name in _OF_EVALUATE}
-AUDIT_FLAGS = {name: FLAGS[name] for name in ("hu_offset", "modality", "overwrite", "series_uid", "suv_factor")}
+AUDIT_FLAGS = {
+    name: FLAGS[name] for name in ("hu_offset", "modality", "overwrite", "series_uid", "stack", "suv_factor")
+}
 RESTORE_FLAGS = {name: flag for name, flag in FLAGS.items() if name not in ("part", "seed", "weights_url")}
 
 

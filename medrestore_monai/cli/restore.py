@@ -16,11 +16,14 @@ from medrestore_monai.cli.modes import USAGE, console, detail, mode, write_docum
 from medrestore_monai.cli.options import (
     DeviceOption,
     GapsOption,
+    HighBitsOption,
     HUOffsetOption,
     InputArgument,
     OutputOption,
     SeriesOption,
     SliceAxisOption,
+    SplitOption,
+    StackOption,
     TrustOption,
     WeightsOption,
     check_source,
@@ -109,6 +112,9 @@ def restore(
     hu_offset: HUOffsetOption = None,
     series: SeriesOption = None,
     allow_gaps: GapsOption = False,
+    stack: StackOption = 0,
+    split_series: SplitOption = False,
+    high_bits: HighBitsOption = "auto",
     slice_axis: SliceAxisOption = None,
     trust_bundle: TrustOption = False,
     overwrite: OverwriteOption = False,
@@ -125,7 +131,7 @@ def restore(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the studies and what would be done.")] = False,
 ) -> None:
-    """Restore images: DICOM, NIfTI, PNG, JPEG, TIFF or NumPy in, the same kind out.
+    """Restore images: DICOM, NIfTI, MGZ, NRRD, MHA, PNG, JPEG, TIFF or NumPy in, the same kind out.
 
     A DICOM series becomes a new, derived series in the same study. The source is never changed.
 
@@ -190,6 +196,9 @@ def restore(
             "slice_axis": slice_axis,
             "series_uid": series or "",
             "allow_gaps": allow_gaps,
+            "stack": stack,
+            "split_series": split_series,
+            "high_bits": high_bits,
             **changes,
         }
         opening = partial(

@@ -6,16 +6,19 @@ patient, and ``DIR/<patient>/...`` keeps all images of a patient on one side of 
 
 import os
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from medrestore_monai.dicom import DicomError, find_series
-from medrestore_monai.dicom.files import NoImageError, begins_as_dicom
+from medrestore_monai.dicom.files import NoImageError, SourceFile, begins_as_dicom
 from medrestore_monai.files import walk
 from medrestore_monai.images import KINDS
 from medrestore_monai.notes import note
+from medrestore_monai.other_kinds import way_out
 
 IMAGE_SUFFIXES = tuple(KINDS)
+_PARTNERS = {".hdr": ".img", ".img": ".hdr"}
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 Item = dict[str, Any]
@@ -24,7 +27,29 @@ Item = dict[str, Any]
 def is_image_file(path: Path) -> bool:
     """Return by its name whether a path is that of an image that is not DICOM; a folder never is."""
     # pathlib's is_dir raises where a folder may not be entered
-    return path.name.lower().endswith(IMAGE_SUFFIXES) and not os.path.isdir(path)
+    if not path.name.lower().endswith(IMAGE_SUFFIXES) or os.path.isdir(path):
+        return False
+    return partner_of(path) is None or os.path.exists(partner_of(path) or "")
+
+
+def partner_of(path: Path) -> Path | None:
+    """The other file of a NIfTI pair; ``None`` for files of other names."""
+    ending = _PARTNERS.get(path.suffix.lower())
+    return None if ending is None else path.with_suffix(ending if path.suffix.islower() else ending.upper())
+
+
+def is_second_of_pair(path: Path) -> bool:
+    """Return whether a file is the half of a NIfTI pair that its header stands for."""
+    return path.suffix.lower() == ".img" and is_image_file(path)
+
+
+def why_passed_over(path: Path) -> str:
+    """Why a file of a folder that looks like an image is not read, with what to do; empty if it is, or is none."""
+    if is_image_file(path):
+        needed = path.suffix.lower() in (".nrrd", ".mha") and find_spec("SimpleITK") is None
+        return "it needs SimpleITK: pip install 'medrestore-monai[itk]'" if needed else ""
+    way = "" if is_archive(path) else way_out(path.name)
+    return f"not of a kind that is read: {way}" if way else ""
 
 
 def is_picture(path: Path) -> bool:
@@ -119,11 +144,13 @@ def find_images(folder: str | os.PathLike[str], problems: list[str] | None = Non
         raise ValueError(f"there is no file or folder {root}.")
     if root.is_file():
         return [_item(root, root.parent)]
-    items, pictures = [], []
+    items, pictures, others = [], [], list[Path]()
     for place, files, dicom in walk_folders(root, _refuse):
         if place == dicom:
             items += _series_items(place, root, problems)
-        found = [path for path in files if is_image_file(path) or is_archive(path)]
+        found = [path for path in files if (is_image_file(path) and not is_second_of_pair(path)) or is_archive(path)]
+        others += [path for path in files if why_passed_over(path)]
+        found = [path for path in found if not why_passed_over(path)]
         if dicom is not None:
             pictures += [path for path in found if is_picture(path)]
             found = [path for path in found if not is_picture(path) and not _is_archive_of_other_things(path)]
@@ -131,19 +158,37 @@ def find_images(folder: str | os.PathLike[str], problems: list[str] | None = Non
     if pictures:
         more = f" and {len(pictures) - 1} more" * (len(pictures) > 1)
         note(f"{pictures[0]}{more} passed over: pictures beside DICOM files count as previews.", stacklevel=2)
+    _note_others(others)
     if not items and not problems:
-        raise ValueError(f"{root} holds no image: no DICOM series, NIfTI, PNG, JPEG, TIFF or NumPy file.")
+        way = f" ({others[0].name}: {why_passed_over(others[0])})" if others else ""
+        raise ValueError(
+            f"{root} holds no image: no DICOM series, NIfTI, MGZ, NRRD, MHA, PNG, JPEG, TIFF or NumPy file{way}."
+        )
     return sorted(items, key=lambda item: (item["name"], item["series_uid"]))
 
 
+def _note_others(files: list[Path]) -> None:
+    """Name files that look like images and are not read, and say what to do about them."""
+    ways: dict[str, list[Path]] = {}
+    for file in files:
+        ways.setdefault(why_passed_over(file), []).append(file)
+    for way, found in ways.items():
+        more = f" and {len(found) - 1} more" * (len(found) > 1)
+        note(f"{found[0]}{more} passed over, {way}.", stacklevel=3)
+
+
 def _series_items(place: Path, root: Path, problems: list[str] | None) -> list[Item]:
+    others: list[tuple[SourceFile, str]] = []
     try:
-        series = find_series(place)
+        series = find_series(place, others=others)
     except DicomError as error:
         if problems is None:
             raise
         problems.append(f"{place}: {error}")
         return []
+    if others:
+        more = f" and {len(others) - 1} more" * (len(others) > 1)
+        note(f"{others[0][0].label}{more} passed over: it {others[0][1]}.", stacklevel=3)
     return [_item(place, root, one.uid if len(series) > 1 else "", len(one.files), one.size) for one in series]
 
 

@@ -17,14 +17,22 @@ from monai.transforms import MapTransform
 from medrestore_monai.data.find import is_image_file
 from medrestore_monai.data.hounsfield import WORD, check_hounsfield
 from medrestore_monai.data.whole import range_of_mr
-from medrestore_monai.dicom import Series, SUVError, SUVOptions, read_series, stores_air, suv_factor
+from medrestore_monai.dicom import (
+    XRAY,
+    Series,
+    SUVError,
+    SUVOptions,
+    choose_stack,
+    gray_range,
+    read_stacks,
+    stores_air,
+    suv_factor,
+)
 from medrestore_monai.images import (
-    SLAB_KINDS,
     SLICE_DIM,
     SLICE_ORDER,
     VolumeFile,
     choose_slice_axis,
-    kind_of,
     read_header,
     read_image,
     read_picture_set,
@@ -87,12 +95,14 @@ class LoadImageOrSeriesd(MapTransform):
     Args:
         keys: paths; replaced by ``MetaTensor`` s of shape ``(C, X, Y[, Z])``, float32. An item may name one ``slice``,
             which comes as ``(C, X, Y)``; the slices from ``start`` to before ``stop``, if that is above 0; a
-            ``series_uid``, if it is not empty; and an ``array`` of pictures in a NumPy archive.
+            ``series_uid``, if it is not empty; the number of a ``stack`` of a series, from 1; and an ``array`` of
+            pictures in a NumPy archive.
         modality: DICOM modality that a series must have, and that other files are said to be of; ``None`` for any.
             Color pictures have none. The meta data hold it as ``modality``: that of the header, or what was said.
             Slices and slabs of an ``MR`` volume carry the ``intensity_range`` of the whole, which ToUnitRanged then
-            uses.
-        allow_gaps: take a series with missing slices, as single images.
+            uses, and X-ray images (CR, DX) that of their bits. Those whose least value is white (MONOCHROME1) come
+            inverted; the meta data hold the sum of both ends as ``inverted``.
+        allow_gaps: take a series with missing slices.
         suv: fields of :class:`~medrestore_monai.dicom.SUVOptions`, for PET. The meta data of a PET series hold
             ``suv_factor``, the SUV per Bq/ml or count, or ``suv_missing``, the reason why there is none. A file that is
             not DICOM is taken to be in SUV, unless ``suv`` names the ``factor``, which says that it is in Bq/ml.
@@ -105,6 +115,7 @@ class LoadImageOrSeriesd(MapTransform):
         hu_offset: what makes the numbers of a CT file HU, 0 where they are; ``None`` if unknown: then
             one without a value below 0 is refused. A DICOM series is trusted, unless its slope and intercept leave no
             room for air. The meta data hold what was added as ``hu_offset``; a result is written without it.
+        high_bits: see :func:`~medrestore_monai.dicom.read_series`.
         allow_missing_keys: as in MONAI.
 
     Raises:
@@ -122,8 +133,10 @@ class LoadImageOrSeriesd(MapTransform):
         context: int = 0,
         hu_offset: float | None = None,
         slice_axis: int | None = None,
+        high_bits: str = "auto",
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        self.high_bits = high_bits
         if slice_axis not in (None, 0, 1, 2):
             raise ValueError(f"slice_axis must be 0, 1 or 2, got {slice_axis!r}.")
         self.slice_axis = slice_axis
@@ -160,7 +173,7 @@ class LoadImageOrSeriesd(MapTransform):
                     for name in (SLICE_ORDER, SLICE_DIM, PADDING, "nan_voxels", "source_state"):
                         out[key].meta.pop(name, None)
             else:
-                out[key] = self._load_series(path, out.get("series_uid", ""), part)
+                out[key] = self._load_series(path, out.get("series_uid", ""), part, int(out.get("stack", 0)))
             if out.get("slice") is not None and out[key].ndim == 4:
                 out[key] = out[key][..., 0]
         return out
@@ -179,14 +192,13 @@ class LoadImageOrSeriesd(MapTransform):
         return _tensor(picture.T if color else picture.T[None], np.eye(4), {**meta, **self._said()})
 
     def _load_file(self, path: Path, part: slice | None, single: bool, slices: int) -> MetaTensor:
-        in_slabs = not single and kind_of(path) in SLAB_KINDS
-        if part is not None and in_slabs and self._slices_of(path) > 1:
+        if part is not None and not single and self._in_slabs(path):
             return self._load_slab(path, part, slices)
         array, meta = read_image(path) if part is None else self._open_image(path)
         meta = {**meta, "source": str(path)}
         if not _is_color(meta) and array.ndim == 3:
             array, meta = self._slices_last(path, array, meta)
-        if "nifti_header" in meta and array.ndim == 3:
+        if meta.get("kind") in ("nifti", "mgh", "nrrd", "mha") and array.ndim == 3:
             meta[SLICE_STEPS] = steps_of_affine(meta["affine"], array.shape[2])
         if part is None:
             return self.take(array, meta, str(path))
@@ -200,13 +212,16 @@ class LoadImageOrSeriesd(MapTransform):
                 array, meta = array[..., part], {**meta, **around, **_steps_within(meta, part)}
             array, meta = self._filled(array, meta, str(path))
             array = array[None]
+        elif array.ndim == 4:
+            array = array[..., part]
         if self.modality == "MR":
             whole = self._of_files.get(path, lambda: range_of_mr(lambda: (self._open_image(path)[0],)))
             meta = {**meta, "intensity_range": whole}
         return self._noted(array, meta, str(path))
 
-    def _slices_of(self, path: Path) -> int:
-        return self._of_files.get(("slices", path), lambda: read_header(path, self.slice_axis).slices)
+    def _in_slabs(self, path: Path) -> bool:
+        header = self._of_files.get(("header", path), lambda: read_header(path, self.slice_axis))
+        return bool(header.in_slabs and header.slices > 1)
 
     def _load_slab(self, path: Path, part: slice, slices: int) -> MetaTensor:
         """Read some slices of a file whose whole may be larger than the memory."""
@@ -271,11 +286,12 @@ class LoadImageOrSeriesd(MapTransform):
         found: tuple[np.ndarray, dict[str, Any]] = self._files.get(path, lambda: read_image(path))
         return found
 
-    def _open_series(self, path: Path, uid: str) -> Series:
-        found: Series = self._files.get(
-            (path, uid), lambda: read_series(path, uid or None, self.modality, self.allow_gaps)
-        )
-        return found
+    def _open_series(self, path: Path, uid: str, stack: int) -> Series:
+        found: list[Series] = self._files.get((path, uid), lambda: self._read_stacks(path, uid))
+        return choose_stack(found, stack)
+
+    def _read_stacks(self, path: Path, uid: str) -> list[Series]:
+        return read_stacks(path, uid or None, self.modality, self.allow_gaps, self.high_bits)
 
     def _check_whole(self, path: Path) -> None:
         array, meta = self._open_image(path)
@@ -322,13 +338,13 @@ class LoadImageOrSeriesd(MapTransform):
             )
         return {}
 
-    def _load_series(self, path: Path, series_uid: str, part: slice | None) -> MetaTensor:
+    def _load_series(self, path: Path, series_uid: str, part: slice | None, stack: int) -> MetaTensor:
         whole = part is None
         if part is None:
-            series = read_series(path, series_uid or None, self.modality, self.allow_gaps)
+            series = choose_stack(self._read_stacks(path, series_uid), stack)
             part, around = slice(0, series.shape[2]), dict[str, Any]()
         else:
-            series = self._open_series(path, series_uid)
+            series = self._open_series(path, series_uid, stack)
             part, around = self._with_halo(part, series.shape[2])
         array = series.slab(part.start, part.stop)[None]
         meta: dict[str, Any] = {
@@ -340,12 +356,20 @@ class LoadImageOrSeriesd(MapTransform):
             "unit": series.unit,
             "allow_gaps": self.allow_gaps,
             "source_state": series.state,
+            "high_bits": self.high_bits,
+            "stack": stack,
             "regular": series.regular,
         }
         if series.modality == "MR" and not whole:
             meta["intensity_range"] = self._of_files.get(
-                (path, series_uid), lambda: range_of_mr(lambda: _slices_of(series))
+                (path, series_uid, stack), lambda: range_of_mr(lambda: _slices_of(series))
             )
+        if series.modality in XRAY:
+            lower, upper = gray_range(series.datasets[0])
+            meta["intensity_range"] = [lower, upper]
+            if series.datasets[0].PhotometricInterpretation == "MONOCHROME1":
+                meta["inverted"] = lower + upper  # the least value is white there
+                array = np.float32(meta["inverted"]) - array
         if series.modality == "CT" and not stores_air(series.datasets[0]):
             if self.hu_offset is None:
                 raise ValueError(
@@ -404,7 +428,9 @@ def with_padding(values: np.ndarray, meta: Mapping[str, Any]) -> np.ndarray:
 
 
 def without_offset(values: np.ndarray, meta: Mapping[str, Any]) -> np.ndarray:
-    """Take back what the loader added to make the numbers of a CT HU."""
+    """Take back what the loader added to make the numbers of a CT HU, and that it made the least value black."""
+    if "inverted" in meta:
+        return np.float32(meta["inverted"]) - values
     offset = float(meta.get("hu_offset", 0))
     return values - np.float32(offset) if offset else values
 

@@ -9,36 +9,37 @@ from typing import Any
 import numpy as np
 from monai.transforms import Transform
 
-from medrestore_monai.data.find import IMAGE_SUFFIXES, Item, find_images, is_archive, is_image_file
+from medrestore_monai.data.find import IMAGE_SUFFIXES, Item, find_images, is_archive, is_image_file, partner_of
 from medrestore_monai.data.loading import with_padding, without_offset
-from medrestore_monai.dicom import Derivation, check_replaceable, find_series, read_series, write_derived_series
-from medrestore_monai.files import UsageError, claim, clear_scratch, recover, refuse_links, require_writable
-from medrestore_monai.images import (
-    SLAB_KINDS,
-    SLICE_ORDER,
-    SlabFile,
-    kind_of,
-    read_header,
-    write_image,
-    write_volume,
+from medrestore_monai.dicom import (
+    Derivation,
+    Series,
+    check_replaceable,
+    choose_stack,
+    find_series,
+    read_series,
+    read_stacks,
+    write_derived_series,
 )
+from medrestore_monai.files import UsageError, claim, clear_scratch, recover, refuse_links, require_writable
+from medrestore_monai.images import SLICE_ORDER, SlabFile, kind_of, read_header, write_image, write_volume
 
 # endings of files that this package does not write, which would be odd names of folders
 _OTHER_KINDS = (
     ".dcm",
     ".zip",
-    ".nrrd",
     ".nhdr",
-    ".mha",
     ".mhd",
     ".hdr",
     ".img",
-    ".mgz",
     ".gz",
     ".gif",
     ".bmp",
     ".webp",
 )
+
+
+_ALIKE = {".nii.gz": ".nii", ".hdr": ".nii", ".img": ".nii", ".mgh": ".mgz"}
 
 
 def plan_outputs(
@@ -49,6 +50,9 @@ def plan_outputs(
     slab: int = 0,
     key: str = "image",
     slice_axis: int | None = None,
+    stack: int = 0,
+    allow_gaps: bool = False,
+    high_bits: str = "auto",
 ) -> list[Item]:
     """Decide for every image of a source where its result goes.
 
@@ -65,10 +69,14 @@ def plan_outputs(
             :class:`~medrestore_monai.data.LoadImageOrSeriesd`.
         key: name of the image in the items.
         slice_axis: axis that the slices of a volume in a file lie across; ``None``: chosen by its header.
+        stack: take this stack of a series alone, from 1; 0 for all.
+        allow_gaps: see :func:`~medrestore_monai.dicom.read_series`.
+        high_bits: see there.
 
     Returns:
-        Items with ``key`` (the image's path), ``output`` and ``series_uid``; with ``slab``, also ``start`` and ``stop``
-        of the slab of ``slices`` slices of ``columns`` and ``rows``, where ``stop`` is 0 for a whole image.
+        Items with ``key`` (the image's path), ``output``, ``series_uid``, and the number ``stack`` of ``stacks`` that
+        become one output; with ``slab``, also ``start`` and ``stop`` of the slab of ``slices`` slices of ``columns``
+        and ``rows``, where ``stop`` is 0 for a whole image.
 
     Raises:
         ValueError: the source holds no image, the output is of another kind, output and source lie in one another, or
@@ -81,21 +89,21 @@ def plan_outputs(
     found = find_images(source)
     if series_uid:
         found = _with_series(found, series_uid, source)
-    items: list[Item] = []
     targets: list[tuple[Path, bool]] = []
     for item in found:
         if item["series_uid"] and not series_uid:
             read_series(item["path"])  # several series in one folder: lists them and asks for one
-        target = _target(Path(item["path"]), source, output)
-        result = {key: item["path"], "output": str(target), "series_uid": series_uid}
-        targets.append((target, is_image_file(Path(item["path"]))))
-        if slab < 1:
-            items.append(result)
-            continue
-        columns, rows, slices, parts = _extent(item, series_uid, slice_axis)
-        parts_of_it = _slabs(slices, slab if parts else slices)
-        items += [{**result, "columns": columns, "rows": rows, **part} for part in parts_of_it]
+        targets.append((_target(Path(item["path"]), source, output), is_image_file(Path(item["path"]))))
     _check_targets(targets, source, overwrite)
+    items: list[Item] = []
+    for item, (target, is_file) in zip(found, targets, strict=True):
+        result = {key: item["path"], "output": str(target), "series_uid": series_uid}
+        if is_file:
+            parts = _of_file(Path(item["path"]), slab, slice_axis)
+            items += [{**result, "stack": 0, "stacks": 1, **part} for part in parts]
+        else:
+            stacks = read_stacks(item["path"], series_uid or None, None, allow_gaps, high_bits)
+            items += [{**result, **part} for part in _of_stacks(stacks, stack, slab)]
     return items
 
 
@@ -113,22 +121,33 @@ def check_folder(source: Path, output: Path) -> None:
         raise UsageError(f"the output of {source} is a folder, but {output.name} names a file.")
 
 
-def _extent(item: Item, series_uid: str, slice_axis: int | None) -> tuple[int, int, int, bool]:
+def _of_file(path: Path, slab: int, slice_axis: int | None) -> list[dict[str, int]]:
+    """What the items of an image file say of its size and slabs."""
+    if slab < 1:
+        return [{}]
+    columns, rows, slices, in_slabs = _extent(path, slice_axis)
+    return [{"columns": columns, "rows": rows, **part} for part in _slabs(slices, slab if in_slabs else slices)]
+
+
+def _extent(path: Path, slice_axis: int | None) -> tuple[int, int, int, bool]:
     """Columns, rows and slices of an image, and whether it can be read slab by slab; 0 for what is not known yet."""
-    path = Path(item["path"])
-    if not is_image_file(path):
-        if item["slices"]:
-            return (*item["size"], item["slices"], True)
-        found = [one for one in find_series(path) if series_uid in ("", one.uid)]
-        return (*found[0].size, len(found[0].files), True) if len(found) == 1 else (0, 0, 0, True)
     try:
         header = read_header(path, slice_axis)
     except (ValueError, FileNotFoundError):
         return 0, 0, 0, False  # it is reported when it is read
-    in_slabs = header.channels == 1 and kind_of(path) in SLAB_KINDS
-    if kind_of(path) == "tiff" and slice_axis not in (None, 2):
-        in_slabs = False
+    in_slabs = header.in_slabs and not (kind_of(path) == "tiff" and slice_axis not in (None, 2))
     return (*header.size, header.slices * (1 if in_slabs else header.channels), in_slabs)
+
+
+def _of_stacks(stacks: Sequence[Series], stack: int, slab: int) -> Iterator[dict[str, int]]:
+    """What the items of a series say of its stacks and slabs."""
+    chosen = [choose_stack(stacks, stack)] if stack else list(stacks)
+    for series in chosen:
+        number = {"stack": series.name.number, "stacks": len(chosen)}
+        columns, rows, slices = series.shape
+        parts = _slabs(slices, slab) if slab > 0 else [{}]
+        size = {"columns": columns, "rows": rows} if slab > 0 else {}
+        yield from ({**number, **size, **part} for part in parts)
 
 
 def _slabs(slices: int, slab: int) -> list[dict[str, int]]:
@@ -154,10 +173,12 @@ def _with_series(items: Sequence[Item], series_uid: str, source: Path) -> list[I
 def _target(path: Path, source: Path, output: Path) -> Path:
     """Return where the result of the image at ``path`` goes."""
     if is_image_file(path) and path == source:
+        if partner_of(output) is not None and not output.is_dir():
+            raise UsageError(f"a NIfTI pair is written as one file: name the output {output.stem}.nii.")
         if not is_image_file(output):
             if output.suffix.lower() in _OTHER_KINDS and not output.is_dir():
                 raise UsageError(f"the output {output.name} is of another kind than {path.name}; the kind must stay.")
-            return output / path.name
+            return output / _result_name(path).name
         if _kind(output) not in (_kind(path), ".png" if _kind(path) == ".jpg" else ""):  # PNG loses nothing more
             raise UsageError(f"the output {output.name} is of another kind than {path.name}; the kind must stay.")
         return output
@@ -165,12 +186,17 @@ def _target(path: Path, source: Path, output: Path) -> Path:
     if path == source:
         return output
     relative = path.relative_to(source)
-    return output / (relative.with_suffix("") if is_archive(path) else relative)
+    return output / (relative.with_suffix("") if is_archive(path) else _result_name(relative))
+
+
+def _result_name(path: Path) -> Path:
+    """The name of an image's result: that of the image, but a NIfTI pair becomes one file."""
+    return path if partner_of(path) is None else path.with_suffix(".nii")
 
 
 def _kind(path: Path) -> str:
     ending = next(suffix for suffix in IMAGE_SUFFIXES if path.name.lower().endswith(suffix))
-    return {".nii.gz": ".nii", ".tiff": ".tif", ".jpeg": ".jpg"}.get(ending, ending)
+    return {**_ALIKE, ".tiff": ".tif", ".jpeg": ".jpg"}.get(ending, ending)
 
 
 def _check_targets(targets: Sequence[tuple[Path, bool]], source: Path, overwrite: bool) -> None:
@@ -206,8 +232,8 @@ def _check_replaced(target: Path, is_file: bool) -> None:
 class SaveLikeSourced(Transform):
     """Write a restored image as the kind its source is, on the same grid: a derived DICOM series, or an image file.
 
-    Slabs of one image come one after the other; they are kept in a file beside the output until the last one is there,
-    or until :meth:`close`.
+    Slabs of one image come one after the other, and so do the stacks of one series; they are kept in files beside the
+    output until the last one is there, or until :meth:`close`.
 
     Args:
         derivation: what a DICOM header records of the processing.
@@ -215,6 +241,7 @@ class SaveLikeSourced(Transform):
         like: the image it was made from, whose meta data name the source.
         output_key: where the item says where to write.
         overwrite: replace what exists.
+        split_series: make a series of each stack of a DICOM series.
     """
 
     def __init__(
@@ -224,11 +251,13 @@ class SaveLikeSourced(Transform):
         like: str = "image",
         output_key: str = "output",
         overwrite: bool = False,
+        split_series: bool = False,
     ) -> None:
         self.derivation = derivation
         self.key, self.like, self.output_key = key, like, output_key
         self.overwrite = overwrite
-        self._collected: SlabFile | None = None
+        self.split_series = split_series
+        self._collected: list[SlabFile] = []  # a stack each, the last one perhaps in part
         self._claim = ExitStack()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
@@ -240,45 +269,60 @@ class SaveLikeSourced(Transform):
         """
         image, meta, target = data[self.key], data[self.like].meta, Path(data[self.output_key])
         values = with_padding(without_offset(image.detach().cpu().numpy(), meta), meta)
+        stacks = int(data.get("stacks", 1))
         with _naming_cause(target):
-            if not int(data.get("stop", 0)):
-                self._write(values, meta, target)
-            elif self._collect(values[0], target, data):
+            if stacks == 1 and not int(data.get("stop", 0)):
+                self._write([values], meta, target)
+            elif self._collect(values[0], target, data, stacks):
                 self._write(self._collected, meta, target)
                 self.close()
         return data
 
-    def _write(self, values: Any, meta: Mapping[str, Any], target: Path) -> None:
-        """Write a whole image ``(C, X, Y[, Z])``, or a volume of slabs."""
+    def _write(self, volumes: Sequence[Any], meta: Mapping[str, Any], target: Path) -> None:
+        """Write an image: whole ones ``(C, X, Y[, Z])``, or volumes of slabs, of several stacks all."""
         if meta.get("series_uid"):
-            series = read_series(meta["source"], meta["series_uid"], allow_gaps=bool(meta["allow_gaps"]))
-            series.refuse_change(meta["source_state"])
-            volume = values if isinstance(values, SlabFile) else values[0]
-            write_derived_series(series, volume, target, self.derivation, self.overwrite)
+            series = _stacks_of(meta, len(volumes))
+            series[0].refuse_change(meta["source_state"])
+            voxels = [one if isinstance(one, SlabFile) else one[0] for one in volumes]
+            write_derived_series(series, voxels, target, self.derivation, self.overwrite, self.split_series)
+        elif isinstance(volumes[0], SlabFile):
+            write_volume(target, volumes[0], meta, self.overwrite)
         else:
-            if isinstance(values, SlabFile):
-                write_volume(target, values, meta, self.overwrite)
-            else:
-                write_image(target, _in_order_of_file(values, meta), like=meta, overwrite=self.overwrite)
+            write_image(target, _in_order_of_file(volumes[0], meta), like=meta, overwrite=self.overwrite)
 
     def close(self) -> None:
-        """Give up the slabs of a volume that is not finished."""
-        if self._collected is not None:
-            self._collected.close()
-            self._collected = None
+        """Give up the slabs and stacks of an image that is not finished."""
+        while self._collected:
+            self._collected.pop().close()
         self._claim.close()
 
-    def _collect(self, values: np.ndarray, target: Path, item: Mapping[Hashable, Any]) -> bool:
-        """Keep one slab ``(X, Y, n)``; return whether it was the last one."""
-        start, stop, slices = (int(item[name]) for name in ("start", "stop", "slices"))
+    def _collect(self, values: np.ndarray, target: Path, item: Mapping[Hashable, Any], stacks: int) -> bool:
+        """Keep one slab or stack ``(X, Y, n)``; return whether it was the last one."""
+        slices = values.shape[-1]
+        start, stop = int(item.get("start", 0)), int(item.get("stop", 0)) or slices
+        if int(item.get("stop", 0)):
+            slices = int(item["slices"])
         if start == 0:
-            self.close()
+            if stacks == 1 or int(item["stack"]) == 1:
+                self.close()
             workspace = self._claim.enter_context(claim(target))
-            self._collected = SlabFile(workspace.folder / "voxels", (*values.shape[:2], slices))
-        if self._collected is None:
+            place = workspace.folder / f"voxels{len(self._collected)}"
+            self._collected.append(SlabFile(place, (*values.shape[:2], slices)))
+        if not self._collected:
             raise RuntimeError(f"the slabs of {target} do not come in order.")
-        self._collected.write(start, values)
-        return stop == slices
+        self._collected[-1].write(start, values)
+        return stop == slices and len(self._collected) == stacks
+
+
+def _stacks_of(meta: Mapping[str, Any], stacks: int) -> list[Series]:
+    """Open the stacks of a series that an image was made from: all of several, or the one that its meta data name."""
+    found = read_stacks(
+        meta["source"],
+        meta["series_uid"],
+        allow_gaps=bool(meta["allow_gaps"]),
+        high_bits=str(meta.get("high_bits", "auto")),
+    )
+    return found if stacks > 1 else [choose_stack(found, int(meta.get("stack", 0)))]
 
 
 def _in_order_of_file(values: np.ndarray, meta: Mapping[str, Any]) -> np.ndarray:

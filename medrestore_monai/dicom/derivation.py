@@ -12,12 +12,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
 from medrestore_monai import __version__
+from medrestore_monai.dicom.enhanced import FOR_SPLITTING
+from medrestore_monai.dicom.stacks import StackName
 from medrestore_monai.dicom.suv import PRIVATE
 
 RESEARCH = "For research, not a medical device."
@@ -113,18 +115,40 @@ class Derivation:
         return words.encode("ascii", "replace").decode().replace("\\", "/")[:1024]
 
 
-def identify(ds: Dataset, series_uid: str, uid: str, derivation: Derivation, now: datetime) -> None:
-    """Make a header that of a new instance in a new series; acquisition and series times stay (PET decay reference)."""
+class Reference(NamedTuple):
+    """One slice that took part.
+
+    Attributes:
+        sop_class: of its file.
+        instance: SOPInstanceUID of its file.
+        frame: of a multi-frame file, from 0.
+    """
+
+    sop_class: str
+    instance: str
+    frame: int | None = None
+
+
+def identify(
+    ds: Dataset, series_uid: str, uid: str, derivation: Derivation, now: datetime, stack: StackName | None = None
+) -> None:
+    """Make a header that of a new instance in a new series; acquisition and series times stay (PET decay reference).
+
+    The name of a ``stack`` that becomes a series of its own goes into the description.
+    """
     moment = now.astimezone(_offset(ds))  # else in local time
     ds.SeriesInstanceUID, ds.SOPInstanceUID = series_uid, uid
     ds.InstanceCreationDate = ds.ContentDate = moment.strftime("%Y%m%d")
     ds.InstanceCreationTime = ds.ContentTime = moment.strftime("%H%M%S.%f")
     ds.SeriesNumber = min(int(ds.get("SeriesNumber") or 0) + 1000, 2**31 - 1)
     old, suffix = str(ds.get("SeriesDescription") or "").strip(), derivation.suffix
-    kept = old[: 63 - len(suffix)].strip()
+    if stack is not None:
+        ds.SeriesNumber += stack.number - 1
+        suffix = f"{str(stack)[: max(0, 63 - len(suffix))]} {suffix}".strip()
+    kept = old[: max(0, 63 - len(suffix))].strip()
     if f"{kept} {suffix}" == old:  # restored once before
         kept = kept[:-1]
-    ds.SeriesDescription = f"{kept} {suffix}".strip()
+    ds.SeriesDescription = f"{kept} {suffix}".strip()[:64]
     ds.ContentQualification = "RESEARCH"
     kind = [str(value) for value in ds.get("ImageType", None) or []][2:]
     if ds.Modality == "CT" and kind[:1] != ["AXIAL"]:
@@ -143,7 +167,7 @@ def _offset(ds: Dataset) -> timezone | None:
     return None
 
 
-def derive(ds: Dataset, sources: Sequence[Dataset], derivation: Derivation, now: datetime) -> None:
+def derive(ds: Dataset, sources: Sequence[Reference], derivation: Derivation, now: datetime) -> None:
     """Say from what, by what and how the slice was made; ``sources`` are the slices that took part."""
     earlier = str(ds.get("DerivationDescription") or "")
     ds.DerivationDescription = (derivation.text + (f"{EARLIER}{earlier}" if earlier else ""))[:1024]
@@ -152,7 +176,9 @@ def derive(ds: Dataset, sources: Sequence[Dataset], derivation: Derivation, now:
     ds.SourceImageSequence = []
     for other in sources:
         item = Dataset()
-        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = other.SOPClassUID, other.SOPInstanceUID
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = other.sop_class, other.instance
+        if other.frame is not None:
+            item.ReferencedFrameNumber = other.frame + 1
         item.PurposeOfReferenceCodeSequence = [_code("121322", "Source image for image processing operation")]
         item.SpatialLocationsPreserved = "YES"
         ds.SourceImageSequence.append(item)
@@ -183,8 +209,14 @@ def _private_of_suv(ds: Dataset) -> list[tuple[int, str, int, DataElement]]:
     return found
 
 
-def drop_outdated(ds: Dataset) -> None:
-    """Take out what was true of the source's pixels only, and private tags but for those that the SUV depends on."""
+def drop_outdated(ds: Dataset, enhanced: bool = False) -> None:
+    """Take out what was true of the source's pixels only, and private tags but for those that the SUV depends on.
+
+    Of a frame of an ``enhanced`` file, also what a classic header has not.
+    """
+    for keyword in FOR_SPLITTING if enhanced else ():
+        if keyword in ds:
+            delattr(ds, keyword)
     kept = _private_of_suv(ds) if ds.Modality == "PT" else []
     ds.remove_private_tags()
     for group, creator, offset, element in kept:

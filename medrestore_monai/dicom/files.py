@@ -10,11 +10,13 @@ import struct
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pydicom
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.filereader import read_file_meta_info
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medrestore_monai.dicom.checks import (
     ENHANCED_CLASSES,
@@ -24,13 +26,16 @@ from medrestore_monai.dicom.checks import (
     known_modality,
     reading,
 )
+from medrestore_monai.dicom.index import listed_files
 from medrestore_monai.files import ScratchFolder, file_mode, naming, require_space, unpack_limit, walk
+from medrestore_monai.other_kinds import way_out
 from medrestore_monai.stopping import stop_if_asked
 from medrestore_monai.texts import printable
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
-_OTHER_FORMATS = (".nrrd", ".nhdr", ".mha", ".mhd", ".hdr", ".img", ".mgz", ".mgh")  # that SimpleITK or nibabel convert
 _DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
+NOT_DICOM = "export it again, or rename it if it is an image of another kind"
+_ITEM = bytes.fromhex("feff00e0")  # that compressed pixel data begin with
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _MAX_MEMBERS = 100_000
 _LONGEST_FIRST = 1024  # bytes that the first element of a file may have; it is a length, a character set or a type
@@ -41,10 +46,21 @@ class NoImageError(DicomError):
 
 
 class SourceFile(NamedTuple):
-    """A file to read and the name to call it by: its place within the folder or archive the user named."""
+    """A file to read and the name to call it by: its place within the folder or archive the user named.
+
+    Attributes:
+        path: of the file.
+        label: its name in messages.
+        frame: which frame of a multi-frame file, from 0; ``None`` for a file of one frame.
+        sop_class: of a multi-frame file, whose frames have headers of another one.
+        pixels: where uncompressed pixel data begin, if that is known.
+    """
 
     path: Path
     label: str
+    frame: int | None = None
+    sop_class: str = ""
+    pixels: int | None = None
 
 
 @dataclass(frozen=True)
@@ -86,15 +102,19 @@ class _Header(NamedTuple):
     size: tuple[int, int]
 
 
-def find_series(path: str | os.PathLike[str], problems: list[str] | None = None) -> list[SeriesInfo]:
+def find_series(
+    path: str | os.PathLike[str], problems: list[str] | None = None, others: list[tuple[SourceFile, str]] | None = None
+) -> list[SeriesInfo]:
     """Group the CT, MR and PET image files of a place by series.
 
     Files that are not DICOM, DICOMDIR files and other kinds of objects (reports, structure sets, segmentations) are
-    passed over where there is an image series beside them. Images without the DICOM preamble are refused.
+    passed over where there is an image series beside them.
 
     Args:
-        path: a DICOM file, a folder (searched with its subfolders, also through links) or a ``.zip`` archive of one.
+        path: a DICOM file, a folder (searched with its subfolders, also through links), a ``.zip`` archive of one, or
+            a DICOMDIR, for the files that it lists.
         problems: where given, files and subfolders that cannot be read are noted here and left out.
+        others: where given, images of other kinds are noted here, with the reason why they are passed over.
 
     Returns:
         The series, sorted by description and UID; empty only where ``problems`` says why.
@@ -107,7 +127,7 @@ def find_series(path: str | os.PathLike[str], problems: list[str] | None = None)
     path = Path(path)
     files, archive = _list_files(path, problems)
     try:
-        return _group(path, files, archive, problems)
+        return _group(path, files, archive, problems, others)
     except BaseException:
         if archive is not None:
             archive.cleanup()
@@ -115,7 +135,11 @@ def find_series(path: str | os.PathLike[str], problems: list[str] | None = None)
 
 
 def _group(
-    path: Path, files: list[SourceFile], archive: ScratchFolder | None, problems: list[str] | None
+    path: Path,
+    files: list[SourceFile],
+    archive: ScratchFolder | None,
+    problems: list[str] | None,
+    others: list[tuple[SourceFile, str]] | None,
 ) -> list[SeriesInfo]:
     groups: dict[str, list[_Header]] = {}
     other = ""
@@ -126,8 +150,11 @@ def _group(
             continue
         if header.sop_class in (*IMAGE_CLASSES, *ENHANCED_CLASSES):
             groups.setdefault(header.series, []).append(header)
-        else:
-            other = other or f"{file.label} {kind_problem(header.sop_class, header.modality)}."
+            continue
+        reason = kind_problem(header.sop_class, header.modality)
+        other = other or f"{file.label} {reason}."
+        if others is not None and header.size[1]:
+            others.append((file, reason))
     if not groups and not problems:
         raise NoImageError(other or f"There is no DICOM image in {path.name or path}.")
     found = [
@@ -156,6 +183,41 @@ def begins_as_dicom(file: Path) -> bool:
     return head[128:] == b"DICM" or _is_bare(head)
 
 
+def has_preamble(file: Path) -> bool:
+    """Return whether a file says that it is DICOM, as it should.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with file.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM"
+
+
+def read_file(file: SourceFile, **options: Any) -> FileDataset:
+    """Read a DICOM file, also without the preamble; the encoding of one that does not name it is looked at.
+
+    Args:
+        file: to be read.
+        options: of ``pydicom.dcmread``.
+
+    Raises:
+        DicomError: it has compressed pixel data and does not say how.
+        Exception: whatever pydicom raises on a damaged file.
+    """
+    bare = not has_preamble(file.path)
+    ds = pydicom.dcmread(str(file.path), force=bare, **options)
+    if bare and not ds.file_meta.get("TransferSyntaxUID"):
+        implicit, little = (
+            ds.original_encoding if hasattr(ds, "original_encoding") else (ds.is_implicit_VR, ds.is_little_endian)
+        )
+        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        ds.file_meta = FileMetaDataset()
+        ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+        if "PixelData" in ds and bytes(ds.PixelData[:4]) == _ITEM:
+            raise DicomError(f"{file.label} is compressed and does not say how: export it again, with its preamble.")
+    return ds
+
+
 def _is_bare(head: bytes) -> bool:
     """Return whether bytes begin with an element of group 0002 or 0008, in explicit or implicit little endian."""
     if len(head) < 8:
@@ -182,7 +244,13 @@ def _list_files(path: Path, problems: list[str] | None) -> tuple[list[SourceFile
         return [SourceFile(file, file.relative_to(path).as_posix()) for file in sorted(found)], None
     if path.suffix.lower() == ".zip":
         return _unpack(path)
-    return [SourceFile(path, path.name)], None
+    file = SourceFile(path, path.name)
+    with reading(path.name):
+        is_index = has_preamble(path) and _is_index(file)
+    if is_index:
+        listed = listed_files(path)
+        return [SourceFile(one, one.relative_to(path.parent).as_posix()) for one in listed], None
+    return [file], None
 
 
 def _unpack(path: Path) -> tuple[list[SourceFile], ScratchFolder]:
@@ -225,7 +293,7 @@ def _unpack_to(folder: Path, path: Path) -> list[SourceFile]:
     except Exception as error:  # whatever a method of compression raises
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # of bzip2, and of a wrong offset
             raise
-        raise DicomError(f"{path.name} cannot be unpacked: it is damaged.") from None
+        raise DicomError(f"{path.name} cannot be unpacked: it is damaged; copy it again.") from None
     return files
 
 
@@ -249,21 +317,17 @@ def _group_header(file: SourceFile, alone: bool) -> _Header | None:
         bare = head[128:] != b"DICM"
         if bare and (hidden or not _is_bare(head)):
             if not hidden and (alone or name.lower().endswith(DICOM_SUFFIXES)):
-                other = name.lower().endswith(_OTHER_FORMATS)
-                hint = "; convert it to NIfTI first" if other else ""
-                raise DicomError(f"{file.label} is not a DICOM file{hint}.")
+                raise DicomError(f"{file.label} is not a DICOM file: {way_out(name) or NOT_DICOM}.")
             return None
         if not bare and _is_index(file):
             return None
         tags = ["SOPClassUID", "SeriesInstanceUID", "Modality", "SeriesDescription", "ImageType", "Columns", "Rows"]
-        ds = pydicom.dcmread(str(file.path), stop_before_pixels=True, force=bare, specific_tags=tags)
-        if bare and (ds.get("SOPClassUID") or "") in ("", *IMAGE_CLASSES, *ENHANCED_CLASSES):
-            raise DicomError(
-                f"{file.label} is DICOM without the preamble, which is not accepted; save it with one first."
-            )
+        ds = read_file(file, stop_before_pixels=True, specific_tags=tags)
         for keyword in tags[:2]:
             if not ds.get(keyword):
-                raise DicomError(f"{file.label} has no {keyword} (cut short or stripped), so its series is unknown.")
+                raise DicomError(
+                    f"{file.label} has no {keyword} (cut short or stripped), so its series is unknown; export it again."
+                )
         localizer = "LOCALIZER" in [str(value).strip() for value in ds.get("ImageType", None) or []]
         sop_class, series, modality, description = (str(ds.get(keyword) or "") for keyword in tags[:4])
         size = int(ds.get("Columns") or 0), int(ds.get("Rows") or 0)
@@ -280,7 +344,11 @@ def _is_index(file: SourceFile) -> bool:
     if meta.get("MediaStorageSOPClassUID") == _DICOMDIR_CLASS:
         return True
     if meta.get("TransferSyntaxUID") is None:
-        raise DicomError(f"{file.label} does not say its transfer syntax: it is cut short or damaged.")
+        raise DicomError(
+            f"{file.label} does not say its transfer syntax: it is cut short or damaged; copy or export it again."
+        )
     if meta.TransferSyntaxUID == _DEFLATED:
-        raise DicomError(f"{file.label} is deflated (compressed as a whole), which is not accepted; inflate it first.")
+        raise DicomError(
+            f"{file.label} is deflated (compressed as a whole), which is not accepted: inflate it with dcmconv +te."
+        )
     return False

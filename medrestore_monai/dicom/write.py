@@ -9,7 +9,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+import re
 import uuid
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -21,8 +23,10 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import format_number_as_ds
 
 from medrestore_monai.dicom.checks import DicomError, reading, rescale, storable
-from medrestore_monai.dicom.derivation import Derivation, derive, drop_outdated, identify
+from medrestore_monai.dicom.derivation import Derivation, Reference, derive, drop_outdated, identify
+from medrestore_monai.dicom.pixels import move_overlays, overlays_in_pixels, padding_range
 from medrestore_monai.dicom.read import Series, read_series
+from medrestore_monai.dicom.stacks import StackName
 from medrestore_monai.files import atomic_folder, file_mode, folder_mode, refuse_links
 from medrestore_monai.neighbors import neighbor_numbers
 from medrestore_monai.notes import note
@@ -53,11 +57,12 @@ class _Stored(NamedTuple):
 
 
 def write_derived_series(
-    source: Series | str | os.PathLike[str],
-    image: Volume,
+    source: Series | Sequence[Series] | str | os.PathLike[str],
+    image: Volume | Sequence[Volume],
     output: str | os.PathLike[str],
     derivation: Derivation,
     overwrite: bool = False,
+    split_series: bool = False,
 ) -> list[Path]:
     """Write a restored image as a derived DICOM series: uncompressed, on the source's grid, in the source's study.
 
@@ -65,14 +70,16 @@ def write_derived_series(
     gets a slope per slice: the source's divided by a whole number where that has room for all values, so that voxels
     that did not change keep theirs exactly. Padding voxels are those of the source. The UIDs depend on source,
     derivation and voxels only. The folder appears as a whole or not at all. ``image`` is taken slice by slice, so it
-    may lie in a file.
+    may lie in a file. Several stacks of one series become one series again, in a folder each.
 
     Args:
-        source: the series that was restored, or the path of one.
-        image: restored voxels, shape ``(X, Y, Z)`` as the source, in its unit (HU, Bq/ml, counts, SUV, arbitrary).
+        source: the series that was restored, the path of one, or all stacks of one.
+        image: restored voxels, shape ``(X, Y, Z)`` as the source, in its unit (HU, Bq/ml, counts, SUV, arbitrary); of
+            several stacks, one for each.
         output: folder to make; its files are ``IM0001.dcm`` and so on, sorted along the normal of the slices.
         derivation: how the image was made.
         overwrite: replace ``output`` if it holds nothing but what this package wrote.
+        split_series: make a series of each stack.
 
     Returns:
         The files, sorted along the normal of the slices.
@@ -82,34 +89,65 @@ def write_derived_series(
         FileExistsError: there is an ``output`` already.
         OSError: disk full, read-only; nothing is left behind then.
     """
-    series = source if isinstance(source, Series) else read_series(source)
+    if isinstance(source, (str, os.PathLike)):
+        source = read_series(source)
+    stacks = [source] if isinstance(source, Series) else list(source)
+    images: list[Volume] = list(image) if isinstance(image, Sequence) else [image]
     output = Path(output)
-    check_output(series, output, overwrite)
-    if tuple(image.shape) != series.shape:
-        raise ValueError(
-            f"The restored image has shape {tuple(image.shape)}, where that of its source, {series.shape}, is due."
-        )
-    series_uid, clipped = _series_uid(series, image, derivation)
-    if clipped:
-        note(f"{clipped} voxel(s) were clipped to the range that {series.modality} slices can store.", stacklevel=2)
-    uids = [_uid(series_uid, str(ds.SOPInstanceUID), str(index)) for index, ds in enumerate(series.datasets)]
+    check_output(stacks[0], output, overwrite)
+    for series, one in zip(stacks, images, strict=True):
+        if tuple(one.shape) != series.shape:
+            raise ValueError(
+                f"The restored image has shape {tuple(one.shape)}, where that of its source, {series.shape}, is due."
+            )
+    uids = _series_uids(stacks, images, derivation, split_series)
     now = datetime.now(timezone.utc)
+    written = []
+    with atomic_folder(output, overwrite, folder_mode(stacks[0].files[0].path)) as folder:
+        for series, one, uid in zip(stacks, images, uids, strict=True):
+            place = series.name.folder if len(stacks) > 1 else ""
+            (folder / place).mkdir(exist_ok=True)
+            names = [f"IM{index + 1:04d}.dcm" for index in range(len(series.files))]
+            own_name = series.name if split_series and len(stacks) > 1 else None
+            _write_stack(series, one, [folder / place / name for name in names], uid, derivation, now, own_name)
+            if place:
+                (folder / place).chmod(folder_mode(series.files[0].path))
+            written += [output / place / name for name in names]
+        for series in stacks:
+            series.refuse_change(series.state)
+    return written
+
+
+def _write_stack(
+    series: Series,
+    image: Volume,
+    paths: Sequence[Path],
+    series_uid: str,
+    derivation: Derivation,
+    now: datetime,
+    own_name: StackName | None,
+) -> None:
+    """Write one stack; a series of its own gets its name into the description."""
     taken = neighbor_numbers(series.slice_steps, derivation.neighbors, derivation.neighbor_distance)
-    names = [f"IM{index + 1:04d}.dcm" for index in range(len(uids))]
-    with atomic_folder(output, overwrite, folder_mode(series.files[0].path)) as folder:
-        for index, name in enumerate(names):
-            stop_if_asked()
-            stored, label = _quantize(series, image, index), series.files[index].label
-            with reading(label):
-                ds = copy.deepcopy(series.datasets[index])
-                drop_outdated(ds)
-                identify(ds, series_uid, uids[index], derivation, now)
-                derive(ds, [series.datasets[number] for number in sorted(set(taken[index]))], derivation, now)
-            _set_pixels(ds, stored)
-            _save(ds, folder / name, label)
-            (folder / name).chmod(file_mode(series.files[index].path))
-        series.refuse_change(series.state)
-    return [output / name for name in names]
+    references = [
+        Reference(file.sop_class or str(ds.SOPClassUID), str(ds.SOPInstanceUID), file.frame)
+        for file, ds in zip(series.files, series.datasets, strict=True)
+    ]
+    for index, path in enumerate(paths):
+        stop_if_asked()
+        stored, label = _quantize(series, image, index), series.files[index].label
+        words = [str(series.name.number)] if series.name.count > 1 else []
+        uid = _uid(series_uid, references[index].instance, str(index), *words)
+        with reading(label):
+            ds = copy.deepcopy(series.datasets[index])
+            if overlays_in_pixels(ds):
+                move_overlays(ds, series.words(index))
+            drop_outdated(ds, enhanced=series.files[index].frame is not None)
+            identify(ds, series_uid, uid, derivation, now, own_name)
+            derive(ds, [references[number] for number in sorted(set(taken[index]))], derivation, now)
+        _set_pixels(ds, stored)
+        _save(ds, path, label)
+        path.chmod(file_mode(series.files[index].path))
 
 
 def check_output(series: Series, output: str | os.PathLike[str], overwrite: bool = False) -> None:
@@ -143,10 +181,19 @@ def check_replaceable(output: Path) -> None:
     Raises:
         FileExistsError: it does.
     """
-    if output.exists() and not (output.is_dir() and all(_is_ours(file) for file in output.iterdir())):
+    if output.exists() and not (output.is_dir() and all(_is_ours(file) for file in _inside(output))):
         raise FileExistsError(
             f"The output {output} holds other things than a derived series, and so is not overwritten."
         )
+
+
+def _inside(folder: Path) -> Iterator[Path]:
+    """What lies in a folder and in the folders of stacks in it."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink() and re.fullmatch(r"stack\d+_\w+", path.name):
+            yield from path.iterdir()
+        else:
+            yield path
 
 
 def _is_ours(file: Path) -> bool:
@@ -158,9 +205,24 @@ def _is_ours(file: Path) -> bool:
         return False
 
 
-def _series_uid(series: Series, image: Volume, derivation: Derivation) -> tuple[str, int]:
-    """UID from everything that makes the series what it is, and the number of voxels that had to be clipped."""
-    digest = hashlib.sha256(f"{series.uid}\n{derivation.key}".encode())
+def _series_uids(
+    stacks: Sequence[Series], images: Sequence[Volume], derivation: Derivation, split_series: bool
+) -> list[str]:
+    """A UID for each stack, of one series or of its own, from everything that makes a series what it is."""
+    clipped, digests = 0, []
+    whole = hashlib.sha256(f"{stacks[0].uid}\n{derivation.key}".encode())
+    for series, image in zip(stacks, images, strict=True):
+        digest = hashlib.sha256(f"{series.uid}\n{series.name}\n{derivation.key}".encode()) if split_series else whole
+        clipped += _digest_stack(series, image, digest)
+        digests.append(digest)
+    if clipped:
+        modality = stacks[0].modality
+        note(f"{clipped} voxel(s) were clipped to the range that {modality} slices can store.", stacklevel=3)
+    return [_uid(digest.hexdigest()) for digest in digests]
+
+
+def _digest_stack(series: Series, image: Volume, digest: Any) -> int:
+    """Add what a stack will store to a digest, and return the number of voxels that have to be clipped."""
     clipped = 0
     for index in range(len(series.files)):
         stop_if_asked()
@@ -170,7 +232,7 @@ def _series_uid(series: Series, image: Volume, derivation: Derivation) -> tuple[
         digest.update(f"{series.datasets[index].SOPInstanceUID} {stored.slope} ".encode())
         digest.update(np.ascontiguousarray(stored.values).tobytes())
         clipped += stored.clipped
-    return _uid(digest.hexdigest()), clipped
+    return clipped
 
 
 def _uid(*words: str) -> str:
@@ -186,7 +248,7 @@ def _quantize(series: Series, image: Volume, index: int) -> _Stored:
     signed, bits = bool(ds.PixelRepresentation), 16 if pet else int(ds.BitsStored)
     low, high = storable(bits, signed)
     dtype = f"<{'i' if signed else 'u'}{2 if pet else int(ds.BitsAllocated) // 8}"
-    padding, padded = _padding_range(ds), np.zeros(physical.shape, dtype=bool)
+    padding, padded = padding_range(ds), np.zeros(physical.shape, dtype=bool)
     needed = pet or padding is not None
     original = series.stored(index).astype(np.int64) if needed else np.zeros(physical.shape, dtype=np.int64)
     if padding is not None:
@@ -207,21 +269,6 @@ def _quantize(series: Series, image: Volume, index: int) -> _Stored:
         values = np.where((values >= padding[0]) & (values <= padding[1]), _beside(padding, exact, low, high), values)
         values = np.where(padded, original, values)
     return _Stored(values.astype(dtype), text, clipped)
-
-
-def _padding_range(ds: Dataset) -> tuple[int, int] | None:
-    """Least and greatest stored value that means "no image here"; None if there is no such value."""
-    value = ds.get("PixelPaddingValue")
-    if value is None:
-        return None
-    limit = ds.get("PixelPaddingRangeLimit")
-    # some writers store the value with the wrong sign: take its bits as the pixels have them
-    bits = int(ds.BitsAllocated)
-    ends = []
-    for end in (value, value if limit is None else limit):
-        low, high = storable(bits, bool(ds.PixelRepresentation))
-        ends.append((int(end) - low) % (high - low + 1) + low)
-    return min(ends), max(ends)
 
 
 def _beside(padding: tuple[int, int], exact: np.ndarray, low: int, high: int) -> np.ndarray:

@@ -15,11 +15,10 @@ from medrestore_monai.images.files import KINDS, ImageFileReader, kind_of, read_
 from medrestore_monai.images.headers import ImageHeader, read_header
 from medrestore_monai.images.slab_file import SlabFile
 from medrestore_monai.images.slice_axis import SLICE_DIM, SLICE_ORDER, choose_slice_axis, slice_order
-from medrestore_monai.images.volumes import SLAB_KINDS, VolumeFile, write_volume
+from medrestore_monai.images.volumes import VolumeFile, write_volume
 
 __all__ = [
     "KINDS",
-    "SLAB_KINDS",
     "SLICE_DIM",
     "SLICE_ORDER",
     "ImageFileReader",

@@ -50,7 +50,10 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"{path} cannot be read, it is damaged, cut short or of another kind: {_reason(error)}.")
+    return ValueError(
+        f"{path} cannot be read, it is damaged, cut short or of another kind: {_reason(error)}; "
+        "copy it or save it again."
+    )
 
 
 @contextmanager

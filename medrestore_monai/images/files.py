@@ -16,9 +16,12 @@ from monai.utils import ensure_tuple
 from medrestore_monai.files import atomic_result, file_mode, refuse_change, state_of
 from medrestore_monai.images.arrays import read_npy, read_npz, write_npy, write_npz
 from medrestore_monai.images.damage import explained
+from medrestore_monai.images.itk import read_itk, write_mha, write_nrrd
 from medrestore_monai.images.jpeg import read_jpeg, write_jpeg
+from medrestore_monai.images.mgh import read_mgh, write_mgh
 from medrestore_monai.images.nifti import read_nifti, write_nifti
-from medrestore_monai.images.pictures import read_png, read_tiff, write_png, write_tiff
+from medrestore_monai.images.pictures import read_png, write_png
+from medrestore_monai.images.tiff import read_tiff, write_tiff
 from medrestore_monai.intensity import scale_problem
 from medrestore_monai.notes import note
 
@@ -28,6 +31,12 @@ __all__ = ["KINDS", "ImageFileReader", "kind_of", "read_image", "write_image"]
 KINDS = {
     ".nii": "nifti",
     ".nii.gz": "nifti",
+    ".hdr": "nifti",
+    ".img": "nifti",
+    ".mgh": "mgh",
+    ".mgz": "mgh",
+    ".nrrd": "nrrd",
+    ".mha": "mha",
     ".png": "png",
     ".jpg": "jpeg",
     ".jpeg": "jpeg",
@@ -43,9 +52,14 @@ _SAMPLE_TYPES = {
     ("jpeg", False): ("uint8",),
     ("jpeg", True): ("uint8",),
 }
-_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64")
+_VOLUMES = ("nifti", "mgh", "nrrd", "mha")  # with a place in space
+_PAIR = (".hdr", ".img")
 _READERS = {
     "nifti": read_nifti,
+    "mgh": read_mgh,
+    "nrrd": read_itk,
+    "mha": read_itk,
     "png": read_png,
     "jpeg": read_jpeg,
     "tiff": read_tiff,
@@ -54,6 +68,9 @@ _READERS = {
 }
 _WRITERS = {
     "nifti": write_nifti,
+    "mgh": write_mgh,
+    "nrrd": write_nrrd,
+    "mha": write_mha,
     "png": write_png,
     "jpeg": write_jpeg,
     "tiff": write_tiff,
@@ -66,13 +83,13 @@ def read_image(path: Path | str) -> tuple[np.ndarray, dict[str, Any]]:
     """Read one image or volume.
 
     Args:
-        path: a file ending in .nii, .nii.gz, .png, .jpg, .jpeg, .tif, .tiff, .npy or .npz. PNG: 8 or 16 bit gray, 8 bit
-            RGB, opaque; JPEG: 8 bit gray or RGB, turned upright; TIFF: gray, RGB, also float, several pages are slices;
-            NumPy: one array ``(X, Y[, Z])``.
+        path: a file whose name ends as :data:`KINDS` has it. Of a NIfTI pair, either file; NRRD and MHA need SimpleITK.
+            PNG: 8 or 16 bit gray, 8 bit RGB, opaque; JPEG: 8 bit gray or RGB, turned upright; TIFF: gray, RGB, also
+            float, several pages are slices; a palette becomes RGB; NumPy: one array ``(X, Y[, Z])``.
 
     Returns:
-        The image, float32, shape ``(X, Y[, Z])`` or ``(3, X, Y)``, in the file's unit (slope and intercept applied),
-        and its meta data: ``kind``, ``affine`` (RAS, mm), ``original_dtype``, ``spatial_shape``,
+        The image, float32, shape ``(X, Y[, Z])`` or ``(3, X, Y[, Z])``, in the file's unit (slope and intercept
+        applied), and its meta data: ``kind``, ``affine`` (RAS, mm), ``original_dtype``, ``spatial_shape``,
         ``original_channel_dim``, ``filename_or_obj`` and what :func:`write_image` needs to write the same kind again.
 
     Raises:
@@ -84,16 +101,18 @@ def read_image(path: Path | str) -> tuple[np.ndarray, dict[str, Any]]:
     kind = kind_of(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
-    state = state_of([path])
+    state = source_state(path)
     with explained(path):
         stored, meta = _READERS[kind](path)
     meta["source_state"] = state
     sizes = meta.pop("tiff_sizes", 1)
     if sizes > 1:
         note(f"{path}: only the largest of the {sizes} sizes of the picture is kept.", stacklevel=2)
+    if meta.pop("palette", False):
+        note(f"{path}: its palette is replaced by the colors that it stands for.", stacklevel=2)
     check_types(path, stored.dtype)
     color = meta.pop("color", False)
-    if stored.ndim not in ((3,) if color else (2, 3)) or stored.size == 0:
+    if stored.ndim not in ((3, 4) if color else (2, 3)) or stored.size == 0:
         raise ValueError(f"{path}: expected one 2D image or 3D volume, got the shape {stored.shape}.")
     slope, inter = meta.get("scl_slope", 1.0), meta.get("scl_inter", 0.0)
     problem = scale_problem(slope, inter)
@@ -104,10 +123,16 @@ def read_image(path: Path | str) -> tuple[np.ndarray, dict[str, Any]]:
     refuse_infinite(path, int(np.isinf(image).sum()), padding, image.size)
     if padding:
         meta["nan_voxels"] = padding
-    meta = describe(meta, path, kind, stored.dtype, image.shape[-2:] if color else image.shape, color)
+    meta = describe(meta, path, kind, stored.dtype, image.shape[1:] if color else image.shape, color)
     if too_large(path, kind, stored.dtype, float(np.abs(image).max()), slope):
         meta["original_dtype"] = "float32"
     return image, meta
+
+
+def source_state(path: Path) -> str:
+    """State of the file of an image, and of the other one of a pair, see :func:`~medrestore_monai.files.state_of`."""
+    pair = [path.with_suffix(ending) for ending in _PAIR] if _ending(path) in _PAIR else [path]
+    return state_of([one for one in pair if one.exists()])
 
 
 def check_types(path: Path, dtype: np.dtype) -> None:
@@ -117,7 +142,7 @@ def check_types(path: Path, dtype: np.dtype) -> None:
         ValueError: it holds such.
     """
     if dtype.name not in _TYPES:
-        raise ValueError(f"{path}: expected numbers of type {', '.join(_TYPES)}, got {dtype}.")
+        raise ValueError(f"{path}: expected numbers of type {', '.join(_TYPES)}, got {dtype}: save it as one.")
 
 
 def refuse_infinite(path: Path, infinite: int, nans: int, size: int) -> None:
@@ -148,14 +173,14 @@ def describe(
 
 
 def too_large(path: Path, kind: str, dtype: np.dtype, largest: float, slope: float) -> bool:
-    """Say, with a note, whether a NIfTI file of integers has to be written as float32.
+    """Say, with a note, whether a volume file of integers has to be written as float32.
 
     Raises:
         ValueError: a file of another kind has to.
     """
     if dtype.kind not in "iu" or not are_too_large(np.float64(largest), slope):
         return False
-    if kind != "nifti":
+    if kind not in _VOLUMES:
         raise ValueError(f"{path}: its integers are too large to be restored exactly, expected at most {2**22}.")
     note(f"{path}: float32 cannot hold its numbers exactly; it will be written as float32.", stacklevel=3)
     return True
@@ -189,14 +214,13 @@ def write_image(path: Path | str, array: Any, like: Mapping[str, Any] | None = N
     """
     path = Path(path)
     kind = kind_of(path)
+    if _ending(path) in _PAIR:
+        raise ValueError(f"{path}: a NIfTI pair is written as one file; name the output .nii or .nii.gz.")
     like = dict(like or {})
     check_place(path, like, overwrite)
     stored = stored_values(path, kind, np.asarray(array), like)
     with open_result(path, like, overwrite) as file:
-        if kind == "nifti":
-            write_nifti(file, stored, like)
-        else:
-            _WRITERS[kind](file, stored, like)
+        _WRITERS[kind](file, stored, like)
     return path
 
 
@@ -223,13 +247,13 @@ def open_result(path: Path, like: Mapping[str, Any], overwrite: bool) -> Iterato
     """
     source = _source_of(like)
     with atomic_result(path, overwrite, None if source is None else file_mode(source)) as file:
-        if _ending(path) == ".nii.gz":
+        if _ending(path) in (".nii.gz", ".mgz"):
             with gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:  # no name, no time: same image, same bytes
                 yield packed
         else:
             yield file
         if source is not None:
-            refuse_change(like.get("source_state"), state_of([source]), str(source))
+            refuse_change(like.get("source_state"), source_state(source), str(source))
 
 
 def _source_of(like: Mapping[str, Any]) -> Path | None:
@@ -274,7 +298,7 @@ def _ending(path: Path) -> str:
 
 
 def kind_of(path: Path) -> str:
-    """Return the kind of an image file by its name: nifti, png, jpeg, tiff, npy or npz.
+    """Return by its name what kind of image a file is: nifti, mgh, nrrd, mha, png, jpeg, tiff, npy or npz.
 
     Raises:
         ValueError: the name has another ending.
@@ -316,11 +340,11 @@ def stored_values(path: Path | str, kind: str, array: np.ndarray, like: Mapping[
     wanted = (3, *shape) if color else shape
     if array.shape == (1, *wanted):
         array = array[0]
-    if array.shape != wanted or array.ndim not in (2, 3):
+    if array.shape != wanted or array.ndim not in ((3, 4) if color else (2, 3)):
         raise ValueError(f"{path}: expected an array of shape {wanted}, got {array.shape}.")
-    if kind in ("png", "jpeg") and array.ndim == 3 and not color:
+    if kind in ("png", "jpeg") and array.ndim == 3 + color:
         raise ValueError(f"{path}: {kind.upper()} holds one slice, got {array.shape[-1]}.")
-    if kind in ("nifti", "npy", "npz") and color:
+    if kind in (*_VOLUMES, "npy", "npz") and color:
         raise ValueError(f"{path}: a color picture is written as PNG, TIFF or JPEG.")
     dtype, slope, inter = stored_type(kind, like, array.dtype)
     types = _SAMPLE_TYPES.get((kind, color), _TYPES)

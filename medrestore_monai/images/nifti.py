@@ -26,6 +26,9 @@ _LARGEST_VOXEL = 1e6  # in any unit that a header names, micrometers among them
 _TEXTS = ("descrip", "aux_file", "intent_name", "data_type", "db_name", "unused_str")
 
 
+_PAIRED = {b"ni1": b"n+1", b"ni2": b"n+2"}
+
+
 def read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """Read the stored numbers, shape ``(X, Y[, Z])``, and the affine, the header's bytes, slope and intercept.
 
@@ -36,13 +39,16 @@ def read_nifti(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     image, shape = open_nifti(path)
     stored = image.dataobj.get_unscaled()
     end = int(image.dataobj.offset) + stored.nbytes
-    check_nothing_follows((_unpacked_size(path, end) if is_packed(path) else path.stat().st_size) - end)
+    voxels = Path(image.file_map["image"].filename)  # of a pair, the other file
+    check_nothing_follows((_unpacked_size(voxels, end) if is_packed(voxels) else voxels.stat().st_size) - end)
     return stored.reshape(shape), nifti_meta(image)
 
 
 def nifti_meta(image: Any) -> dict[str, Any]:
     """Return what :func:`write_nifti` needs of an image of nibabel: affine, header, slope and intercept."""
     header = image.header.as_byteswapped("<")
+    if header["magic"].item() in _PAIRED:  # a pair is written as one file
+        header["magic"] = _PAIRED[header["magic"].item()]
     meta = {
         "affine": np.array(image.affine, dtype=np.float64),
         "nifti_header": np.frombuffer(header.binaryblock, dtype=np.uint8).copy(),
@@ -79,9 +85,18 @@ def open_nifti(path: Path) -> tuple[Any, tuple[int, ...]]:
     Raises:
         Exception: as :func:`read_nifti`, as far as the header shows.
     """
+    if path.suffix.lower() in (".hdr", ".img"):
+        partner = path.with_suffix(".img" if path.suffix.lower() == ".hdr" else ".hdr")
+        if not partner.exists():
+            raise UnfitImageError(f"{path} is half of a pair: put {partner.name} beside it.")
     image = nib.load(path)
+    if not isinstance(image, nib.Nifti1Pair):
+        raise UnfitImageError(
+            f"{path} is no NIfTI file but Analyze, which does not say left from right: convert it to NIfTI first."
+        )
     shape, dtype = image.shape, image.get_data_dtype()
-    promised, size = math.prod(shape) * dtype.itemsize, path.stat().st_size
+    promised = math.prod(shape) * dtype.itemsize
+    size = Path(image.file_map["image"].filename).stat().st_size
     # no deflate stream grows more than 1032 times
     if promised > 1032 * size:
         raise OSError(f"the header promises {shape} voxels, more than the file can hold")

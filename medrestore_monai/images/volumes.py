@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import tifffile
 
-from medrestore_monai.files import ScratchFolder, claim, require_space, state_of
-from medrestore_monai.images.damage import explained
+from medrestore_monai.files import ScratchFolder, claim, require_space
+from medrestore_monai.images.damage import UnfitImageError, explained
 from medrestore_monai.images.files import (
     check_place,
     check_types,
@@ -28,20 +28,19 @@ from medrestore_monai.images.files import (
     refuse_infinite,
     rounded,
     scaled,
+    source_state,
     stored_type,
     too_large,
 )
 from medrestore_monai.images.nifti import is_packed, nifti_meta, open_nifti, write_nifti_header
-from medrestore_monai.images.pictures import checked_tiff, write_tiff_pages
 from medrestore_monai.images.slab_file import SlabFile
 from medrestore_monai.images.slice_axis import SLICE_DIM, SLICE_ORDER, choose_slice_axis, slice_order
+from medrestore_monai.images.tiff import checked_tiff, write_tiff_pages
 from medrestore_monai.images.whole import check_nothing_follows
 from medrestore_monai.stopping import stop_if_asked
 
-__all__ = ["SLAB_KINDS", "VolumeFile", "write_volume"]
+__all__ = ["VolumeFile", "write_volume"]
 
-#: Kinds of files whose volumes are read slab by slab.
-SLAB_KINDS = ("nifti", "tiff")
 #: Bytes that are read or written at a time.
 _BLOCK = 32 << 20
 
@@ -66,7 +65,7 @@ class VolumeFile:
 
     def __init__(self, path: Path, axis: int | None = None) -> None:
         self.path, kind = path, kind_of(path)
-        state = state_of([path])
+        state = source_state(path)
         self._scratch: ScratchFolder | None = None
         self._tiff: tifffile.TiffFile | None = None
         try:
@@ -131,24 +130,27 @@ class VolumeFile:
     def _open_nifti(self) -> tuple[tuple[int, ...], dict[str, Any]]:
         image, shape = open_nifti(self.path)
         self.dtype = np.dtype(image.dataobj.dtype)
-        self._raw, self._offset = self.path, int(image.dataobj.offset)
+        self._voxels = Path(image.file_map["image"].filename)  # of a pair, the other file
+        self._raw, self._offset = self._voxels, int(image.dataobj.offset)
         return shape, nifti_meta(image)
 
     def _open_tiff(self) -> tuple[tuple[int, ...], dict[str, Any]]:
         self._tiff = tifffile.TiffFile(self.path)
-        shape, meta = checked_tiff(self.path, self._tiff)
-        meta.pop("color")
-        meta.pop("tiff_sizes")
+        layout, meta = checked_tiff(self.path, self._tiff)
+        if not layout.in_slabs:
+            raise UnfitImageError(f"{self.path}: expected TIFF of several gray pages, without a palette.")
+        for name in ("color", "palette", "tiff_sizes"):
+            meta.pop(name)
         series = self._tiff.series[0]
         # pages without a header of their own, one after the other
         self._offset = -1 if series.dataoffset is None else int(series.dataoffset)
         self._raw, self.dtype = self.path, series.dtype.newbyteorder(self._tiff.byteorder)
-        return shape[::-1], meta
+        return layout.shape[::-1], meta
 
     def _lay_out(self, file_shape: tuple[int, ...], axis: int) -> None:
         """Bring the voxels into one file that holds slice after slice."""
         size = math.prod(file_shape) * self.dtype.itemsize
-        packed, moved = is_packed(self.path), axis != 2
+        packed, moved = is_packed(self._voxels), axis != 2
         if packed or moved:
             self._scratch = ScratchFolder()
             require_space(Path(self._scratch.name), size * (packed + moved))
@@ -156,13 +158,13 @@ class VolumeFile:
             self._raw = self._unpacked(size)
             self._offset = 0
         else:
-            check_nothing_follows(self.path.stat().st_size - self._offset - size)
+            check_nothing_follows(self._voxels.stat().st_size - self._offset - size)
         if moved:
             self._move(file_shape, axis)
 
     def _unpacked(self, size: int) -> Path:
         raw = Path(str(self._scratch and self._scratch.name)) / "voxels"
-        with gzip.open(self.path) as packed, raw.open("wb") as file:
+        with gzip.open(self._voxels) as packed, raw.open("wb") as file:
             packed.seek(self._offset)
             left = size
             while left:
@@ -191,7 +193,7 @@ class VolumeFile:
                 for index, part in enumerate(block):
                     file.seek((index * slices + start) * piece * width)
                     file.write(part.tobytes())
-        if before != self.path:
+        if before != self._voxels:
             before.unlink()
         self._raw, self._offset = target, 0
 

@@ -27,7 +27,7 @@ from medrestore_monai.texts import one_line
 
 logger = logging.getLogger(__name__)
 # NumPy files are left out: no viewer of MONAI Label shows them
-_ENDINGS = [ending for ending in KINDS if not ending.startswith(".np")]
+_ENDINGS = [ending for ending in KINDS if not ending.startswith((".np", ".hdr", ".img"))]  # what is one file
 
 
 class FolderStore(GuardedStore, LocalDatastore):

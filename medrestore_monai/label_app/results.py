@@ -5,7 +5,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from medrestore_monai.dicom import read_series
+from medrestore_monai.dicom import read_series, read_stacks
 from medrestore_monai.images import KINDS, read_image
 
 
@@ -44,6 +44,20 @@ def write_result(restored: Path, folder: Path, dtype: str = "float32", extension
     target = folder / f"restored{extension}"
     nib.save(image, target)
     return target
+
+
+def require_one_grid(source: Path, series_uid: str | None = None) -> None:
+    """Refuse a DICOM series that is no single grid, before it is restored.
+
+    Raises:
+        ValueError: it has several stacks, or its slices are at uneven distances: one NIfTI file cannot hold them.
+    """
+    stacks = read_stacks(source, series_uid)
+    odd = f"the series has {len(stacks)} stacks" if len(stacks) > 1 else "the slices are at uneven distances"
+    if len(stacks) > 1 or not stacks[0].regular:
+        raise ValueError(
+            f"{odd}, and one grid goes back to the client: restore it with medrestore restore, which keeps every place."
+        )
 
 
 def _ending(path: Path) -> str:

@@ -22,7 +22,7 @@ from medrestore_monai.label_app.dicomweb import store_series
 from medrestore_monai.label_app.endpoints import LARGEST_UNPACKED, LARGEST_UPLOAD
 from medrestore_monai.label_app.options import Wanted, offered_settings, read_request, shown_options
 from medrestore_monai.label_app.received import check_size
-from medrestore_monai.label_app.results import write_result
+from medrestore_monai.label_app.results import require_one_grid, write_result
 from medrestore_monai.restorer import Restored, Restorer
 
 logger = logging.getLogger(__name__)
@@ -104,6 +104,8 @@ class RestoreTask(InferTask):
         return result, done
 
     def _restore(self, source: Path, folder: Path, wanted: Wanted) -> Restored:
+        if KINDS.get(_ending(source)) is None:
+            require_one_grid(source, wanted.overrides.get("series_uid") or None)
         target = folder / ("series" if _ending(source) in ("", ".zip") else f"image{_ending(source)}")
         opening = {name for name, setting in self.offered.items() if setting.when == "opening"}
         settings = {name: value for name, value in wanted.overrides.items() if name not in opening}

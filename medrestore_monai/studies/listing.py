@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from medrestore_monai.data import is_archive, is_image_file, is_picture, walk_folders
+from medrestore_monai.data.find import is_second_of_pair, partner_of, why_passed_over
 from medrestore_monai.dicom import DicomError, SeriesInfo, SourceFile, find_series
-from medrestore_monai.dicom.files import DICOM_SUFFIXES, NoImageError
+from medrestore_monai.dicom.files import DICOM_SUFFIXES, NOT_DICOM, NoImageError
 from medrestore_monai.files import ScratchFolder
 
 _LONGEST_NAME = 255  # bytes
@@ -103,9 +104,15 @@ def _of_other(file: Path, root: Path, modalities: Sequence[str], beside_dicom: b
     """What an image file or an archive holds; nothing, if the file is neither."""
     if is_archive(file):
         return _of_place(file, _name(file.with_suffix(""), root), modalities, may_be_none=beside_dicom)
+    if is_second_of_pair(file):
+        return []
+    reason = why_passed_over(file)
+    if reason:
+        return [replace(_of_file(file, _name(file, root)), unfit=reason)]
     if not is_image_file(file):
         return []
-    study = _of_file(file, _name(file, root))
+    name = file if partner_of(file) is None else file.with_suffix(".nii")  # a pair becomes one file
+    study = _of_file(file, _name(name, root))
     if beside_dicom and modalities and is_picture(file):
         study = replace(study, unfit=f"a picture beside DICOM files, where {' or '.join(modalities)} is restored")
     return [study]
@@ -115,15 +122,17 @@ def _not_dicom(place: Path, files: Sequence[Path], root: Path, refused: Sequence
     """What a folder without DICOM files has in the place of one: a file that only has its ending."""
     unread = {str(error.filename) for error in refused}
     bad = [file for file in files if file.suffix.lower() in DICOM_SUFFIXES and str(file) not in unread]
-    return [_unreadable(place, _name(place, root), f"{bad[0].name} is not a DICOM file.")] if bad else []
+    return [_unreadable(place, _name(place, root), f"{bad[0].name} is not a DICOM file: {NOT_DICOM}.")] if bad else []
 
 
 def _of_file(file: Path, name: str) -> Study:
     try:
-        stat = file.stat()
+        pair = (file, partner_of(file) if is_image_file(file) else None)
+        stats = [one.stat() for one in pair if one is not None]
     except OSError as error:  # a link that leads nowhere
         return Study(name, file, problem=f"{error.strerror}.")
-    return Study(name, file, size=stat.st_size, modified=stat.st_mtime_ns)
+    written = max(stat.st_mtime_ns for stat in stats)
+    return Study(name, file, size=sum(stat.st_size for stat in stats), modified=written)
 
 
 def _of_place(
@@ -143,8 +152,9 @@ def _of_place(
         known: UIDs and first files of series that are not to be listed again; those found are added.
     """
     problems: list[str] = []
+    others: list[tuple[SourceFile, str]] = []
     try:
-        found = find_series(place, problems)
+        found = find_series(place, problems, others)
     except (DicomError, OSError) as error:
         if may_be_none and isinstance(error, NoImageError):
             return [Study(name, place, unfit="an archive without a DICOM image")]
@@ -153,6 +163,7 @@ def _of_place(
         return [Study(name, place, problem=problems[0])]
     shared = len(found) > 1
     studies = [_of_series(one, place, name, shared, modalities) for one in found if _is_new(one, known)]
+    studies += [_of_other_object(place, name, file, reason) for file, reason in others]
     return studies + [_unreadable(place, name, problem) for problem in problems]
 
 
@@ -194,6 +205,11 @@ def _own_name(modality: str, uid: str) -> str:
 
 def _unreadable(place: Path, name: str, problem: str) -> Study:
     return Study(_below(name, f"unreadable-{_digest(problem)}"), place, problem=problem)
+
+
+def _of_other_object(place: Path, name: str, file: SourceFile, reason: str) -> Study:
+    """A DICOM image of another kind, such as a secondary capture."""
+    return replace(_of_file(file.path, _below(name, file.label)), path=place, unfit=f"it {reason}")
 
 
 def _with_own_folders(studies: Sequence[Study]) -> list[Study]:

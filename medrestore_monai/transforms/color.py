@@ -15,10 +15,11 @@ __all__ = ["OriginalChannelsd", "PictureModalityd", "ThreeChannelsd"]
 
 _RECORD = "channels_before"
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npz")
+_XRAY = ("CR", "DX")
 
 
 class PictureModalityd(MapTransform):
-    """Note in the meta data of PNG, JPEG and TIFF pictures, and of NumPy archives of them, that they are RGB or GRAY.
+    """Note in the meta data of PNG, JPEG and TIFF pictures, of NumPy archives of them and of X-ray images, RGB or GRAY.
 
     :class:`~medrestore_monai.intensity.ToUnitRanged` then takes the range of the integers in the file. A modality that
     is noted already, from a DICOM header or the user's word, stays; other files get none.
@@ -44,6 +45,9 @@ class PictureModalityd(MapTransform):
             if "modality" not in image.meta and str(image.meta.get("source", "")).lower().endswith(_PICTURES):
                 out[key] = image.clone()
                 out[key].meta["modality"] = "RGB" if image.shape[0] == 3 else "GRAY"
+            elif image.meta.get("modality") in _XRAY and not self.only:
+                out[key] = image.clone()
+                out[key].meta["modality"] = "GRAY"
             if self.only and (modality := out[key].meta.get("modality", "no picture")) not in ("RGB", "GRAY"):
                 source = Path(str(out[key].meta.get("source", key))).name
                 raise ValueError(f"{source} is {modality}: this model is for pictures, as PNG, JPEG or TIFF.")

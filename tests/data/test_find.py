@@ -7,6 +7,7 @@ import pytest
 from phantoms import ct_series
 
 from medrestore_monai.data import find_images, ixi, paired_folders
+from medrestore_monai.notes import Notes
 
 
 def save(path):
@@ -45,13 +46,13 @@ def test_previews_among_dicom_files_are_passed_over_with_a_word(tmp_path):
     assert item["slices"] == 2
 
 
-def test_a_folder_of_files_without_the_preamble_is_reported(tmp_path):
+def test_a_folder_of_files_that_only_begin_as_dicom_is_reported(tmp_path):
     save(tmp_path / "a.npy")
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "IM1").write_bytes(b"\x08\0\x05\0CS\x0a\0ISO_IR 100")
     problems = []
     assert [item["name"] for item in find_images(tmp_path, problems)] == ["a.npy"]
-    assert "IM1 is DICOM without the preamble" in problems[0]
+    assert "IM1 has no SOPClassUID" in problems[0]
 
 
 def test_pairs_and_volumes_below_links(tmp_path):
@@ -63,3 +64,30 @@ def test_pairs_and_volumes_below_links(tmp_path):
     (tmp_path / "store" / "IXI002-Guys-0828-T2.nii.gz").write_bytes(b"")
     with pytest.raises(ValueError, match=r"IXI002-Guys-0828-T2\.nii\.gz"):
         ixi(tmp_path / "in", "all")
+
+
+def test_what_looks_like_an_image_is_named_if_it_is_passed_over(tmp_path):
+    save(tmp_path / "a.npy")
+    for name in ("b.bmp", "c.bmp", "d.nhdr", "e.hdr", "f.txt"):
+        (tmp_path / name).write_bytes(b"not looked at")
+    with Notes() as notes:
+        assert [item["name"] for item in find_images(tmp_path)] == ["a.npy"]
+    texts = " ".join(notes.messages)
+    assert f"{tmp_path / 'b.bmp'} and 1 more passed over, not of a kind that is read: save it as PNG or TIFF." in texts
+    assert "save it with its data in one .nrrd file" in texts
+    assert "put its .img beside it" in texts
+    assert "f.txt" not in texts
+    (tmp_path / "a.npy").unlink()
+    with pytest.raises(ValueError, match=r"holds no image.*\(b\.bmp: .*save it as PNG or TIFF\)"):
+        find_images(tmp_path)
+
+
+def test_what_needs_a_package_that_is_not_there_is_passed_over(tmp_path, monkeypatch):
+    save(tmp_path / "a.npy")
+    (tmp_path / "b.mha").write_bytes(b"not looked at")
+    monkeypatch.setattr("medrestore_monai.data.find.find_spec", lambda name: name)
+    assert [item["name"] for item in find_images(tmp_path)] == ["a.npy", "b.mha"]
+    monkeypatch.setattr("medrestore_monai.data.find.find_spec", lambda name: None)
+    with Notes() as notes:
+        assert [item["name"] for item in find_images(tmp_path)] == ["a.npy"]
+    assert "b.mha passed over, it needs SimpleITK: pip install 'medrestore-monai[itk]'." in notes.messages[0]

@@ -96,7 +96,8 @@ def test_a_series_becomes_the_folder(tmp_path):
     files = ct_series(tmp_path / "ct", slices=2, size=16)
     for source in (tmp_path / "ct", files[0]):
         (item,) = plan_outputs(source, tmp_path / "out")
-        assert item == {"image": str(source), "output": str(tmp_path / "out"), "series_uid": ""}
+        expected = {"image": str(source), "output": str(tmp_path / "out"), "series_uid": "", "stack": 1, "stacks": 1}
+        assert item == expected
 
 
 def test_many_images_keep_their_places(tmp_path):
@@ -194,7 +195,8 @@ def test_one_series_of_several(tmp_path):
     for series, place in (("a", "mixed"), ("c", "c")):
         uid = read_series(ct_series(tmp_path / f"alone_{series}", slices=2, size=16, series=series)[0]).uid
         (item,) = plan_outputs(study, tmp_path / "out", series_uid=uid)
-        assert item == {"image": str(study / place), "output": str(tmp_path / "out" / place), "series_uid": uid}
+        places = {"image": str(study / place), "output": str(tmp_path / "out" / place)}
+        assert item == {**places, "series_uid": uid, "stack": 1, "stacks": 1}
     with pytest.raises(ValueError, match=r"holds no series 1\.2\.3, but: (CT, \d files, UID [\d.]+(; )?){3}"):
         plan_outputs(study, tmp_path / "out", series_uid="1.2.3")
 

@@ -184,7 +184,7 @@ def test_a_missing_decoder_is_named(tmp_path, monkeypatch, name, package):
     syntax, bits, data = STREAMS[name]
     path = slice_file(tmp_path, syntax, data, bits=bits)
 
-    monkeypatch.setattr("medrestore_monai.dicom.read.decode_file", lambda *_: Decoded(problem="missing"))
+    monkeypatch.setattr("medrestore_monai.dicom.pixels.decode_file", lambda *_: Decoded(problem="missing"))
     with pytest.raises(DicomError, match=rf"a05\.dcm is compressed .* no decoder .* pip install {package}"):
         read_series(path)
 

@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from medrestore_monai.dicom import DicomError, DicomSeriesReader, find_series, read_series
+from medrestore_monai.notes import Notes
 
 SERIES = {"CT": phantoms.ct_series, "MR": phantoms.mr_series, "PT": phantoms.pet_series}
 
@@ -146,18 +147,26 @@ def without_preamble(file, **encoding):
 
 
 @pytest.mark.parametrize("implicit", [False, True])
-def test_slice_without_preamble_is_named(tmp_path, implicit):
-    file = phantoms.ct_series(tmp_path, slices=3)[2].rename(tmp_path / "IM3")
-    without_preamble(file, implicit_vr=implicit, little_endian=True)
-    with pytest.raises(DicomError, match=r"^IM3 is DICOM without the preamble"):
-        find_series(tmp_path)
+def test_slices_without_preamble_are_read_in_either_encoding(tmp_path, implicit):
+    for number, file in enumerate(phantoms.ct_series(tmp_path, slices=3)):
+        without_preamble(file.rename(tmp_path / f"IM{number}"), implicit_vr=implicit, little_endian=True)
+    np.testing.assert_array_equal(read_series(tmp_path).array, phantoms.ct_volume(3, 32))
 
 
-def test_file_meta_information_without_preamble_is_named(tmp_path):
+def test_file_meta_information_without_preamble_is_read(tmp_path):
     file = phantoms.ct_series(tmp_path, slices=3)[2].rename(tmp_path / "IM3")
     file.write_bytes(file.read_bytes()[132:])
-    with pytest.raises(DicomError, match=r"^IM3 is DICOM without the preamble"):
-        find_series(tmp_path)
+    np.testing.assert_array_equal(read_series(tmp_path).array, phantoms.ct_volume(3, 32))
+
+
+def test_compressed_pixels_without_a_name_of_their_encoding_are_refused(tmp_path):
+    file = phantoms.ct_series(tmp_path, slices=1)[0].rename(tmp_path / "IM3")
+    ds = pydicom.dcmread(file)
+    ds.PixelData = bytes.fromhex("feff00e0") + ds.PixelData[4:]
+    ds.save_as(file)
+    without_preamble(file, implicit_vr=False, little_endian=True)
+    with pytest.raises(DicomError, match=r"^IM3 is compressed and does not say how: export"):
+        read_series(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -285,11 +294,33 @@ def test_missing_slice_of_three(tmp_path):
         read_series(tmp_path)
 
 
-def test_uneven_spacing(tmp_path):
-    phantoms.ct_series(tmp_path, slices=5, positions=[0, 4, 8, 15, 22])
-    with pytest.raises(DicomError, match=r"unevenly spaced, from 4\.00 mm to 7\.00 mm"):
+@pytest.mark.parametrize(
+    "positions",
+    [
+        [0, 4, 8, 15, 22],
+        [0, 1.1, 5.1, 9.1, 16.1],
+        [0, 2.5, 5, 7.5, 12.5, 17.5, 22.5],  # twice as far, three times: a change of spacing
+        [0, 4, 8, 9],
+        [0, 6, 40, 41],
+    ],
+)
+def test_uneven_spacing_is_read_with_a_note(tmp_path, positions):
+    phantoms.ct_series(tmp_path, slices=len(positions), positions=positions)
+    with Notes() as notes:
+        series = read_series(tmp_path)
+    gaps = np.diff(positions)
+    assert f"slices are {gaps.min():.2f} to {gaps.max():.2f} mm apart" in notes.messages[0]
+    assert not series.regular
+    np.testing.assert_allclose(series.slice_steps, gaps)
+    np.testing.assert_array_equal(series.array, phantoms.ct_volume(len(positions), 32))
+
+
+@pytest.mark.parametrize("positions", [[0, 2, 4, 10, 12], [0, 2, 6, 10, 12, 14], [0, 5, 15]])
+def test_a_wide_gap_among_equal_ones_is_a_hole(tmp_path, positions):
+    phantoms.ct_series(tmp_path, slices=len(positions), positions=positions)
+    with pytest.raises(DicomError, match=r"slice\(s\) missing between .*`allow_gaps`"):
         read_series(tmp_path)
-    assert read_series(tmp_path, allow_gaps=True).shape == (32, 32, 5)
+    assert read_series(tmp_path, allow_gaps=True).shape == (32, 32, len(positions))
 
 
 def test_positions_rounded_by_the_scanner_are_even(tmp_path):
@@ -297,18 +328,15 @@ def test_positions_rounded_by_the_scanner_are_even(tmp_path):
     assert read_series(tmp_path).spacing[2] == pytest.approx(0.625)
 
 
-@pytest.mark.parametrize("allow_gaps", [False, True])
-def test_duplicate_position(tmp_path, allow_gaps):
-    phantoms.ct_series(tmp_path, slices=4, duplicate=2)
-    with pytest.raises(DicomError, match="same position"):
-        read_series(tmp_path, allow_gaps=allow_gaps)
-
-
-@pytest.mark.parametrize("allow_gaps", [False, True])
-def test_gantry_tilt(tmp_path, allow_gaps):
-    phantoms.ct_series(tmp_path, slices=4, tilt=18.5)
-    with pytest.raises(DicomError, match=r"gantry tilt of 18\.5 degrees"):
-        read_series(tmp_path, allow_gaps=allow_gaps)
+def test_gantry_tilt_is_read_with_a_note(tmp_path):
+    files = phantoms.ct_series(tmp_path, slices=4, tilt=18.5)
+    with Notes() as notes:
+        series = read_series(tmp_path)
+    assert "tilted by 18.5 degrees" in notes.messages[0]
+    assert series.slice_steps.tolist() == [0, 0, 0]  # no slice lies above another
+    for index, file in enumerate(files):
+        position = np.array([float(v) for v in pydicom.dcmread(file).ImagePositionPatient]) * (-1, -1, 1)
+        np.testing.assert_allclose((series.affine @ [0, 0, index, 1])[:3], position, atol=1e-4)
 
 
 def test_tilt_in_the_header_of_a_single_slice_does_no_harm(tmp_path):
@@ -326,12 +354,12 @@ def test_missing_geometry(tmp_path, keyword):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}, "differ in ImageOrientationPatient"),
-        ({"PixelSpacing": [0.7, 0.75]}, "differ in PixelSpacing"),
+        ({"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}, "has 2 stacks"),
+        ({"PixelSpacing": [0.7, 0.75]}, "has 2 stacks"),
+        ({"FrameOfReferenceUID": "1.2.3"}, "has 2 stacks"),
         ({"Rows": 16}, "holds 2048 bytes of pixel data where 1024 are expected"),
         ({"PixelRepresentation": 1}, "differ in PixelRepresentation"),
         ({"BitsStored": 16, "HighBit": 15}, "differ in BitsStored"),
-        ({"FrameOfReferenceUID": "1.2.3"}, "differ in FrameOfReferenceUID"),
         ({"StudyInstanceUID": "1.2.3"}, "differ in StudyInstanceUID"),
     ],
 )
@@ -377,7 +405,7 @@ def test_geometry_that_makes_no_sense(tmp_path, values, message):
         ({"Rows": 65535, "Columns": 65535}, "65535 columns"),
         ({"Rows": 0}, "0 rows"),
         ({"ModalityLUTSequence": Sequence([Dataset()])}, "look-up table"),
-        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2.1"}, "enhanced"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2.1"}, "without functional groups"),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "Secondary Capture"),
         ({"Modality": "MR"}, "modality MR in a CT Image Storage"),
         ({"SOPInstanceUID": ""}, "no SOPInstanceUID"),
@@ -452,7 +480,7 @@ def test_no_message_names_the_patient(tmp_path, recwarn, caplog):
     """pydicom warns of values that break a rule, logs them too, and quotes them."""
     edit = setting(StudyInstanceUID="1.2.canary")
     with pytest.warns(UserWarning, match="canary"):
-        phantoms.ct_series(tmp_path, slices=4, duplicate=1, edit=edit)
+        phantoms.ct_series(tmp_path, slices=4, skip=[1], edit=edit)
     recwarn.clear()
     caplog.clear()
     with pytest.raises(DicomError) as caught:
@@ -571,23 +599,36 @@ def test_real_series_equals_monai(shared_data, folder, shape, unit):
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        ("ct_head_gantry_tilt", r"gantry tilt of 18\.5 degrees"),
-        ("dicom_edge_cases/dicom2nifti/gantrytilting_001", "gantry tilt of 14"),
         ("dicom_edge_cases/dicom2nifti/sliceincrement_001", "missing between"),
-        ("dicom_edge_cases/dicom2nifti/sliceorientation_001", "differ in"),
+        ("dicom_edge_cases/dicom2nifti/sliceorientation_001", "stacks"),
         ("ct_lung_tcga/dicom", "6 series"),
-        ("ct_lowdose_pairs/L143/quarter_3mm_D45", "unevenly spaced"),
         ("dicom_edge_cases/pydicom/MR_truncated.dcm", "cut short: 8130 bytes"),
         ("dicom_edge_cases/pydicom/meta_missing_tsyntax.dcm", "transfer syntax"),
         ("dicom_edge_cases/pydicom/image_dfl.dcm", "deflated"),
         ("dicom_edge_cases/pydicom/badVR.dcm", "RT Dose"),
-        ("dicom_edge_cases/pydicom-data/emri_small.dcm", "enhanced"),
+        ("dicom_edge_cases/pydicom-data/emri_small.dcm", "without functional groups"),
         ("rgb_blood_bccd", "no DICOM image"),
     ],
 )
 def test_real_input_that_is_refused(shared_data, place, message):
     with pytest.raises(DicomError, match=message):
         read_series(shared_data / place)
+
+
+@pytest.mark.parametrize(
+    ("place", "notes"),
+    [
+        ("ct_head_gantry_tilt", ["tilted by 18.5 degrees", "1.08 to 7.00 mm apart"]),
+        ("dicom_edge_cases/dicom2nifti/gantrytilting_001", ["tilted by 14"]),
+        ("ct_lowdose_pairs/L143/quarter_3mm_D45", ["mm apart"]),
+    ],
+)
+def test_real_series_with_odd_places_are_read(shared_data, place, notes):
+    with Notes() as found:
+        series = read_series(shared_data / place)
+    assert len(found.messages) == len(notes)
+    assert all(words in text for words, text in zip(notes, found.messages, strict=True))
+    assert series.shape[2] == sum(file.suffix.lower() in (".dcm", ".ima") for file in (shared_data / place).iterdir())
 
 
 def test_real_oblique_series_maps_every_slice_to_its_position(shared_data):

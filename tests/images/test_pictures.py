@@ -116,7 +116,9 @@ def test_tiff_with_packed_samples_is_refused(tmp_path):
     for bits in (1, 2, 4, 12):
         packed_tiff(tmp_path / "a.tif", bits)
         for read in (read_image, read_header):
-            with pytest.raises(ValueError, match=rf"a\.tif: expected TIFF with 8, .* bits per sample, got {bits}\.$"):
+            with pytest.raises(
+                ValueError, match=rf"a\.tif: expected TIFF with 8, .* bits per sample, got {bits}: save it"
+            ):
                 read(tmp_path / "a.tif")
 
 
@@ -228,7 +230,7 @@ def test_refused_pictures_are_closed(tmp_path):
                 with contextlib.suppress(ValueError):
                     read(tmp_path / name)
         gc.collect()
-    assert not [str(note.message) for note in caught]
+    assert not [str(note.message) for note in caught if issubclass(note.category, ResourceWarning)]
 
 
 @pytest.mark.parametrize("pair", [(0, 0), (300, 0)])
@@ -248,7 +250,7 @@ def test_planes_of_several_samples_are_no_slices(tmp_path):
     with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
         assert tiff.series[0].axes == "SYX"
     for read in (read_image, read_header):
-        with pytest.raises(ValueError, match=r"a\.tif: expected TIFF with one gray or RGB picture"):
+        with pytest.raises(ValueError, match=r"a\.tif: expected TIFF with gray or RGB pictures"):
             read(tmp_path / "a.tif")
 
 
