@@ -63,6 +63,7 @@ def test_batches_give_equal_values_but_for_rounding(place, whole, tmp_path, size
     assert np.abs(stored - whole).max() <= 1  # of 32767: products of more rows add up in another order
 
 
+@pytest.mark.slow
 def test_onnx_gives_the_same(place, whole, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert np.abs(run(place, tmp_path / "out", backend="onnx").astype(int) - whole).max() <= 1

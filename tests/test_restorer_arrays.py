@@ -473,6 +473,7 @@ assert isinstance(restore("low.npy", "out.npy", sys.argv[1], device="cpu", hu_of
 """
 
 
+@pytest.mark.slow
 def test_the_face_of_the_package(tmp_path, roots):
     """In a process of its own: nothing heavy is imported, and no module takes the place of a function."""
     np.save(tmp_path / "clean.npy", ct_volume(1, SIZE)[..., 0].astype(np.float32))

@@ -139,6 +139,7 @@ def test_what_bundles_do_passes(tiny, tmp_path, name):
     assert findings(tiny, tmp_path, HARMLESS[name]) == []
 
 
+@pytest.mark.slow
 def test_every_sink_of_monai_is_known():
     """Independent of our list: what the sources of MONAI's handlers and transforms open, make or load."""
     import monai.handlers

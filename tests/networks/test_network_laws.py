@@ -141,6 +141,7 @@ def assert_onnxruntime_gives_the_same(path, network, sizes):
         assert_close(exported(image), expected, rtol=0, atol=1e-5 * max(1, float((expected - image).abs().max())))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["aff", "mlff", "meddeblur-two-scales", "deblurgan"])
 def test_one_onnx_file_takes_all_sizes(name, tmp_path):
     onnx = pytest.importorskip("onnx")

@@ -85,6 +85,7 @@ def captured():
     )
 
 
+@pytest.mark.slow
 def test_a_captured_program_is_saved_loaded_and_takes_other_sizes(captured):
     network, program = captured
     file = io.BytesIO()

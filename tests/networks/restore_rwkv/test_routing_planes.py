@@ -48,6 +48,7 @@ def test_pixels_take_the_same_experts_also_where_two_are_wanted_alike(chosen):
     torch.testing.assert_close(routed.permute(0, 2, 3, 1), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_onnxruntime_computes_the_same_at_other_sizes(tmp_path):
     network = tiny()
     export_onnx(network.merged(), tmp_path / "routing.onnx")
