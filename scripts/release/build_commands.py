@@ -61,9 +61,8 @@ class SystemWheel(bdist_wheel):
 class WholeSource(sdist):
     """A source archive with what a packager needs to test it, beside the package and its bundles."""
 
-    def add_defaults(self):
-        """Add the files."""
-        super().add_defaults()
+    def make_distribution(self):
+        """Add the files and pack all."""
         for folder in ("docs", "scripts", "tests"):
             self.filelist.graft(folder)
         for name in ("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md"):
@@ -71,3 +70,6 @@ class WholeSource(sdist):
         self.filelist.prune("docs/generated")
         for pattern in ("*.py[cod]", "*.so", "*.pyd"):
             self.filelist.global_exclude(pattern)
+        self.filelist.sort()
+        self.filelist.remove_duplicates()
+        super().make_distribution()
