@@ -14,6 +14,14 @@ def _seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    """The folder of a CT bundle with a tiny network; its parent holds nothing else."""
+    from tiny_bundle import make_tiny_bundle
+
+    return make_tiny_bundle(tmp_path_factory.mktemp("bundles"))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of the larger real data, from ``MEDRESTORE_SHARED``; its tests are left out where it is not set."""

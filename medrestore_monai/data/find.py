@@ -44,7 +44,7 @@ def is_second_of_pair(path: Path) -> bool:
 
 
 def why_passed_over(path: Path) -> str:
-    """Why a file of a folder that looks like an image is not read, with what to do; empty if it is, or is none."""
+    """Why a file of a folder that looks like an image is not read, with what to do; empty for all other files."""
     if is_image_file(path):
         needed = path.suffix.lower() in (".nrrd", ".mha") and find_spec("SimpleITK") is None
         return "it needs SimpleITK: pip install 'medrestore-monai[itk]'" if needed else ""

@@ -1,4 +1,4 @@
-"""What may tell the stacks of one series apart, in the order in which it is tried."""
+"""Attributes in which the stacks of one series may differ, in the order in which they are tried."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["ATTRIBUTES", "Attribute", "number", "private_value"]
 
 @dataclass(frozen=True)
 class Attribute:
-    """Something in a header that may tell stacks apart.
+    """Something in a header in which stacks may differ.
 
     Attributes:
         word: for it.

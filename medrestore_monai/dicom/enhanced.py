@@ -198,7 +198,7 @@ def _set_reference_time(ds: Dataset, content: Dataset) -> None:
 
 
 def _moment_of(text: Any) -> datetime | None:
-    """Read a date and time without its zone; ``None`` if it is none."""
+    """Read a date and time without its zone; ``None`` if it is not valid."""
     text = str(text or "").partition("+")[0].partition("-")[0].strip()
     digits, _, fraction = text.partition(".")
     try:

@@ -1,7 +1,7 @@
 """From the frames of a series to stacks: one contrast, one time, one frame at each place.
 
-Only where places are taken twice do attributes tell stacks apart; what else varies within a volume (acquisition
-numbers, exposure, trigger times) splits nothing.
+Only where places are taken twice do attributes split a series into stacks; what else varies within a volume
+(acquisition numbers, exposure, trigger times) splits nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from medrestore_monai.dicom.geometry import check_geometry, unit_normal
 
 _LEAST_PLACE = 0.01  # mm
 _OF_STEP = 0.02  # of the median distance of slices
-_COMBINED = 3  # attributes that together may tell stacks apart
+_COMBINED = 3  # attributes that together may split a series
 _FEW = 3  # a single image beside so many others is no stack of its own
 
 
@@ -310,8 +310,8 @@ def _by_order(frames: Sequence[Frame], places: Sequence[int], most: int) -> list
             return [[found[k] for found in sorted_places if k < len(found)] for k in range(most)]
     first, second = next(found for found in at_place.values() if len(found) > 1)[:2]
     raise DicomError(
-        f"{first.file.label} and {second.file.label} lie at the same position, and nothing in their headers tells them "
-        "apart: put what belongs together into folders of its own."
+        f"{first.file.label} and {second.file.label} lie at the same position, and nothing in their headers "
+        "distinguishes them: put what belongs together into folders of its own."
     )
 
 

@@ -63,7 +63,7 @@ def nifti_meta(image: Any) -> dict[str, Any]:
 
 
 def is_packed(path: Path) -> bool:
-    """Tell by its name whether a file is packed with gzip."""
+    """Return whether a file is packed with gzip, by its name."""
     return path.name.lower().endswith(".gz")
 
 

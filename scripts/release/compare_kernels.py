@@ -51,7 +51,7 @@ def run_kernel(package: Path, folder: Path) -> dict:
     environment = {**os.environ, "PYTHONPATH": str(package)}
     command = [sys.executable, "-c", RUN.format(shapes=SHAPES), str(output)]
     subprocess.run(command, cwd=folder, env=environment, check=True)
-    return within(torch.load(output), package)
+    return within(torch.load(output, weights_only=True), package)
 
 
 def within(done: dict, package: Path) -> dict:

@@ -33,11 +33,6 @@ COMMANDS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    return make_tiny_bundle(tmp_path_factory.mktemp("bundles"))
-
-
 @pytest.fixture(autouse=True)
 def _found(bundle, monkeypatch):
     monkeypatch.setenv("MEDRESTORE_BUNDLES", str(bundle.parent))

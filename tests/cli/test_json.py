@@ -23,11 +23,6 @@ SCHEMAS = Path(medrestore_monai.cli.__file__).parent / "schemas"
 NAMES = sorted(path.stem for path in SCHEMAS.iterdir())
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    return make_tiny_bundle(tmp_path_factory.mktemp("bundles"))
-
-
 @pytest.fixture(autouse=True)
 def _found(bundle, monkeypatch):
     monkeypatch.setenv("MEDRESTORE_BUNDLES", str(bundle.parent))

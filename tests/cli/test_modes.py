@@ -11,7 +11,7 @@ import pytest
 import typer
 from phantoms import ct_series
 from PIL import Image
-from tiny_bundle import make_tiny_bundle, write_tiny_weights
+from tiny_bundle import write_tiny_weights
 from typer.testing import CliRunner
 
 from medrestore_monai.cli import app
@@ -19,11 +19,6 @@ from medrestore_monai.cli.modes import reporting
 from medrestore_monai.restorer import Restorer
 
 SIZE = (24, 16)
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    return make_tiny_bundle(tmp_path_factory.mktemp("bundles"))
 
 
 def run(*args, code=0, command=app):

@@ -1,4 +1,4 @@
-"""A series of several stacks is split by what tells them apart, where places are taken twice, and only there."""
+"""A series of several stacks is split by what differs between them, where places are taken twice, and only there."""
 
 import re
 

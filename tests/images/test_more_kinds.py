@@ -1,7 +1,6 @@
 """Pairs, MGZ, NRRD, MHA, 64 bit integers, palettes, LZW, opaque RGBA and RGB stacks: read, written, read by others."""
 
 import gzip
-from importlib import util
 
 import nibabel as nib
 import numpy as np
@@ -13,7 +12,6 @@ from medrestore_monai.images import read_header, read_image, write_image
 from medrestore_monai.notes import Notes
 
 AFFINE = np.array([[-0.7, 0.1, 0, 30], [0.1, 0.7, 0, -20], [0, 0, 2.5, 11], [0, 0, 0, 1.0]])
-needs_itk = pytest.mark.skipif(util.find_spec("SimpleITK") is None, reason="the extra itk is not installed")
 
 
 def volume(dtype="int16", shape=(7, 6, 5)):
@@ -94,7 +92,6 @@ def test_a_damaged_mgz(tmp_path):
             read_image(tmp_path / name)
 
 
-@needs_itk
 @pytest.mark.parametrize("ending", [".nrrd", ".mha"])
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "float32"])
 @pytest.mark.parametrize("packed", [False, True])
@@ -119,7 +116,6 @@ def test_nrrd_and_mha(tmp_path, ending, dtype, packed):
     np.testing.assert_allclose((meta["affine"] @ [2, 3, 4, 1])[:3], place)
 
 
-@needs_itk
 @pytest.mark.parametrize("ending", [".nrrd", ".mha"])
 def test_damaged_nrrd_and_mha(tmp_path, ending):
     import SimpleITK as sitk  # noqa: N813
@@ -136,7 +132,6 @@ def test_damaged_nrrd_and_mha(tmp_path, ending):
 
 
 def test_data_in_another_file_are_not_followed(tmp_path):
-    pytest.importorskip("SimpleITK")
     (tmp_path / "a.nrrd").write_text("NRRD0004\ntype: short\ndimension: 2\nsizes: 4 4\nencoding: raw\ndata file: b\n\n")
     (tmp_path / "a.mha").write_text("ObjectType = Image\nNDims = 2\nDimSize = 4 4\nElementDataFile = b.raw\n")
     for name in ("a.nrrd", "a.mha"):

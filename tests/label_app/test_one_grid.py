@@ -1,4 +1,4 @@
-"""MONAI Label returns one grid: what is none is refused before it is restored."""
+"""MONAI Label returns one grid: other series are refused before they are restored."""
 
 import pytest
 from phantoms import ct_series

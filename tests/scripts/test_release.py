@@ -2,7 +2,6 @@
 
 import importlib.util
 import re
-import shutil
 import subprocess
 import zipfile
 from pathlib import Path
@@ -128,7 +127,6 @@ def test_containers_take_their_steps_and_files_from_the_checkout(name):
         assert f"!{source}\n" in ignored
 
 
-@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
 def test_an_installation_is_refused_before_anything_is_made(tmp_path):
     def install(environment):
         command = ["bash", ROOT / "scripts" / "containers" / "install.sh", environment, tmp_path]

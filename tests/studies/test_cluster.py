@@ -13,7 +13,6 @@ import psutil
 import pytest
 from cluster_parts import open_restorer
 from phantoms import ct_series, ct_volume
-from tiny_bundle import make_tiny_bundle
 
 from medrestore_monai.dicom import read_series
 from medrestore_monai.restorer import Restorer
@@ -21,11 +20,6 @@ from medrestore_monai.studies import Workers, make_job, restore_studies
 
 SIZE = (16, 12)
 NAMES = ["a/series", *(f"v{number}.npy" for number in range(5))]
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    return make_tiny_bundle(tmp_path_factory.mktemp("bundles"))
 
 
 @pytest.fixture

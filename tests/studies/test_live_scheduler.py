@@ -13,7 +13,6 @@ import torch
 from cluster_parts import open_restorer
 from distributed import Client, LocalCluster
 from phantoms import ct_volume
-from tiny_bundle import make_tiny_bundle
 
 from medrestore_monai import memory
 from medrestore_monai.notes import Notes
@@ -24,11 +23,6 @@ from medrestore_monai.studies.task import make_task
 
 SIZE = (16, 12)
 IDLE = {"distributed.scheduler.allowed-failures": 1, "distributed.scheduler.worker-saturation": 1.0}
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    return make_tiny_bundle(tmp_path_factory.mktemp("bundles"))
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from phantoms import ct_series, ct_volume
-from tiny_bundle import make_tiny_bundle
 from typer.testing import CliRunner
 
 from medrestore_monai.audit import writing
@@ -16,11 +15,6 @@ from medrestore_monai.restorer import Restorer
 from medrestore_monai.studies import make_job, reports, restore_studies
 
 SIZE = (24, 21)
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    return make_tiny_bundle(tmp_path_factory.mktemp("bundles"))
 
 
 @pytest.fixture

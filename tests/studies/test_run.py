@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from phantoms import ct_series, ct_volume, pet_series
-from tiny_bundle import NAME, make_tiny_bundle, write_tiny_weights
+from tiny_bundle import NAME, write_tiny_weights
 from typer.testing import CliRunner
 
 from medrestore_monai.cli import app
@@ -20,11 +20,6 @@ from medrestore_monai.restorer import Restorer, restore
 from medrestore_monai.studies import list_studies, make_job, restore_studies, task
 
 SIZE = (16, 12)
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    return make_tiny_bundle(tmp_path_factory.mktemp("bundles"))
 
 
 @pytest.fixture(scope="module")
