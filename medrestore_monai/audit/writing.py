@@ -93,4 +93,5 @@ def audit_restoration(restorer: Restorer, source: Path, restored: Path, series_u
         series_uid=series_uid,
         hu_offset=settings.get("hu_offset"),
         suv=suv or None,
+        stack=settings.get("stack") or 0,
     )

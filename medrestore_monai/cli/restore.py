@@ -32,6 +32,7 @@ from medrestore_monai.cli.options import (
     refuse_own_options,
 )
 from medrestore_monai.cli.output import RESEARCH, RESTORE_FLAGS, reported
+from medrestore_monai.notes import note
 from medrestore_monai.stopping import stopping_at_once
 from medrestore_monai.texts import printable
 
@@ -250,22 +251,33 @@ def _restore_one(job: "Job", restorer: "Restorer", listed: "Sequence[Study]", se
     from medrestore_monai.studies import SCHEMA, records_of
 
     if job.report:
-        from medrestore_monai.audit.writing import audit_restoration, check_output, report_folder, write_audit
+        from medrestore_monai.audit.writing import check_output, report_folder
 
         check_output(report_folder(job.output), job.source, job.output, job.overwrite)
     result = restorer.restore_file(job.source, job.output, overwrite=job.overwrite, progress=not mode().quiet)
     for image, restored in zip(result.sources, result.outputs, strict=True):
         console.print(printable(f"{image} -> {restored}"), soft_wrap=True, markup=False)
         if job.report:
-            folder = report_folder(restored)
-            done = audit_restoration(restorer, image, restored, series_uid)
-            write_audit(done, folder, job.overwrite)
-            words = f"{done.verdict.light}: {'; '.join(done.verdict.reasons)}. Report: {folder / 'audit.html'}"
-            console.print(printable(words), soft_wrap=True, markup=False)
+            _write_report(job, restorer, image, restored, series_uid)
     summary = f"Restored {len(result.outputs)} image(s) with {restorer.bundle.name}. {RESEARCH}"
     console.print(summary, soft_wrap=True, markup=False)
     write_document(SCHEMA, {"studies": records_of(result, listed, restorer)})
     return 0
+
+
+def _write_report(job: "Job", restorer: "Restorer", image: Path, restored: Path, series_uid: str) -> None:
+    """Audit a result; one that cannot be audited stays, with a note, as in a cohort."""
+    from medrestore_monai.audit.writing import audit_restoration, report_folder, write_audit
+
+    folder = report_folder(restored)
+    try:
+        done = audit_restoration(restorer, image, restored, series_uid)
+    except ValueError as error:
+        note(f"{restored}: there is no report: {error}")
+        return
+    write_audit(done, folder, job.overwrite)
+    words = f"{done.verdict.light}: {'; '.join(done.verdict.reasons)}. Report: {folder / 'audit.html'}"
+    console.print(printable(words), soft_wrap=True, markup=False)
 
 
 def _restore_many(job: "Job", listed: "Sequence[Study]", dry_run: bool, workers: "Workers | None") -> int:

@@ -598,6 +598,21 @@ def test_precision_is_a_choice(tmp_path):
     assert_refused(tmp_path, 2, message, "restore", tmp_path / "ct", "-o", tmp_path / "out", "--precision", "int8")
 
 
+def test_a_report_is_of_the_stack_that_is_named(tmp_path):
+    def second_phase(ds, index):
+        ds.AcquisitionNumber, ds.SOPInstanceUID = 2, f"{ds.SOPInstanceUID}.2"
+
+    ct_series(tmp_path / "ct", slices=2, size=64)
+    ct_series(tmp_path / "ct" / "b", volume=ct_volume(2, 64) + 3, edit=second_phase)
+    result = run("restore", tmp_path / "ct", "-o", tmp_path / "one", "--stack", "2", "--report")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "one_report" / "audit.html").is_file()
+    result = run("restore", tmp_path / "ct", "-o", tmp_path / "all", "--report")
+    assert result.exit_code == 0, result.output
+    assert "there is no report" in result.stderr
+    assert len(list((tmp_path / "all").rglob("*.dcm"))) == 4
+
+
 def test_a_report_may_not_lie_in_its_data(tmp_path):
     ct_series(tmp_path / "data" / "p1")
     result = CliRunner().invoke(app, ["evaluate", "--data", str(tmp_path / "data"), "-o", str(tmp_path / "data" / "r")])
