@@ -12,7 +12,9 @@ from pathlib import Path
 
 from PIL import Image
 
-__all__ = ["UnfitImageError", "explained"]
+from medrestore_monai.files import unpack_limit
+
+__all__ = ["UnfitImageError", "explained", "refuse_promise"]
 
 _LOGGERS = ("tifffile", "nibabel.global")
 #: Warnings that say nothing of the data; large pictures are read as they are.
@@ -20,11 +22,33 @@ _HARMLESS = (Image.DecompressionBombWarning, DeprecationWarning, FutureWarning, 
 #: What nibabel says of headers that only other programs cannot read, or that know no size of a voxel.
 _HARMLESS_RECORDS = ("divisible by 16", "should be non-zero")
 _LONGEST_REASON = 160
+_LARGEST_GROWTH = 1032  # of a deflate stream
 _OF_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of temporary files: the image is not to blame
 
 
 class UnfitImageError(ValueError):
     """A file is whole, but holds something else than is expected; the message is one sentence that names it."""
+
+
+def refuse_promise(path: Path, promised: int, packed: int) -> None:
+    """Refuse a packed file that promises more than it can hold, or more than may be unpacked.
+
+    Args:
+        path: its name.
+        promised: bytes of its voxels, or those that were unpacked so far.
+        packed: bytes of the file.
+
+    Raises:
+        OSError: no deflate stream grows so much.
+        UnfitImageError: it would need too much memory.
+    """
+    if promised > _LARGEST_GROWTH * packed:
+        raise OSError(f"the header promises {promised} bytes, more than the file can hold")
+    if promised > unpack_limit(packed):
+        raise UnfitImageError(
+            f"{path} would unpack to {promised / 2**30:.1f} GiB, where at most {unpack_limit(packed) / 2**30:.1f} GiB "
+            "are accepted of so small a file: unpack it first if it is what it should be."
+        )
 
 
 @contextmanager

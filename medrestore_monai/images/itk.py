@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from medrestore_monai.images.damage import UnfitImageError
+from medrestore_monai.images.damage import UnfitImageError, refuse_promise
 
 __all__ = ["read_itk", "write_mha", "write_nrrd"]
 
@@ -84,14 +84,14 @@ _TYPES = {
 
 
 def _check_size(path: Path, head: bytes, expected: int, packed: bool) -> None:
-    """Refuse a file that promises more than it can hold, or holds more than it promises.
+    """Refuse a file that promises more than it can hold or may be unpacked to, or holds more than it promises.
 
     Raises:
-        OSError: it is so.
+        OSError: it cannot hold so much, or holds more.
+        UnfitImageError: it is more than may be unpacked.
     """
     size = path.stat().st_size
-    if expected > 1032 * size:  # no deflate stream grows more
-        raise OSError(f"the header promises {expected} bytes, more than the file can hold")
+    refuse_promise(path, expected, size)
     end = re.search(_END[path.suffix.lower()], head)
     if end is not None and not packed and size - end.end() != expected and b"ascii" not in head[: end.end()].lower():
         raise OSError(f"it holds {size - end.end()} bytes of {expected}")

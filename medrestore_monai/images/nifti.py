@@ -12,8 +12,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from medrestore_monai.files import unpack_limit
-from medrestore_monai.images.damage import UnfitImageError
+from medrestore_monai.images.damage import UnfitImageError, refuse_promise
 from medrestore_monai.images.slice_axis import SLICE_DIM
 from medrestore_monai.images.whole import check_nothing_follows
 
@@ -97,14 +96,7 @@ def open_nifti(path: Path) -> tuple[Any, tuple[int, ...]]:
     shape, dtype = image.shape, image.get_data_dtype()
     promised = math.prod(shape) * dtype.itemsize
     size = Path(image.file_map["image"].filename).stat().st_size
-    # no deflate stream grows more than 1032 times
-    if promised > 1032 * size:
-        raise OSError(f"the header promises {shape} voxels, more than the file can hold")
-    if promised > unpack_limit(size):
-        raise UnfitImageError(
-            f"{path} would unpack to {promised / 2**30:.1f} GiB, where at most {unpack_limit(size) / 2**30:.1f} GiB "
-            "are accepted of so small a file: unpack it first (gunzip) if it is what it should be."
-        )
+    refuse_promise(path, promised, size)
     if np.isinf(_stored_slope(image)):
         raise UnfitImageError(
             f"{path} has the slope (scl_slope) inf, which programs read differently: write it as 1 or 0 if its numbers "

@@ -8,6 +8,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from medrestore_monai.files import unpacking
 from medrestore_monai.images import read_header, read_image, write_image
 from medrestore_monai.notes import Notes
 
@@ -90,6 +91,36 @@ def test_a_damaged_mgz(tmp_path):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(ValueError, match=rf"{name} cannot be read"):
             read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("ending", [".mgz", ".nii.gz", ".nrrd", ".mha"])
+def test_what_unpacks_to_more_than_its_size_allows_is_refused(tmp_path, ending, monkeypatch):
+    """A limit of 1 MiB, where zeros of 4 MiB are packed to some kilobytes."""
+    import SimpleITK as sitk  # noqa: N813
+
+    zeros = np.zeros((256, 256, 64), np.uint8)
+    path = tmp_path / f"a{ending}"
+    if ending == ".mgz":
+        nib.freesurfer.MGHImage(zeros, AFFINE).to_filename(path)
+    elif ending == ".nii.gz":
+        nib.save(nib.Nifti1Image(zeros, AFFINE), path)
+    else:
+        sitk.WriteImage(sitk.GetImageFromArray(zeros), str(path), True)
+    assert read_image(path)[0].shape == zeros.shape[:: 1 if ending in (".mgz", ".nii.gz") else -1]
+    monkeypatch.setattr(unpacking, "_ALWAYS", 1 << 20)
+    for read in (read_image, read_header):
+        with pytest.raises(ValueError, match=r"would unpack to 0.0 GiB, where at most 0.0 GiB"):
+            read(path)
+
+
+def test_a_stream_that_goes_on_behind_the_voxels_of_an_mgz(tmp_path, monkeypatch):
+    monkeypatch.setattr(unpacking, "_ALWAYS", 1 << 20)
+    nib.freesurfer.MGHImage(volume(), AFFINE).to_filename(tmp_path / "a.mgz")
+    read_image(tmp_path / "a.mgz")
+    with (tmp_path / "a.mgz").open("ab") as file:
+        file.write(gzip.compress(bytes(4 << 20)))
+    with pytest.raises(ValueError, match="would unpack to"):
+        read_image(tmp_path / "a.mgz")
 
 
 @pytest.mark.parametrize("ending", [".nrrd", ".mha"])
