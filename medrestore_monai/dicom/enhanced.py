@@ -187,10 +187,10 @@ def _set_moments(ds: Dataset, content: Dataset, pointers: list[int]) -> None:
 
 
 def _set_reference_time(ds: Dataset, content: Dataset) -> None:
-    """Set the moment for which a PET frame stands, in ms after that of the series."""
+    """Set the moment for which a PET frame stands, in ms after that of the series; a converted slice has its own."""
     reference = _moment_of(content.get("FrameReferenceDateTime") or content.get("FrameAcquisitionDateTime"))
     series = _moment_of(f"{ds.get('SeriesDate') or ''}{ds.get('SeriesTime') or ''}")
-    if reference is not None and series is not None:
+    if "FrameReferenceTime" not in ds and reference is not None and series is not None:
         ds.FrameReferenceTime = f"{(reference - series).total_seconds() * 1000:.10g}"
     elif "FrameReferenceTime" not in ds:
         ds.FrameReferenceTime = 0

@@ -11,6 +11,17 @@ CLASSES = {
     "MR": "1.2.840.10008.5.1.4.1.1.4.1",
     "PT": "1.2.840.10008.5.1.4.1.1.130",
 }
+LEGACY_CLASSES = {
+    "CT": "1.2.840.10008.5.1.4.1.1.2.2",
+    "MR": "1.2.840.10008.5.1.4.1.1.4.4",
+    "PT": "1.2.840.10008.5.1.4.1.1.128.1",
+}
+#: What a converted file has at its top: of the patient, the study, the series and the pixels.
+_KEPT = ("SOPClassUID", "SOPInstanceUID", "Modality", "Manufacturer", "PixelData", "ImageType", "FrameOfReferenceUID")
+_KEPT += ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate", "StudyTime")
+_KEPT += ("StudyID", "AccessionNumber", "ReferringPhysicianName", "SeriesInstanceUID", "SeriesNumber", "SeriesDate")
+_KEPT += ("SeriesTime", "InstanceNumber", "SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns")
+_KEPT += ("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PositionReferenceIndicator")
 _PER_FRAME = ("PixelSpacing", "SliceThickness", "ImagePositionPatient", "ImageOrientationPatient", "PixelData")
 _PER_FRAME += ("RescaleSlope", "RescaleIntercept", "RescaleType", "EchoTime", "KVP", "AcquisitionNumber", "Units")
 _PER_FRAME += ("ScanningSequence", "SequenceVariant", "ScanOptions", "EchoTrainLength", "RepetitionTime")
@@ -79,6 +90,51 @@ def make_enhanced(path, files, times=None, pixels=None, **values):
     path.parent.mkdir(parents=True, exist_ok=True)
     ds.save_as(path)
     return path
+
+
+def make_legacy(path, files):
+    """Convert single slices as PS3.3 A.70 to A.72 have it: what has no place in the new groups is put aside."""
+    slices = [pydicom.dcmread(file) for file in files]
+    ds = pydicom.dcmread(files[0])
+    modality = str(ds.Modality)
+    aside = [element.keyword for element in ds if element.keyword not in _KEPT]
+    for keyword in [*aside, "PixelData"]:
+        delattr(ds, keyword)
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = LEGACY_CLASSES[modality]
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[str(path)])
+    ds.InstanceNumber, ds.NumberOfFrames, ds.ImageType = 1, len(slices), ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
+    alike = [name for name in aside if all(one.get(name) == slices[0].get(name) for one in slices)]
+    in_groups = ("PixelSpacing", "SliceThickness", "ImagePositionPatient", "ImageOrientationPatient")
+    in_groups += ("RescaleSlope", "RescaleIntercept", "RescaleType", "PixelData", "ImageType")
+    shared, frames = Dataset(), []
+    shared.UnassignedSharedConvertedAttributesSequence = _some(slices[0], alike, in_groups)
+    shared.PixelMeasuresSequence = _some(slices[0], ("PixelSpacing", "SliceThickness"))
+    shared.PlaneOrientationSequence = _some(slices[0], ["ImageOrientationPatient"])
+    for number, one in enumerate(slices):
+        frame = Dataset()
+        frame.FrameContentSequence = item(
+            FrameAcquisitionDateTime=one.AcquisitionDate + one.AcquisitionTime,
+            StackID="1",
+            InStackPositionNumber=number,
+        )
+        frame.PlanePositionSequence = _some(one, ["ImagePositionPatient"])
+        frame.PixelValueTransformationSequence = item(
+            RescaleSlope=one.get("RescaleSlope", 1), RescaleIntercept=one.get("RescaleIntercept", 0), RescaleType="US"
+        )
+        frame.ConversionSourceAttributesSequence = item(
+            ReferencedSOPClassUID=one.SOPClassUID, ReferencedSOPInstanceUID=one.SOPInstanceUID
+        )
+        frame.UnassignedPerFrameConvertedAttributesSequence = _some(one, set(aside) - set(alike), in_groups)
+        frames.append(frame)
+    ds.SharedFunctionalGroupsSequence, ds.PerFrameFunctionalGroupsSequence = Sequence([shared]), Sequence(frames)
+    ds.add_new(0x7FE00010, "OW", b"".join(one.PixelData for one in slices))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ds.save_as(path)
+    return path
+
+
+def _some(ds, keywords, without=()):
+    return item(**{name: ds[name].value for name in sorted(keywords) if name in ds and name not in without})
 
 
 def _ct(frame, one):

@@ -7,7 +7,7 @@ import numpy as np
 import phantoms
 import pydicom
 import pytest
-from enhanced_files import make_enhanced, values_of
+from enhanced_files import make_enhanced, make_legacy, values_of
 from pydicom.encaps import encapsulate, generate_frames
 
 from medrestore_monai.dicom import Derivation, DicomError, read_series, read_stacks, suv_factor, write_derived_series
@@ -61,6 +61,38 @@ def test_the_validator_finds_no_error_in_what_comes_out(tmp_path, modality):
     for ds in derived(path, tmp_path / "out"):
         run = subprocess.run(["dciodvfy", "-new", str(ds.filename)], capture_output=True, text=True, check=False)
         assert [line for line in run.stderr.splitlines() if line.startswith("Error")] == []
+
+
+@pytest.mark.parametrize("modality", SERIES)
+def test_legacy_converted_files_are_read_as_the_slices_they_are_made_of(tmp_path, modality):
+    slices = SERIES[modality](tmp_path / "slices", slices=4, size=(9, 7))
+    path = make_legacy(tmp_path / "in" / "a.dcm", [slices[i] for i in (2, 0, 3, 1)])
+    classic, series = read_series(tmp_path / "slices"), read_series(path)
+    assert (series.modality, series.unit) == (classic.modality, classic.unit)
+    np.testing.assert_array_equal(series.array, values_of(slices))
+    np.testing.assert_array_equal(series.affine, classic.affine)
+    for ours, theirs in zip(series.datasets, classic.datasets, strict=True):
+        for keyword in ("PixelSpacing", "EchoTime", "KVP", "Units", "FrameReferenceTime", "DecayFactor", "ScanOptions"):
+            assert ours.get(keyword) == theirs.get(keyword)
+    if modality == "PT":
+        assert suv_factor(series.datasets) == suv_factor(classic.datasets)
+    for ds, source in zip(derived(path, tmp_path / "out"), slices, strict=True):
+        assert ds.SOPClassUID == pydicom.dcmread(source).SOPClassUID
+        before, after = (values_of([one]) for one in (source, ds.filename))
+        np.testing.assert_allclose(after, before, rtol=1e-7 if modality == "PT" else 0)
+
+
+@pytest.mark.parametrize("sop_class", ["1.2.840.10008.5.1.4.1.1.12.1", "1.2.840.10008.5.1.4.1.1.12.1.1"])
+def test_angiography_is_refused_by_its_name(tmp_path, sop_class):
+    """Classic runs of many frames, and enhanced ones."""
+    path = phantoms.ct_series(tmp_path, slices=1, size=8)[0]
+    ds = pydicom.dcmread(path)
+    ds.SOPClassUID, ds.Modality, ds.NumberOfFrames, ds.PixelData = sop_class, "XA", 3, ds.PixelData * 3
+    ds.save_as(path)
+    with pytest.raises(
+        DicomError, match=r"(Angiographic|XA) Image Storage \(modality XA\), where CT, MR, PET or X-ray"
+    ):
+        read_series(tmp_path)
 
 
 def test_what_the_mr_header_says_of_the_sequence(tmp_path):
