@@ -128,7 +128,7 @@ def _noise(seed: int, std: float) -> FixedDegradationd:
 
 
 def _same_for_all_slices(transform: RandDegradationd, seed: int) -> FixedDegradationd:
-    return FixedDegradationd(transform, seed, "name", per_slice=False)
+    return FixedDegradationd(transform, seed, "whole", per_slice=False)
 
 
 TASKS = {
@@ -179,9 +179,12 @@ def degrade(
     progress: bool = False,
     hu_offset: float | None = None,
     slice_axis: int | None = None,
+    stack: int = 0,
     **options: Any,
 ) -> list[Simulation]:
     """Simulate a degraded scan of every image of a source, slice by slice, and write the same kind.
+
+    The stacks of a DICOM series become one series again: blurred alike, each with noise of its own.
 
     Args:
         source: a file, a DICOM series (file, folder, zip) or a folder of any of them.
@@ -194,6 +197,7 @@ def degrade(
         progress: show a progress bar over slices on the standard error stream.
         hu_offset: of CT, see :class:`~medrestore_monai.data.LoadImageOrSeriesd`.
         slice_axis: of volumes in files, see there.
+        stack: of a DICOM series of several (echoes, phases, time points), from 1; 0 for all.
         options: those of the task; ranges and other defaults are in :data:`TASKS`. ``dose``: fraction of the source's
             dose; ``exact``: ray by ray, see :class:`~medrestore_monai.transforms.SimulateCTLowDosed`;
             ``axial_correlation``: of the noise of neighboring slices, in [0, 0.95], by default 0.3, 0 with ``exact``;
@@ -210,7 +214,8 @@ def degrade(
         What was written, and the drawn values.
 
     Raises:
-        ValueError: the task or an option is unknown or out of range, or the input cannot be used.
+        ValueError: the task or an option is unknown or out of range, the input cannot be used, or the stacks of a
+            series have other ranges, so that ``lower`` and ``upper`` must be given.
         FileExistsError: an output exists.
     """
     check_task(task, options)
@@ -220,23 +225,23 @@ def degrade(
     load = LoadImageOrSeriesd("image", chosen.modality, allow_gaps, suv=suv, hu_offset=hu_offset, slice_axis=slice_axis)
     written = []
     with ExitStack() as held:
-        for item in plan_outputs(source, output, series_uid, overwrite, allow_gaps=allow_gaps):
-            target = Path(item["output"])
-            if item["stack"] < 2:  # the stacks of a series become one
+        for item in plan_outputs(source, output, series_uid, overwrite, allow_gaps=allow_gaps, stack=stack):
+            target, first = Path(item["output"]), item["stack"] < 2 or item["stacks"] == 1
+            if first:  # the stacks of a series become one
                 held.close()
                 held.enter_context(claim(target))
             image = load(item)["image"]
             settings = _filled(task, options, image)
             # not the name alone: the folders of all patients may have the same
             name = os.path.relpath(item["image"], Path(source).parent)
-            degraded, drawn = _each_slice(chosen.make(seed=seed, **settings), image, name, progress)
+            degraded, drawn = _each_slice(chosen.make(seed=seed, **settings), image, name, item["stack"], progress)
             settings = {key: drawn[key] if isinstance(value, tuple) else value for key, value in settings.items()}
-            if item["stack"] < 2:  # what is drawn is the same for all of them
+            if first:
                 parameters = {"task": task, "seed": seed, "simulated": True, **settings}
                 save = SaveLikeSourced(Derivation(chosen.words, parameters=parameters), overwrite=overwrite)
-            save({"image": image, "pred": degraded, **{name: item[name] for name in ("output", "stack", "stacks")}})
-            if item["stack"] in (0, item["stacks"]):
                 written.append(Simulation(target, settings, Path(item["image"])))
+            _require_same(settings, written[-1])
+            save({"image": image, "pred": degraded, **{name: item[name] for name in ("output", "stack", "stacks")}})
     return written
 
 
@@ -277,6 +282,13 @@ def _filled(task: str, options: Mapping[str, Any], image: MetaTensor) -> dict[st
     return settings
 
 
+def _require_same(settings: Mapping[str, Any], series: Simulation) -> None:
+    """Refuse a stack that is not degraded as the first one of its series, whose header speaks for all."""
+    other = [name for name, value in settings.items() if value != series.parameters[name]]
+    if other:
+        raise ValueError(f"{series.source}: its stacks would differ in {' and '.join(other)}: give {other[0]}.")
+
+
 def _suv_factor(image: MetaTensor) -> float:
     """Return the SUV per unit of an image if nothing else is given."""
     if image.meta.get("unit") in NOT_YET_SUV and "suv_factor" not in image.meta:
@@ -294,19 +306,22 @@ def _full_range(image: MetaTensor) -> tuple[float, float]:
 
 
 def _each_slice(
-    degradation: Transformation, image: MetaTensor, name: str, progress: bool
+    degradation: Transformation, image: MetaTensor, name: str, stack: int, progress: bool
 ) -> tuple[torch.Tensor, dict[str, Any]]:
-    """Degrade an image or the slices of a volume, shape ``(C, X, Y[, Z])``; ``name`` decides what is drawn.
+    """Degrade an image or the slices of a volume, shape ``(C, X, Y[, Z])``.
+
+    ``name`` decides what is drawn for all stacks of a series, and with the number of the ``stack`` its noise.
 
     Returns:
         The degraded image, and the drawn values of the last slice.
     """
+    names = {"whole": name, "name": f"{name}/{stack}" if stack > 1 else name, "series_uid": ""}
     slices = [MetaTensor(one, meta=image.meta) for one in (image.unbind(-1) if image.ndim == 4 else [image])]
     results, drawn = [], {}
     shown = track(slices, "Simulating slices", console=Console(stderr=True), disable=not progress)
     for number, one in enumerate(shown):
         stop_if_asked()
-        item = {"image": one, "name": name, "series_uid": "", "slice": number}
+        item = {"image": one, "slice": number, **names}
         try:
             with unwrapped():
                 degraded = _one_slice(degradation, item, slices)

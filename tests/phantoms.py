@@ -84,6 +84,18 @@ def mr_series(folder: Path, slices: int = 5, size: int | tuple[int, int] = 32, *
     return write_series(folder, volume, mr, **{**defaults, **knobs})
 
 
+def mr_echoes(folder: Path, slices: int = 3, size: int | tuple[int, int] = (40, 33)) -> Path:
+    """Write one MR series of two echoes, the second of half the signal, and return its folder."""
+    for number in (1, 2):
+
+        def edit(ds: Dataset, index: int, number: int = number) -> None:
+            ds.EchoTime, ds.SeriesInstanceUID = 5 * number, generate_uid(entropy_srcs=["echoes"])
+            ds.InstanceNumber = number * 100 + index
+
+        mr_series(folder, volume=(ct_volume(slices, size) + 1024) // number, series=f"echo{number}", edit=edit)
+    return folder
+
+
 def pet_series(folder: Path, slices: int = 5, size: int | tuple[int, int] = 32, **knobs) -> list[Path]:
     """Write a PET series in Bq/ml with a different slope in every slice."""
     volume = knobs.pop("volume", None)

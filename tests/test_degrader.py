@@ -10,7 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from phantoms import ct_series, ct_volume, mr_series, pet_series
+from phantoms import ct_series, ct_volume, mr_echoes, mr_series, pet_series
 from PIL import Image
 from scipy import ndimage
 from skimage import data
@@ -19,11 +19,12 @@ from typer.testing import CliRunner
 from medrestore_monai.cli import app
 from medrestore_monai.cli.degrade import DEGRADATIONS
 from medrestore_monai.degrader import TASKS, check_task, degrade
-from medrestore_monai.dicom import read_series
+from medrestore_monai.dicom import read_series, read_stacks
 from medrestore_monai.transforms import (
     AnisotropicGaussianBlur,
     BentMotionBlur,
     DefocusBlur,
+    GaussianBlur,
     MotionBlur,
     VaryingBlur,
     truncate_kspace,
@@ -166,6 +167,43 @@ def test_a_magnetic_resonance_series_loses_the_periphery_of_k_space(tmp_path):
     error = np.abs(read_series(tmp_path / "out").array - truncate_kspace(source, 0.5)[0].numpy()).max()
     assert error < 0.51  # stored as whole numbers
     assert not np.array_equal(read_series(tmp_path / "out").array, source[0].numpy())
+
+
+@pytest.mark.parametrize("task", ["gaussian_blur", "mri_kspace"])
+def test_stacks_are_degraded_alike_and_stay_one_series(tmp_path, task):
+    (done,) = degrade(mr_echoes(tmp_path / "mr"), tmp_path / "out", task)
+    for echo, source in enumerate(read_stacks(tmp_path / "mr"), 1):
+        folder = tmp_path / "out" / f"stack0{echo}_echo"
+        image = torch.from_numpy(source.array)[None]
+        if task == "mri_kspace":
+            expected = truncate_kspace(image, 0.25)[0].numpy()
+        else:
+            expected = GaussianBlur(done.parameters["sigma"])(image)[0].numpy()
+        np.testing.assert_allclose(read_series(folder).array, expected, atol=0.51)  # stored as whole numbers
+    assert len({pydicom.dcmread(file).SeriesInstanceUID for file in (tmp_path / "out").rglob("*.dcm")}) == 1
+    assert [str(one.name) for one in read_stacks(tmp_path / "out")] == ["echo 1 of 2, 5 ms", "echo 2 of 2, 10 ms"]
+
+
+def test_each_stack_has_noise_of_its_own_and_may_be_taken_alone(tmp_path):
+    mr_echoes(tmp_path / "mr")
+    degrade(tmp_path / "mr", tmp_path / "all", "sensor_noise", noise_std=20)
+    alone = ["degrade", tmp_path / "mr", "-o", tmp_path / "two", "--stack", 2, "--task", "sensor_noise"]
+    result = CliRunner().invoke(app, [*map(str, alone), "--noise-std", "20"])
+    assert result.exit_code == 0, result.output
+    sources, noisy = read_stacks(tmp_path / "mr"), read_stacks(tmp_path / "all")
+    one, two = (after.array - before.array for after, before in zip(noisy, sources, strict=True))
+    assert abs(np.corrcoef(one.ravel(), two.ravel())[0, 1]) < 0.1
+    assert one.std() == pytest.approx(20, rel=0.05)
+    np.testing.assert_array_equal(read_series(tmp_path / "two").array, noisy[1].array)
+
+
+def test_stacks_that_would_be_degraded_otherwise_ask_for_the_value(tmp_path):
+    mr_echoes(tmp_path / "mr")
+    with pytest.raises(ValueError, match="its stacks would differ in upper: give upper"):
+        degrade(tmp_path / "mr", tmp_path / "out", "jpeg")
+    assert not (tmp_path / "out").exists()
+    degrade(tmp_path / "mr", tmp_path / "out", "jpeg", lower=0, upper=4000)
+    assert len(read_stacks(tmp_path / "out")) == 2
 
 
 def test_positron_emission_is_simulated_in_suv(tmp_path):

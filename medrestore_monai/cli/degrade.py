@@ -14,6 +14,7 @@ from medrestore_monai.cli.options import (
     OverwriteOption,
     SeriesOption,
     SliceAxisOption,
+    StackOption,
     check_source,
     complete,
 )
@@ -116,6 +117,7 @@ def degrade(
     hu_offset: HUOffsetOption = None,
     slice_axis: SliceAxisOption = None,
     series: SeriesOption = None,
+    stack: StackOption = 0,
     allow_gaps: GapsOption = False,
     overwrite: OverwriteOption = False,
 ) -> None:
@@ -147,7 +149,7 @@ def degrade(
         check_task(task, options)
         check_hu_offset(task, hu_offset)
     with reported() as notes:
-        options |= {"hu_offset": hu_offset, "slice_axis": slice_axis}
+        options |= {"hu_offset": hu_offset, "slice_axis": slice_axis, "stack": stack}
         began = time.monotonic()
         simulated = run(source, output, task, seed, series or "", allow_gaps, overwrite, not mode().quiet, **options)
         images = [

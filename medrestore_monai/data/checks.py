@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medrestore_monai.data.find import Item, is_image_file
-from medrestore_monai.dicom import read_series
+from medrestore_monai.dicom import choose_stack, read_stacks
 from medrestore_monai.images import read_header, read_image
 
 SHOWN = 20  # problems listed in an error, the others are counted
@@ -56,7 +56,9 @@ class Problems(list[str]):
             raise ValueError(f"{self.place} cannot be used, it has {count}:\n  {listed}{more}.")
 
 
-def look_at(path: str, series_uid: str, allow_gaps: bool, full: bool, problems: list[str]) -> Found | None:
+def look_at(
+    path: str, series_uid: str, allow_gaps: bool, full: bool, problems: list[str], stack: int = 0
+) -> Found | None:
     """Look at one image; what is wrong with it goes to ``problems``.
 
     Args:
@@ -65,10 +67,11 @@ def look_at(path: str, series_uid: str, allow_gaps: bool, full: bool, problems: 
         allow_gaps: take a series with missing slices.
         full: read every pixel, not only headers.
         problems: gets a line that names the file.
+        stack: which stack, from 1, where the series has several; else 0.
     """
     try:
         if not is_image_file(Path(path)):
-            return _look_at_series(path, series_uid, allow_gaps, full)
+            return _look_at_series(path, series_uid, allow_gaps, full, stack)
         header = read_header(path)
         if full:
             read_image(path)
@@ -79,8 +82,15 @@ def look_at(path: str, series_uid: str, allow_gaps: bool, full: bool, problems: 
         return None
 
 
-def _look_at_series(path: str, series_uid: str, allow_gaps: bool, full: bool) -> Found:
-    series = read_series(path, series_uid or None, allow_gaps=allow_gaps)
+def _look_at_series(path: str, series_uid: str, allow_gaps: bool, full: bool, stack: int) -> Found:
+    stacks = read_stacks(path, series_uid or None, allow_gaps=allow_gaps)
+    if len(stacks) > 1 and not stack:
+        names = "; ".join(str(one.name) for one in stacks)
+        raise ValueError(
+            f"its series has {len(stacks)} stacks ({names}), where a data set takes one volume a folder: put the files "
+            "of each stack, or of the one you want, into a folder of its own."
+        )
+    series = choose_stack(stacks, stack)
     columns, rows, slices = series.shape
     for number in range(slices if full else 0):
         series.stored(number)
@@ -115,7 +125,7 @@ def check_items(
     """Check an item list of any origin: files that are missing or unreadable, pairs of unequal size, wrong channels.
 
     Args:
-        items: with paths under ``keys``; an item may lack a key, name a ``slice`` and a ``series_uid``.
+        items: with paths under ``keys``; an item may lack a key, name a ``slice``, a ``series_uid`` and a ``stack``.
         keys: names of the images; of several, all must have the size of the last one.
         channels: how many every image must have; ``None`` for any.
         full: read every pixel, not only headers.
@@ -127,20 +137,20 @@ def check_items(
     """
     problems = Problems(place)
     look = functools.lru_cache(maxsize=None)(
-        lambda path, uid: look_at(path, uid, allow_gaps=allow_gaps, full=full, problems=problems)
+        lambda path, uid, stack: look_at(path, uid, allow_gaps, full, problems, stack)
     )
     seen = set()
     for item in items:
         paths = tuple(str(item[key]) for key in keys if key in item)
-        uid, number = item.get("series_uid", ""), int(item.get("slice") or 0)
+        uid, stack, number = item.get("series_uid", ""), int(item.get("stack") or 0), int(item.get("slice") or 0)
         if not paths:
             problems.append(f"{item.get('name', 'an item')} has none of the keys {', '.join(keys)}")
-        found = [look(path, uid) for path in paths]
+        found = [look(path, uid, stack) for path in paths]
         for path, one in zip(paths, found, strict=True):
             if one is not None and number >= one.slices:
                 problems.append(f"{path} has {one.slices} slices, but slice {number} is listed")
-        if (paths, uid) not in seen:
-            seen.add((paths, uid))
+        if (paths, uid, stack) not in seen:
+            seen.add((paths, uid, stack))
             problems += _unfit(paths, found, channels)
     problems.raise_any()
 

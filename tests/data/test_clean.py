@@ -3,11 +3,13 @@
 import nibabel as nib
 import numpy as np
 import pytest
+from phantoms import mr_echoes, mr_series
 from PIL import Image
 
 from medrestore_monai.data import (
     LoadImageOrSeriesd,
     PatientSplit,
+    check_items,
     ixi,
     medmnist,
     spread_slices,
@@ -113,6 +115,21 @@ def test_a_plain_folder_with_problems(tmp_path):
         training_slices(tmp_path, "all", channels=3)
     for text in ("c.png has 1 channels", "d.tif cannot be read", "e.dcm"):
         assert text in str(caught.value)
+
+
+def test_a_series_of_several_stacks_is_refused_unless_one_is_named(tmp_path):
+    mr_series(tmp_path / "set" / "p1")
+    training_slices(tmp_path / "set", "all")
+    mr_echoes(tmp_path / "set" / "p2")
+    expected = r"set.p2: its series has 2 stacks \(echo 1 of 2, 5 ms; echo 2 of 2, 10 ms\), .* folder of its own"
+    with pytest.raises(ValueError, match=expected):
+        training_slices(tmp_path / "set", "all")
+    item = {"label": str(tmp_path / "set" / "p2"), "slice": 2, "series_uid": ""}
+    with pytest.raises(ValueError, match=expected):
+        check_items([item], ["label"])
+    check_items([{**item, "stack": 2}], ["label"])
+    with pytest.raises(ValueError, match="slice 3 is listed"):
+        check_items([{**item, "stack": 2, "slice": 3}], ["label"])
 
 
 def test_real_medmnist(shared_data):
