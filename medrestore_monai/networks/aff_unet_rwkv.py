@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from medrestore_monai.networks.residual import ResidualNetwork, start_with_sum_zero
+from medrestore_monai.networks.residual import ResidualNetwork, require_same_channels, start_with_sum_zero
 
 __all__ = ["AFF", "AFFUNetRWKV", "RWKVLiteMixer"]
 
@@ -55,10 +55,7 @@ class AFFUNetRWKV(ResidualNetwork):
         mixer: bool = True,
     ) -> None:
         super().__init__(in_channels, multiple=2**LEVELS, without_mean=True)
-        if in_channels != out_channels:
-            raise ValueError(
-                f"the residual needs out_channels equal to in_channels, got {out_channels}, {in_channels}."
-            )
+        require_same_channels(in_channels, out_channels)
         if len(channels) != LEVELS or any(width < 8 or width % 8 for width in channels):
             raise ValueError(f"channels must give {LEVELS} multiples of 8, got {tuple(channels)}.")
         before = [in_channels, *channels]

@@ -8,7 +8,7 @@ from monai.networks.nets.patchgan_discriminator import PatchDiscriminator
 from torch import Tensor, nn
 
 from medrestore_monai.networks.meddeblur import MedDeblur
-from medrestore_monai.networks.residual import ResidualNetwork
+from medrestore_monai.networks.residual import ResidualNetwork, require_same_channels
 
 # each of the five convolutions shortens a side by 4 pixels
 SMALLEST = 5 * 4 + 1
@@ -33,10 +33,7 @@ class REDCNN(nn.Module):
 
     def __init__(self, in_channels: int = 1, out_channels: int = 1, channels: int = 96) -> None:
         super().__init__()
-        if in_channels != out_channels:
-            raise ValueError(
-                f"the residual needs out_channels equal to in_channels, got {out_channels}, {in_channels}."
-            )
+        require_same_channels(in_channels, out_channels)
         self.in_channels = in_channels
         widths = [in_channels, *[channels] * 5]
         self.encoder = nn.ModuleList(nn.Conv2d(widths[i], widths[i + 1], 5) for i in range(5))
@@ -161,10 +158,7 @@ class DeblurGANGenerator(ResidualNetwork):
     ) -> None:
         # a quarter of 8 pixels is the least that instance normalization and padding by reflection take
         super().__init__(in_channels, multiple=8)
-        if in_channels != out_channels:
-            raise ValueError(
-                f"the residual needs out_channels equal to in_channels, got {out_channels}, {in_channels}."
-            )
+        require_same_channels(in_channels, out_channels)
         up: dict[str, Any] = {"stride": 2, "padding": 1, "output_padding": 1, "bias": False}
         self.layers = nn.Sequential(
             nn.Conv2d(in_channels, channels, 7, padding=3, padding_mode="reflect", bias=False),

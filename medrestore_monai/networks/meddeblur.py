@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medrestore_monai.networks.rd_sam import ATTENTIONS, RDSAM, RELU, RESIDUAL, ResidualDenseBlock
-from medrestore_monai.networks.residual import CONTRAST, ResidualNetwork, crop, draw_weights
+from medrestore_monai.networks.residual import CONTRAST, ResidualNetwork, crop, draw_weights, require_same_channels
 
 __all__ = ["AllScales", "MedDeblur"]
 
@@ -62,10 +62,7 @@ class MedDeblur(ResidualNetwork):
         if scales < 1:
             raise ValueError(f"scales must be at least 1, got {scales}.")
         super().__init__(in_channels, multiple=2 ** (scales + 1))
-        if in_channels != out_channels:
-            raise ValueError(
-                f"the residual needs out_channels equal to in_channels, got {out_channels}, {in_channels}."
-            )
+        require_same_channels(in_channels, out_channels)
         if attention not in ATTENTIONS:
             raise ValueError(f"attention must be one of {', '.join(ATTENTIONS)}, got {attention!r}.")
         if len(channels) != 3 or any(width < 16 or width % 16 for width in channels):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medrestore_monai.networks.residual import ResidualNetwork, draw_weights, start_with_sum_zero
+from medrestore_monai.networks.residual import ResidualNetwork, draw_weights, require_same_channels, start_with_sum_zero
 from medrestore_monai.ops.wavelet import haar_dwt, haar_iwt
 
 __all__ = ["DMRFAB", "DSC", "MLFF", "MLFFUNet", "MRFAB", "RDSC"]
@@ -60,10 +60,7 @@ class MLFFUNet(ResidualNetwork):
         mlff: bool = True,
     ) -> None:
         super().__init__(in_channels, multiple=2 ** (LEVELS - 1), without_mean=True)
-        if in_channels != out_channels:
-            raise ValueError(
-                f"the residual needs out_channels equal to in_channels, got {out_channels}, {in_channels}."
-            )
+        require_same_channels(in_channels, out_channels)
         if len(channels) != LEVELS or any(width < 16 or width % 16 for width in channels):
             raise ValueError(f"channels must give {LEVELS} multiples of 16, got {tuple(channels)}.")
         self.wavelets = wavelets

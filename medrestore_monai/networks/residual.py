@@ -8,7 +8,15 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CONTRAST", "ResidualNetwork", "crop", "draw_weights", "pad_to_multiple", "start_with_sum_zero"]
+__all__ = [
+    "CONTRAST",
+    "ResidualNetwork",
+    "crop",
+    "draw_weights",
+    "pad_to_multiple",
+    "require_same_channels",
+    "start_with_sum_zero",
+]
 
 CONTRAST = 4.0  # brings the contrast of pictures scaled to [0, 1] near 1
 
@@ -99,6 +107,16 @@ class _Part(nn.Module):
     def forward(self, x: Tensor, change: Tensor | None = None) -> Tensor:
         result: Tensor = getattr(self.network, self.method)(*((x,) if change is None else (x, change)))
         return result
+
+
+def require_same_channels(in_channels: int, out_channels: int) -> None:
+    """Refuse a network whose output cannot be added to its input.
+
+    Raises:
+        ValueError: the numbers of channels differ.
+    """
+    if in_channels != out_channels:
+        raise ValueError(f"the residual needs out_channels equal to in_channels, got {out_channels}, {in_channels}.")
 
 
 def draw_weights(convolution: nn.Conv2d | nn.ConvTranspose2d, gain: float = 1.0) -> None:

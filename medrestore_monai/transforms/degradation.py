@@ -155,6 +155,17 @@ def range_of(
     return float(ends[0]), float(ends[1])
 
 
+def check_ranges(**ranges: tuple[float, float]) -> None:
+    """Refuse ranges that cannot be drawn from log-uniformly.
+
+    Raises:
+        ValueError: an end is not positive, or they are in the wrong order.
+    """
+    for name, (low, high) in ranges.items():
+        if not 0 < low <= high:
+            raise ValueError(f"{name} must be a range of positive numbers, got ({low}, {high}).")
+
+
 def like(values: Tensor, image: Tensor) -> Tensor:
     """Return ``values`` with a copy of the meta data of ``image``, if it has any."""
     return MetaTensor(values).copy_meta_from(image) if isinstance(image, MetaTensor) else values

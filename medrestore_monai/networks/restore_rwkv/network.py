@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from medrestore_monai.networks.residual import pad_to_multiple
+from medrestore_monai.networks.residual import pad_to_multiple, require_same_channels
 from medrestore_monai.networks.rwkv_blocks import ATTENTIONS, SCANS, RRWKVBlock, SpatialMix
 from medrestore_monai.networks.rwkv_strips import apply_layer, run_block_
 from medrestore_monai.networks.token_shifts import TOKEN_SHIFTS, KernelShift
@@ -63,10 +63,7 @@ class RestoreRWKV(nn.Module):
         bias: bool = False,
     ) -> None:
         super().__init__()
-        if in_channels != out_channels:
-            raise ValueError(
-                f"the residual needs out_channels equal to in_channels, got {out_channels}, {in_channels}."
-            )
+        require_same_channels(in_channels, out_channels)
         if context < 0 or (context and in_channels != 1):
             raise ValueError(
                 f"context must be at least 0, and 0 for several channels, got {context} for {in_channels}."

@@ -25,7 +25,7 @@ from torch import Tensor
 from medrestore_monai.transforms.axial_noise import axial_weights, axial_width, white_slices
 from medrestore_monai.transforms.ct.noise import noise_spectrum, shape_noise
 from medrestore_monai.transforms.ct.noise_measure import CT_NOISE, CTNoiseMapd
-from medrestore_monai.transforms.degradation import SLAB, like, range_of
+from medrestore_monai.transforms.degradation import SLAB, check_ranges, like, range_of
 
 __all__ = ["CTLowDose", "CTNoiseMapd", "RandCTLowDosed", "insert_ct_noise", "rekernel"]
 
@@ -214,9 +214,7 @@ class RandCTLowDosed(RandomizableTransform, MapTransform):
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob)
-        for name, (low, high) in {"dose": dose, "level": level, "cutoff": cutoff, "thinning": thinning}.items():
-            if not 0 < low <= high:
-                raise ValueError(f"{name} must be a range of positive numbers, got ({low}, {high}).")
+        check_ranges(dose=dose, level=level, cutoff=cutoff, thinning=thinning)
         if dose[1] > 1 or thinning[0] < 1:
             raise ValueError(f"dose must not exceed 1 and thinning not be below 1, got {dose} and {thinning}.")
         self.label_key, self.noise_map_key, self.lower = label_key, noise_map_key, lower

@@ -24,7 +24,7 @@ from monai.utils import convert_to_dst_type, convert_to_tensor
 from torch import Tensor
 
 from medrestore_monai.transforms.axial_noise import axial_weights, white_slices
-from medrestore_monai.transforms.degradation import SLAB, pixel_spacing, slice_distance
+from medrestore_monai.transforms.degradation import SLAB, check_ranges, pixel_spacing, slice_distance
 from medrestore_monai.transforms.pet.noise import (
     BACKGROUND,
     COUNTS,
@@ -267,9 +267,7 @@ class RandPETLowCountd(RandomizableTransform, MapTransform):
             "smoothing": smoothing,
             "axial_width": axial_width,
         }
-        for name, (low, high) in self.ranges.items():
-            if not 0 < low <= high:
-                raise ValueError(f"{name} must be a range of positive numbers, got ({low}, {high}).")
+        check_ranges(**self.ranges)
         if axial_width[1] > 100:
             raise ValueError(f"axial_width must not exceed 100 mm, got {axial_width}.")
         if drf[0] < 1 or updates[0] < 1:
