@@ -1,11 +1,11 @@
-"""R-RWKV blocks in inference: in place, and strip after strip of rows.
+"""R-RWKV blocks in inference: by the compiled kernel where there is one, else in place, strip after strip of rows.
 
 What happens between two scans then stays in the cache, and next to nothing beside the features is in memory. Equal to
 the blocks of :mod:`medrestore_monai.networks.rwkv_blocks`, which read like the paper, within rounding.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 import torch
@@ -15,6 +15,8 @@ from torch.func import functional_call
 
 from medrestore_monai.networks.rwkv_blocks import ChannelMix, RRWKVBlock, SpatialMix
 from medrestore_monai.networks.token_shifts import KernelShift, UniShift
+from medrestore_monai.ops.biwkv import block as block_cpu
+from medrestore_monai.ops.biwkv import choose_backend
 from medrestore_monai.ops.precision import multiplies_bfloat16
 
 # numbers in a strip: on a CPU, a strip and the four times wider hidden layer fit into the cache; elsewhere few large
@@ -22,6 +24,54 @@ from medrestore_monai.ops.precision import multiplies_bfloat16
 _STRIP_CPU = 2**18
 _STRIP = 2**24
 _HALO = 2  # rows that a 5x5 kernel sees above and below
+
+
+@torch.no_grad()
+def run_blocks(blocks: Iterable[RRWKVBlock], x: Tensor) -> Tensor:
+    """Apply one block after the other, without gradients, in the form that is the fastest here.
+
+    Args:
+        blocks: their weights are read, never changed.
+        x: features, shape ``(B, H, W, C)``, contiguous; overwritten.
+
+    Returns:
+        Features of the same shape, in the memory of ``x`` or other.
+    """
+    room = None
+    for block in blocks:
+        if not _is_compiled(block, x):
+            x = run_block_(block, x)
+            continue
+        room = [torch.empty_like(x) for _ in range(3)] if room is None else room
+        if not _mix_space_compiled(block, x, room):
+            _mix_space_(block.spatial, block.norm1, block.gamma1, x)
+        room[0], x = x, _mix_channels_compiled(block, x, room[0])
+    return x
+
+
+def _is_compiled(block: RRWKVBlock, x: Tensor) -> bool:
+    """Return whether the compiled kernel computes this kind of block for features like these."""
+    mix = block.spatial
+    known = type(mix) is SpatialMix and not mix.columns and len(mix.decay) == 2 and not isinstance(mix.shift, UniShift)
+    return known and x.is_contiguous() and not block_cpu.refusal(x) and choose_backend(x) == "cpu"
+
+
+def _mix_space_compiled(block: RRWKVBlock, x: Tensor, room: Sequence[Tensor]) -> bool:
+    """Add ``gamma1 * spatial(norm1(x))`` to ``x``; False, and ``x`` unchanged, where its numbers are too large."""
+    mix, tokens = block.spatial, x.shape[1] * x.shape[2]
+    layers = (mix.receptance, mix.key, mix.value, mix.output)
+    scans = (mix.decay.float() / tokens, mix.bonus.float() / tokens)
+    parameters = (*_norm_and_kernel(block.norm1, mix.shift), *(layer.weight for layer in layers), block.gamma1)
+    return block_cpu.spatial_mix_(x, *room, *(p.float() for p in parameters), *scans, block.norm1.eps)
+
+
+def _mix_channels_compiled(block: RRWKVBlock, x: Tensor, out: Tensor) -> Tensor:
+    """Write ``x + gamma2 * channel(norm2(x))`` to ``out``, and return it."""
+    mix = block.channel
+    layers = (mix.receptance, mix.key, mix.value)
+    parameters = (*_norm_and_kernel(block.norm2, mix.shift), *(layer.weight for layer in layers), block.gamma2)
+    block_cpu.channel_mix(x, out, *(p.float() for p in parameters), block.norm2.eps)
+    return out
 
 
 @torch.no_grad()
@@ -127,8 +177,15 @@ def apply_layer(layer: nn.Module, x: Tensor) -> Tensor:
 
 def _kernel(shift: nn.Module, x: Tensor) -> Tensor:
     """Return the 5x5 kernel of a token shift, merged or not, in the type that strips of ``x`` are computed in."""
-    kernel = shift.kernel() if isinstance(shift, KernelShift) else cast(Tensor, shift.kernel)
-    return kernel.to(_computed_type(x.dtype, x.device.type))
+    return _exact_kernel(shift).to(_computed_type(x.dtype, x.device.type))
+
+
+def _exact_kernel(shift: nn.Module) -> Tensor:
+    return shift.kernel() if isinstance(shift, KernelShift) else cast(Tensor, shift.kernel)
+
+
+def _norm_and_kernel(norm: nn.LayerNorm, shift: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
+    return norm.weight, norm.bias, _exact_kernel(shift)
 
 
 def _scaled(layer: nn.Linear, gamma: Tensor, dtype: torch.dtype) -> Tensor:

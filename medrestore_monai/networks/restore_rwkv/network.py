@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from medrestore_monai.networks.residual import pad_to_multiple, require_same_channels
 from medrestore_monai.networks.rwkv_blocks import ATTENTIONS, SCANS, RRWKVBlock, SpatialMix
-from medrestore_monai.networks.rwkv_strips import apply_layer, run_block_
+from medrestore_monai.networks.rwkv_strips import apply_layer, run_blocks
 from medrestore_monai.networks.token_shifts import TOKEN_SHIFTS, KernelShift
 
 LEVELS = 4
@@ -173,11 +173,11 @@ class RestoreRWKV(nn.Module):
         return (self.in_channels - weight.shape[1]) // 2
 
     def _run(self, blocks: nn.Module, features: Tensor) -> Tensor:
-        """Apply one block after the other; without gradients, in place."""
+        """Apply one block after the other; without gradients, ``features`` are overwritten."""
+        if not torch.is_grad_enabled():
+            return run_blocks((cast(RRWKVBlock, block) for block in blocks.children()), features)
         for block in blocks.children():
-            if not torch.is_grad_enabled():
-                run_block_(cast(RRWKVBlock, block), features)
-            elif self.use_checkpoint and self.training:
+            if self.use_checkpoint and self.training:
                 features = checkpoint(block, features, use_reentrant=False)
             else:
                 features = block(features)

@@ -12,6 +12,7 @@ times slower, and right for any finite decay.
 import ctypes
 import functools
 import importlib.machinery
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from medrestore_monai.ops.biwkv.build import NAME
 
 _PADDING = 16  # channels of the saved states are padded to a multiple of this
 _CHUNK = 64  # most tokens in a chunk
+_NO_MEMORY = 1
 
 
 @functools.cache
@@ -37,6 +39,8 @@ def _library() -> ctypes.CDLL | None:
             pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
             library.biwkv_forward.argtypes = [pointer] * 8 + [size] * 4 + [number] * 5
             library.biwkv_backward.argtypes = [pointer] * 13 + [size] * 4 + [number] * 5
+            library.rwkv_spatial_mix.argtypes = [pointer] * 14 + [ctypes.c_double] + [size] * 4 + [number] * 3
+            library.rwkv_channel_mix.argtypes = [pointer] * 9 + [ctypes.c_double] + [size] * 5 + [number] * 3
             return library
     return None
 
@@ -81,6 +85,42 @@ def _call(function: str, columns: bool, decay: Tensor, first: Tensor, k: Tensor,
     options = (len(decay), columns, k.dtype == torch.bfloat16, _widest(), torch.get_num_threads())
     if getattr(library, function)(*addresses, *k.shape, *options):
         raise MemoryError("The compiled Bi-WKV is out of memory.")
+
+
+def call(
+    function: str,
+    x: Tensor,
+    images: Iterable[Tensor],
+    parameters: Iterable[Tensor],
+    number: float,
+    sizes: Iterable[int],
+) -> int:
+    """Call a C function that takes tensors, a number, sizes, and how to work; ``x`` says the storage.
+
+    Args:
+        function: its name.
+        x: one of the images.
+        images: contiguous, of one type.
+        parameters: float32; copied where not contiguous.
+        number: a number.
+        sizes: of the images.
+
+    Returns:
+        What it returns, other than that memory is short.
+
+    Raises:
+        MemoryError: there is no room for the workspace.
+        RuntimeError: the kernel was not built.
+    """
+    library = _library()
+    if library is None:
+        raise RuntimeError(unavailable_reason())
+    tensors = [*images, *(p.contiguous() for p in parameters)]
+    options = (x.dtype == torch.bfloat16, _widest(), torch.get_num_threads())
+    result: int = getattr(library, function)(*(t.data_ptr() for t in tensors), number, *sizes, *options)
+    if result == _NO_MEMORY:
+        raise MemoryError("The compiled R-RWKV block is out of memory.")
+    return result
 
 
 def _states_size(k: Tensor, scans: int, columns: bool) -> int | SymInt:

@@ -136,6 +136,7 @@ def test_block_is_the_papers_formula():
 @pytest.mark.parametrize("size", [(19, 24), (1, 2), (3, 9)])
 def test_inference_in_strips_equals_training(monkeypatch, strip, size):
     monkeypatch.setattr("medrestore_monai.networks.rwkv_strips._STRIP_CPU", strip)
+    monkeypatch.setenv("MEDRESTORE_BIWKV", "torch")  # the compiled form of blocks has no strips
     network, image = tiny().eval(), torch.rand(2, 1, *size)
     expected = network(image)
     with torch.inference_mode():

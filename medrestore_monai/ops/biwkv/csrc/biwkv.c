@@ -15,6 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define CHUNK 64 /* most tokens in a chunk */
 #define WIDTH 192 /* most values of one token, or of neighboring columns, in a tile */
@@ -39,7 +40,7 @@
 #define STACK (2 << 20) /* bytes of stack of a thread; some systems give too little for the scratch memory */
 #define THREAD_WORK (1 << 18) /* values below which another thread costs more than it gives */
 
-enum { NO_MEMORY = 1 }; /* errors */
+enum { NO_MEMORY = 1, OUT_OF_RANGE = 2 }; /* errors */
 
 #ifdef _WIN32
 #define EXPORT __declspec(dllexport)
@@ -72,6 +73,7 @@ typedef struct Scan {
     double *decay, *shares; /* shares: of the gradients of w and u, (2, B, C), by the robust form */
     int *failed; /* set by the robust form where memory is short */
     const struct Scan *next; /* the scan along columns whose sums this one gathers */
+    const struct Block *block; /* around it; then k holds weights, v weights times values, r the gate itself */
 } Scan;
 
 typedef struct {
@@ -82,9 +84,12 @@ typedef struct {
 
 typedef void (*Phase)(const Scan *c, int64_t begin, int64_t end);
 
+#include "rwkv_block.h"
+
 typedef struct {
     int lanes;
-    Phase totals, carry, mix, gather, grad_totals, grad;
+    Phase totals, carry, mix, gather, grad_totals, grad, project, output, channels;
+    void (*pack)(const float *matrix, const float *scale, Matrix *b);
 } Phases;
 
 static inline int64_t chunk_start(const Grid *g, int64_t part) { return part * g->line_length / g->line_chunks; }
@@ -218,14 +223,16 @@ static void run(Phase phase, const Scan *scan, int64_t total, int threads) {
 
 #include "biwkv_robust.h"
 
-static int within_limit(const Scan *c) {
+static double reach(const Scan *c) {
     double most_w = 0, most_u = 0;
     for (int64_t i = 0; i < c->channels; i++) {
         if (!(fabs(c->w[i]) <= most_w)) most_w = fabs(c->w[i]);
         if (!(fabs(c->u[i]) <= most_u)) most_u = fabs(c->u[i]);
     }
-    return most_w * (double)c->tokens + most_u <= LIMIT;
+    return most_w * (double)c->tokens + most_u;
 }
+
+static int within_limit(const Scan *c) { return reach(c) <= LIMIT; }
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -297,6 +304,7 @@ typedef struct {
     float *states; /* what the backward pass needs; see state_offset */
     int64_t batch, height, width, channels;
     int scans, columns, bf16, isa, threads;
+    const Block *block;
 } Call;
 
 static int64_t padded_channels(const Call *a) { return ceil_div(a->channels, PADDING) * PADDING; }
@@ -316,7 +324,7 @@ static int64_t state_offset(const Call *a, int scan) {
 static Scan make_scan(const Call *a, int scan) {
     Scan c = {.batch = a->batch, .tokens = a->height * a->width, .channels = a->channels};
     /* an image of one line is a sequence, whichever way it lies */
-    const int line = a->height == 1 || a->width == 1;
+    const int line = !a->block && (a->height == 1 || a->width == 1);
     c.grid = make_grid(line ? 1 : a->height, line ? c.tokens : a->width, a->channels, !line && along_columns(a, scan));
     c.padded = padded_channels(a);
     c.w = a->decay + scan * a->channels;
@@ -327,6 +335,7 @@ static Scan make_scan(const Call *a, int scan) {
     c.past_caches = bytes >= LARGE;
     c.states = a->states + state_offset(a, scan);
     c.tops = a->states;
+    c.block = a->block;
     return c;
 }
 
@@ -335,7 +344,7 @@ static Scan make_scan(const Call *a, int scan) {
 EXPORT int biwkv_forward(const float *decay, const float *first, const void *k, const void *v, const void *r, void *y,
                          void *mids, float *states, int64_t batch, int64_t height, int64_t width, int64_t channels,
                          int scans, int columns, int bf16, int isa, int threads) {
-    const Call a = {decay, first, k, v, r, mids, states, batch, height, width, channels, scans, columns, bf16, isa, threads};
+    const Call a = {decay, first, k, v, r, mids, states, batch, height, width, channels, scans, columns, bf16, isa, threads, NULL};
     const Phases *p = phases_of(isa, bf16);
     const int64_t bytes = batch * height * width * channels * (bf16 ? 2 : 4);
     int tops_known = 0, gathered = 0, failed = 0;
@@ -395,7 +404,7 @@ EXPORT int biwkv_backward(const float *decay, const float *first, const void *k,
                           const void *gy, void *mids, float *states, float *gdecay, float *gfirst, void *gk, void *gv,
                           void *gr, int64_t batch, int64_t height, int64_t width, int64_t channels, int scans,
                           int columns, int bf16, int isa, int threads) {
-    const Call a = {decay, first, k, v, r, mids, states, batch, height, width, channels, scans, columns, bf16, isa, threads};
+    const Call a = {decay, first, k, v, r, mids, states, batch, height, width, channels, scans, columns, bf16, isa, threads, NULL};
     const Phases *p = phases_of(isa, bf16);
     const int64_t pad = padded_channels(&a);
     const int64_t rows = 4 * batch * (height * ceil_div(width, CHUNK) > width * ceil_div(height, CHUNK)
@@ -434,3 +443,5 @@ EXPORT int biwkv_backward(const float *decay, const float *first, const void *k,
     free(grad_states);
     return failed ? NO_MEMORY : 0;
 }
+
+#include "rwkv_block_calls.h"

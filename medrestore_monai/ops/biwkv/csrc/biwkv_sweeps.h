@@ -208,6 +208,15 @@ INLINE const STORE_T *F(soon)(const void *p, const Scan *c, const Tile *t, const
 INLINE void F(weigh)(const Scan *c, const Tile *t, const Tile *next, SCRATCH *m) {
     const STORE_T *k = (const STORE_T *)c->k + t->base, *v = (const STORE_T *)c->v + t->base;
     const int64_t step = c->grid.token_stride;
+    if (c->block) {
+        FOR_TOKENS(t) {
+            __builtin_prefetch(F(soon)(c->k, c, t, next, l) + offset);
+            __builtin_prefetch(F(soon)(c->v, c, t, next, l) + offset);
+            F(store_f)(AT(m->e[q], l), F(load)(k + l * step + offset, n));
+            F(store_f)(AT(m->ev[q], l), F(load)(v + l * step + offset, n));
+        }
+        return;
+    }
     FOR_TOKENS(t) {
         __builtin_prefetch(F(soon)(c->k, c, t, next, l) + offset);
         __builtin_prefetch(F(soon)(c->v, c, t, next, l) + offset);
@@ -360,6 +369,7 @@ INLINE void F(mix_tile)(const Scan *c, const Tile *t, const Tile *next, SCRATCH 
             const PAIR x = {F(load_f)(AT(e, l)), F(load_f)(AT(ev, l))};
             const PAIR sum = F(add_left)(F(load_pair)(AT(sums, 2 * l), LANES), &in, l);
             VF y = (own.v + sum.v) / (own.one + sum.one);
+            if (c->block && into) y *= x.one;
             F(store_f)(AT(ev, l), y);
             own = F(add_scaled)(x, decay, own);
             if (into) {
@@ -367,7 +377,7 @@ INLINE void F(mix_tile)(const Scan *c, const Tile *t, const Tile *next, SCRATCH 
                 y = F(widen)(F(narrow)(y));
 #endif
                 float *s = AT(gathered, 4 * l);
-                const PAIR z = {x.one, x.one * y};
+                const PAIR z = {x.one, c->block ? y : x.one * y};
                 F(store_pair)(s, LANES, F(add_scaled)(F(load_pair)(s, LANES), end, z));
                 F(store_pair)(s + 2 * LANES, LANES, F(add_scaled)(F(load_pair)(s + 2 * LANES, LANES), start, z));
             }
@@ -382,7 +392,7 @@ INLINE void F(write_tile)(const Scan *c, const Tile *t, const SCRATCH *m) {
         const STORE_T *r = (const STORE_T *)c->r + t->base;
         FOR_TOKENS(t) {
             __builtin_prefetch(r + (l + AHEAD) * step + offset);
-            const VF gate = F(sigmoid)(F(load)(r + l * step + offset, n));
+            const VF receptance = F(load)(r + l * step + offset, n), gate = c->block ? receptance : F(sigmoid)(receptance);
             F(store_past)(y + l * step + offset, F(load_f)(AT(m->ev[q], l)) * gate, n, c->past_caches);
         }
     } else if (c->past_caches) {
@@ -598,7 +608,10 @@ static void F(grad)(const Scan *scan, int64_t begin, int64_t end) {
     }
 }
 
-static const Phases F(phases) = {LANES, F(totals), F(carry), F(mix), F(gather), F(grad_totals), F(grad)};
+#include "rwkv_block_sweeps.h"
+
+static const Phases F(phases) = {LANES, F(totals), F(carry), F(mix), F(gather), F(grad_totals), F(grad),
+                                   F(project), F(output), F(channels), F(pack)};
 
 #undef UNITS
 #undef UNIT
