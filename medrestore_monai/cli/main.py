@@ -117,6 +117,14 @@ def evaluate(
             help="Also score them with the parameters that are best for each image; 10 to 50 times as slow.",
         ),
     ] = False,
+    lesions: Annotated[
+        bool,
+        typer.Option(
+            "--lesions/--no-lesions",
+            help="Of CT, PET and MR: plant known lesions before the degradation, and report what is left of them "
+            "instead of scores.",
+        ),
+    ] = False,
     against: Annotated[str, typer.Option(help="The method that p-values compare with.")] = "input",
     seed: Annotated[int, typer.Option(min=0, help="Of the fixed degradation and the intervals.")] = 0,
     device: DeviceOption = "auto",
@@ -153,13 +161,16 @@ def evaluate(
       medrestore evaluate --model base=ct_denoise_restore_rwkv,base.json,runs/base/model.pt --data scans/ -o report
 
       medrestore evaluate --bundle ./mine --data GOPRO_Large --layout gopro --part test --protocol mlff -o report
+
+      medrestore evaluate --bundle ct_denoise_restore_rwkv --data scans/ --lesions --limit 8 -o report
     """
     check_source(data)
     with reported(USAGE, EVALUATE_FLAGS):
         from medrestore_monai.bundles import DEFAULT_BUNDLE
         from medrestore_monai.bundles.settings import parse_settings
         from medrestore_monai.evaluate import Request
-        from medrestore_monai.evaluate import evaluate as run
+        from medrestore_monai.evaluate import evaluate as score
+        from medrestore_monai.evaluate.lesions import check_lesions, evaluate_lesions
 
         changes = parse_settings(settings or [])
         refuse_own_options(changes, EVALUATE_FLAGS)
@@ -186,9 +197,9 @@ def evaluate(
             overwrite=overwrite,
             trust_bundle=trust_bundle,
         )
-        request.check()
+        (check_lesions if lesions else Request.check)(request)
     with reported(flags=EVALUATE_FLAGS), stopping_at_once():
-        run(request, progress=not mode().quiet)
+        (evaluate_lesions if lesions else score)(request, progress=not mode().quiet)
         content = json.loads((output / "table.json").read_text(encoding="utf-8"))
         write_document(content.pop("schema"), {**content, "output": str(output)})
         console.print((output / "table.md").read_text(encoding="utf-8"), soft_wrap=True, markup=False, highlight=False)

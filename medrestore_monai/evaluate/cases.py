@@ -80,7 +80,7 @@ class Source:
     def images(self) -> list[ListedImage]:
         """Put the slices of each image together; images of which no slice is scored are left out."""
         scored = {id(item) for item in self.items}
-        images = [list(items) for _, items in itertools.groupby(self.listed or self.items, key=_image_of)]
+        images = [list(items) for _, items in itertools.groupby(self.listed or self.items, key=image_of)]
         found = [ListedImage(one, [at for at, item in enumerate(one) if id(item) in scored]) for one in images]
         return [one for one in found if one.scored]
 
@@ -145,8 +145,8 @@ def open_source(
     return Source(scored, load, modality, items)
 
 
-def _image_of(item: Item) -> tuple[str, ...]:
-    """Return what the slices of one image have in common, and nothing else has."""
+def image_of(item: Item) -> tuple[str, ...]:
+    """Return what the slices of one image have in common, and no other image has."""
     return tuple(str(item.get(key, "")) for key in ("image", "label", "array", "series_uid", "patient", "name"))
 
 

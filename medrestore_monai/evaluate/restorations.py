@@ -5,7 +5,8 @@ A method prepares a volume, which does all work that concerns it as a whole, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from monai.data import MetaTensor
@@ -17,6 +18,7 @@ from medrestore_monai.evaluate.models import Model
 from medrestore_monai.evaluate.volumes import Slice, Volume
 from medrestore_monai.inferers import SliceWiseInferer
 from medrestore_monai.neighbors import SLICE_STEPS, steps_of_affine
+from medrestore_monai.report import oracle_name
 
 Prepared = Callable[[int], Tensor]
 """From the place of a scored slice in its volume to the restored slice in physical units, shape ``(C, X, Y)``."""
@@ -95,6 +97,35 @@ def by_oracle(
     tunable = [one for one in parameters.values if one not in KNOWN]
     best = Search(tunable, score).run()
     return by_classical(Classical(name, {**best, **known}), volume)
+
+
+def methods_of(
+    models: Sequence[Model],
+    baselines: Mapping[str, Parameters],
+    window_of: Callable[[Slice], tuple[float, float]] | None = None,
+) -> dict[str, Method]:
+    """Return all methods in the order of the tables: the input, classical methods, their oracles, models.
+
+    Args:
+        models: of one modality.
+        baselines: parameters of the classical methods by name.
+        window_of: the range to score a slice in, for oracles; ``None`` for none.
+    """
+    known = {name: known_parameters(parameters, models[0].settings) for name, parameters in baselines.items()}
+    methods: dict[str, Method] = {"input": by_nothing}
+    methods |= {name: partial(by_baseline, name, one, known[name]) for name, one in baselines.items()}
+    if window_of is not None:
+        methods |= {
+            oracle_name(name): partial(by_oracle, name, one, known[name], window_of) for name, one in baselines.items()
+        }
+    return methods | {model.name: partial(by_model, model) for model in models}
+
+
+def need_neighbors(models: Sequence[Model], baselines: Mapping[str, Parameters]) -> bool:
+    """Return whether a method needs all slices of a volume: as neighbors, or to measure the noise."""
+    return any(model.context for model in models) or any(
+        one.depends_on_level or Classical(name, one.at(1.0)).needs_neighbors for name, one in baselines.items()
+    )
 
 
 def known_parameters(parameters: Parameters, settings: Mapping[str, Any]) -> dict[str, float]:

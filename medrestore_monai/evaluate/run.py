@@ -14,21 +14,13 @@ from rich.progress import Progress
 from torch import Tensor
 
 from medrestore_monai import __version__
-from medrestore_monai.classical import Classical, Parameters
-from medrestore_monai.evaluate.baselines import choose_baselines, tuned_parameters
-from medrestore_monai.evaluate.cases import Source, open_source
-from medrestore_monai.evaluate.models import Model, open_model
+from medrestore_monai.classical import Parameters
+from medrestore_monai.evaluate.cases import Source
+from medrestore_monai.evaluate.groups import open_groups
+from medrestore_monai.evaluate.models import Model
 from medrestore_monai.evaluate.physics import slice_physics
 from medrestore_monai.evaluate.request import Request
-from medrestore_monai.evaluate.restorations import (
-    Method,
-    Prepared,
-    by_baseline,
-    by_model,
-    by_nothing,
-    by_oracle,
-    known_parameters,
-)
+from medrestore_monai.evaluate.restorations import Method, Prepared, methods_of, need_neighbors
 from medrestore_monai.evaluate.volumes import Slice, Volume, load_volume, located
 from medrestore_monai.intensity import INTENSITY_RANGES
 from medrestore_monai.report import (
@@ -37,7 +29,6 @@ from medrestore_monai.report import (
     draw_panels,
     findings,
     new_folder,
-    oracle_name,
     summarize,
     write_tables,
     write_times,
@@ -83,30 +74,14 @@ def evaluate(request: Request, progress: bool = False) -> tuple[list[SummaryRow]
     """
     request.check()
     protocol, results = PROTOCOLS[request.protocol], _Results()
-    groups = request.groups
-    candidates = {one.name: one for group in groups.values() for one in group}
-    opened = {name: one.open(request.device, request.settings) for name, one in candidates.items()}
     about: dict[str, Any] = _about(request, protocol)
-    for modality, group in groups.items():
-        data = request.data / modality if len(groups) > 1 else request.data
-        offset = request.hu_offset if modality == "CT" else None
-        wishes = {
-            "seed": request.seed,
-            "part": request.part,
-            "hu_offset": offset,
-            **protocol.settings.get(modality, {}),
-        }
-        models = [
-            open_model(one, modality, data, request.device, request.settings, wishes, opened[one.name]) for one in group
-        ]
-        tuned, origin = tuned_parameters(group[0].bundle, modality, request.tuned)
-        chosen = choose_baselines(request.baselines, tuned, group[0].bundle.task(modality))
-        source = open_source(models[0], data, request.layout, request.part, request.allow_gaps, request.limit, offset)
+    for group in open_groups(request, protocol.settings):
+        source, models, chosen = group.source, group.models, group.baselines
         _run(request, source, models, chosen, results, progress)
         _describe(about, models, chosen, source)
-        about["tuned by"][modality] = origin
-        if levels := results.levels.get(modality):
-            about["noise levels"][modality] = [float(f"{end:.3g}") for end in (min(levels), max(levels))]
+        about["tuned by"][group.modality] = group.origin
+        if levels := results.levels.get(group.modality):
+            about["noise levels"][group.modality] = [float(f"{end:.3g}") for end in (min(levels), max(levels))]
     if not results.scores:
         raise ValueError(f"{request.data} holds no slice that could be scored.")
     rows = summarize(results.scores, request.against, request.seed)
@@ -128,9 +103,8 @@ def _run(
 ) -> None:
     """Restore and score every image of one modality."""
     window_of = partial(_window_of, PROTOCOLS[request.protocol], source.modality)
-    methods = _methods(request, models, baselines, window_of)
-    needs_all = any(_needs_all(name, parameters) for name, parameters in baselines.items())
-    needs_all = needs_all or any(model.context for model in models)
+    methods = methods_of(models, baselines, window_of if request.oracle else None)
+    needs_all = need_neighbors(models, baselines)
 
     def leave_out(error: ValueError) -> None:
         if not request.skip_bad:
@@ -152,28 +126,6 @@ def _run(
                 shown.advance(task)
             if needs_all and volume.scored:
                 results.levels.setdefault(source.modality, []).append(volume.level)
-
-
-def _methods(
-    request: Request,
-    models: Sequence[Model],
-    baselines: Mapping[str, Parameters],
-    window_of: Callable[[Slice], tuple[float, float]],
-) -> dict[str, Method]:
-    """Return all methods in the order of the table."""
-    known = {name: known_parameters(parameters, models[0].settings) for name, parameters in baselines.items()}
-    methods: dict[str, Method] = {"input": by_nothing}
-    methods |= {name: partial(by_baseline, name, one, known[name]) for name, one in baselines.items()}
-    if request.oracle:
-        methods |= {
-            oracle_name(name): partial(by_oracle, name, one, known[name], window_of) for name, one in baselines.items()
-        }
-    return methods | {model.name: partial(by_model, model) for model in models}
-
-
-def _needs_all(name: str, parameters: Parameters) -> bool:
-    """Return whether a classical method needs all slices of a volume: as neighbors, or to measure the noise."""
-    return parameters.depends_on_level or Classical(name, parameters.at(1.0)).needs_neighbors
 
 
 def _window_of(protocol: Protocol, modality: str, one: Slice) -> tuple[float, float]:

@@ -77,7 +77,7 @@ def write_tables(
         notes: sentences for the reader.
     """
     records = [_record(row) for row in rows]
-    _write_csv(folder / "table.csv", records)
+    write_csv(folder / "table.csv", records)
     numbers = [{name: _number(value) for name, value in record.items()} for record in records]
     content = {"schema": SCHEMA, "about": about, "table": numbers, "notes": list(notes)}
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
@@ -88,7 +88,7 @@ def write_tables(
         {field: getattr(one, field) for field in fields} | {name: rounded(v, name) for name, v in one.values.items()}
         for one in scores
     ]
-    _write_csv(folder / "slices.csv", lines)
+    write_csv(folder / "slices.csv", lines)
 
 
 def write_times(path: Path, seconds: Mapping[str, Sequence[float]], environment: Mapping[str, str]) -> None:
@@ -104,7 +104,7 @@ def write_times(path: Path, seconds: Mapping[str, Sequence[float]], environment:
         ordered = sorted(times)
         line: dict[str, Any] = {"method": method, "slices": len(times), "median_s": round(ordered[len(times) // 2], 4)}
         lines.append({**line, "mean_s": round(sum(times) / len(times), 4), **environment})
-    _write_csv(path, lines)
+    write_csv(path, lines)
 
 
 def markdown(about: Mapping[str, Any], rows: Sequence[SummaryRow], notes: Sequence[str]) -> str:
@@ -206,7 +206,8 @@ def _inline(value: Any) -> str:
     return ", ".join(_inline(one) for one in value) if isinstance(value, list | tuple) else str(value)
 
 
-def _write_csv(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+def write_csv(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write records as CSV, with a column for every field that one of them has."""
     fields = list(dict.fromkeys(name for record in records for name in record))
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fields, restval="", lineterminator="\n")
