@@ -38,18 +38,22 @@ class Limited:
         voxels: whose change exceeded the limit.
         regions: voxels where a smoothed change exceeded it.
         slices: that were changed.
-        reason: why nothing was limited; empty if the limit holds.
+        unlimited: slices whose noise could not be measured: they stay as they are.
+        reason: why; empty if the limit holds everywhere.
     """
 
     array: np.ndarray
     voxels: int = 0
     regions: int = 0
     slices: int = 0
+    unlimited: int = 0
     reason: str = ""
 
 
 def limit_change(source: Volume, restored: Volume, limit: float) -> Limited:
     """Hold a restoration back where it changes its source by more than noise explains.
+
+    Each slice is limited by its own noise, so that it does not matter which slices are read together.
 
     Args:
         source: the input.
@@ -62,27 +66,38 @@ def limit_change(source: Volume, restored: Volume, limit: float) -> Limited:
     """
     if not limit >= LEAST:
         raise ValueError(f"limit_change must be at least {LEAST:g}, got {limit}.")
+    array = restored.array.copy()
+    voxels = regions = slices = unlimited = 0
+    reason = ""
+    for index in range(source.slices):
+        one = Volume(source.array[..., index], source.modality, source.spacing, source.unit, source.suv_factor)
+        held = _limit_slice(one, restored.array[..., index], limit)
+        if held.reason:
+            unlimited, reason = unlimited + 1, reason or held.reason
+        elif held.slices:
+            array[..., index] = held.array
+            voxels, regions, slices = voxels + held.voxels, regions + held.regions, slices + 1
+    return Limited(array, voxels, regions, slices, unlimited, reason)
+
+
+def _limit_slice(source: Volume, restored: np.ndarray, limit: float) -> Limited:
+    """Limit one slice; ``restored`` and the result have the shape ``(X, Y)``."""
     noise = measure_noise(source, source)
     spectrum = noise.spectra.get("before")
     if spectrum is None or not spectrum.area > 0:
-        return Limited(restored.array, reason=noise.figures[0].not_measured or "there is no noise")
+        return Limited(restored, reason=noise.figures[0].not_measured or "there is no noise")
     spreads = {width: noise_spread(spectrum, width) for width in sorted(WIDTHS, reverse=True)}
-    inside = body_mask(smoothed(source.array, source.pixel), source.modality)
-    local = noise_map(source, noise, spectrum)
-    array = restored.array.copy()
-    voxels = regions = slices = 0
-    for index in range(source.slices):
-        body, scale = inside[..., index], local[..., index]
-        change = (restored.array[..., index] - source.array[..., index]) / scale
-        above = np.abs(change) > limit
-        wide = np.zeros_like(above)
-        for width, spread in spreads.items():
-            wide |= np.abs(gaussian_filter(change, width)) > limit * spread
-        above, wide = above & body, wide & body
-        if above.any() or wide.any():
-            array[..., index] = source.array[..., index] + _within(change, body, spreads, limit) * scale
-            voxels, regions, slices = voxels + int(above.sum()), regions + int(wide.sum()), slices + 1
-    return Limited(array, voxels, regions, slices)
+    body = body_mask(smoothed(source.array, source.pixel), source.modality)[..., 0]
+    scale = noise_map(source, noise, spectrum)[..., 0]
+    change = (restored - source.array[..., 0]) / scale
+    above = (np.abs(change) > limit) & body
+    wide = np.zeros_like(above)
+    for width, spread in spreads.items():
+        wide |= (np.abs(gaussian_filter(change, width)) > limit * spread) & body
+    if not (above.any() or wide.any()):
+        return Limited(restored)
+    array = source.array[..., 0] + _within(change, body, spreads, limit) * scale
+    return Limited(array, int(above.sum()), int(wide.sum()), 1)
 
 
 def _within(change: np.ndarray, body: np.ndarray, spreads: Mapping[float, float], limit: float) -> np.ndarray:
@@ -109,8 +124,7 @@ class LimitChanged(MapTransform):
     """Limit how far a restoration may change its source, see :func:`limit_change`; what was held back is noted.
 
     For the postprocessing, after ``FromUnitRanged``: the result is in its physical unit there; the input may still be
-    scaled, as the ``intensity_range`` in its meta data says. The noise is that of the slices that are restored at a
-    time, which are those of a slab.
+    scaled, as the ``intensity_range`` in its meta data says. The noise is that of each slice.
 
     Args:
         keys: the restored images, shape ``(1, X, Y[, Z])``.
@@ -156,8 +170,8 @@ class LimitChanged(MapTransform):
     def _note(self, limited: Limited, image: Any) -> None:
         name = Path(str(image.meta.get("source", "the image"))).name
         if limited.reason:
-            note(f"{name}: the change was not limited: {limited.reason}.", stacklevel=3)
-        elif limited.slices:
+            note(f"{name}: the change was not limited in {limited.unlimited} slice(s): {limited.reason}.", stacklevel=3)
+        if limited.slices:
             note(
                 f"{name}: the change was held back to {self.limit:g} noise standard deviations in {limited.slices} "
                 f"slice(s), at {limited.voxels} voxels alone and {limited.regions} of a smoothed change.",
