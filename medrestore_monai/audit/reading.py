@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from pydicom.dataset import Dataset
 
+from medrestore_monai.audit.maps import HEADERS
 from medrestore_monai.audit.volume import Volume
 from medrestore_monai.bundles import Bundle, list_bundles
 from medrestore_monai.data import LoadImageOrSeriesd
@@ -94,9 +95,12 @@ def read_volume(
     affine = np.asarray(meta["affine"], dtype=np.float64)
     steps = np.linalg.norm(affine[:3, :3], axis=0)
     no_size = is_image_file(path) and np.allclose(affine, np.eye(4))
-    about = {"name": path.name, "dtype": meta.get("original_dtype")}
+    about: dict[str, Any] = {"name": path.name, "dtype": meta.get("original_dtype")}
     if not is_image_file(path):
-        about |= _header(read_series(path, series_uid or None, allow_gaps=True, stack=stack).datasets[0])
+        datasets = read_series(path, series_uid or None, allow_gaps=True, stack=stack).datasets
+        about |= _header(datasets[0])
+        if not any("NumberOfFrames" in one for one in datasets):
+            about[HEADERS] = datasets
     unit = str(meta["unit"]) if meta.get("unit") and found in ("CT", "PT") else ""
     return Volume(
         array[0].numpy(),

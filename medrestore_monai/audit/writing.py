@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
-
 from medrestore_monai.audit.audit import Audit, audit
+from medrestore_monai.audit.maps import Map, write_map
 from medrestore_monai.audit.page import render_page
 from medrestore_monai.data.find import is_image_file
 from medrestore_monai.files import UsageError, atomic_folder, require_writable
 from medrestore_monai.restorer import Restorer
 
-FIGURES, PAGE, INTERVAL = "audit.json", "audit.html", "interval.nii.gz"
+FIGURES, PAGE = "audit.json", "audit.html"
 _SUV = {
     "suv_factor": "factor",
     "patient_weight": "weight",
@@ -49,7 +47,9 @@ def check_output(output: Path, source: Path, restored: Path, overwrite: bool = F
 
 
 def write_audit(audit: Audit, output: Path, overwrite: bool = False) -> None:
-    """Write both files, and the half-width of the intervals as NIfTI, to a new folder, whole or not at all.
+    """Write both files, the half-width of the intervals and the change map, to a new folder, whole or not at all.
+
+    The maps are DICOM Parametric Maps where the source is DICOM and highdicom is installed, else NIfTI.
 
     Raises:
         OSError: the folder is there and not to be replaced, or cannot be written.
@@ -57,10 +57,18 @@ def write_audit(audit: Audit, output: Path, overwrite: bool = False) -> None:
     with atomic_folder(output, overwrite) as folder:
         (folder / FIGURES).write_text(audit.json(), encoding="utf-8")
         (folder / PAGE).write_text(render_page(audit), encoding="utf-8")
-        if audit.interval.half_width is not None:
-            affine = np.diag([*audit.source.spacing, 1.0]) if audit.source.affine is None else audit.source.affine
-            image = nib.Nifti1Image(audit.interval.half_width, affine, dtype=np.uint16)  # nibabel chooses the slope
-            nib.save(image, folder / INTERVAL)
+        for one in _maps(audit):
+            write_map(folder, one, audit.source)
+
+
+def _maps(audit: Audit) -> list[Map]:
+    found = []
+    if audit.interval.half_width is not None:
+        half = audit.interval.half_width
+        found.append(Map("interval", "half-width of the interval for a full scan", half, audit.source.unit))
+    if audit.faithfulness.z.size:
+        found.append(Map("change", "smoothed change over the noise of the source", audit.faithfulness.z, "1"))
+    return found
 
 
 def report_folder(output: Path) -> Path:
