@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from medrestore_monai import __version__
 from medrestore_monai.audit.bias import measure_bias
-from medrestore_monai.audit.faithfulness import THRESHOLD, Faithfulness, measure_faithfulness
+from medrestore_monai.audit.faithfulness import Faithfulness, measure_faithfulness
 from medrestore_monai.audit.figures import Figure, plain
 from medrestore_monai.audit.gain import Gain, measure_gain
 from medrestore_monai.audit.interval import Interval, measure_interval, read_calibration, settings_of_result
@@ -20,6 +20,7 @@ from medrestore_monai.audit.noise import Noise, measure_noise
 from medrestore_monai.audit.reading import bundle_of, read_pair
 from medrestore_monai.audit.scope import Scope, measure_scope
 from medrestore_monai.audit.sharpness import Sharpness, measure_sharpness
+from medrestore_monai.audit.threshold import threshold_of
 from medrestore_monai.audit.verdict import Verdict, judge
 from medrestore_monai.audit.volume import Volume
 from medrestore_monai.bundles import Bundle, foreign_values_explained, open_bundle
@@ -94,7 +95,7 @@ def audit(
     restored: Volume | str | os.PathLike[str],
     *,
     bundle: Bundle | str | None = None,
-    threshold: float = THRESHOLD,
+    threshold: float | None = None,
     settings: Mapping[str, Any] | None = None,
     weights_sha256: str = "",
     modality: str | None = None,
@@ -110,7 +111,7 @@ def audit(
         source: an image in memory, or the path of an image file or DICOM series.
         restored: the result, of the same kind and on the same grid.
         bundle: what restored it, for its training data; by default the one whose weights a DICOM header names.
-        threshold: of the change map, above which a region is flagged.
+        threshold: of the change map, above which a region is flagged; by default the bundle's own, or else 5.
         settings: of the restoration, as far as they differ from the bundle's; by default those that a DICOM header has.
             Without them there are no intervals.
         weights_sha256: of the weights; by default what a DICOM header has, or else the bundle's own.
@@ -150,6 +151,8 @@ def audit(
     if weights_sha256:
         second.about["weights_sha256"] = weights_sha256
     found = found or bundle_of(second)
+    weights = second.about.get("weights_sha256", "")
+    threshold = threshold_of(found, first.modality, weights) if threshold is None else threshold
     noise = timed("noise", lambda: measure_noise(first, second))
     sharpness = timed("sharpness", lambda: measure_sharpness(first, second))
     gain = timed("gain", lambda: measure_gain(first, second))

@@ -34,7 +34,13 @@ def audit(
         str | None,
         typer.Option(help="CT, MR or PT, where neither a header nor the bundle states it.", show_default=False),
     ] = None,
-    threshold: Annotated[float, typer.Option(help="Of the change over noise, above which a region is flagged.")] = 5.0,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Of the change over noise, above which a region is flagged; by default the bundle's own, or else 5.",
+            show_default=False,
+        ),
+    ] = None,
     suv_factor: Annotated[
         float | None, typer.Option(help="PET: SUV per unit of both images, instead of the header's.")
     ] = None,
@@ -62,7 +68,7 @@ def audit(
         from medrestore_monai.intensity import INTENSITY_RANGES
 
         check_output(output, source, restored, overwrite)
-        if not threshold > 0:
+        if threshold is not None and not threshold > 0:
             raise ValueError(f"--threshold must be above 0, got {threshold}.")
         if modality is not None and modality not in INTENSITY_RANGES:
             raise ValueError(f"--modality must be one of {', '.join(INTENSITY_RANGES)}, got {modality!r}.")

@@ -1,0 +1,134 @@
+"""Tune the threshold of a bundle's change map on people who train, and plant inventions and erasures to check it.
+
+    python scripts/calibrate/change_threshold.py --bundle ct_denoise_restore_rwkv --data DATA -o change.json
+
+DATA is laid out as for a training, with clean images, which are degraded as the bundle's ``evaluate.json`` says. The
+threshold is the least one with at most one flag in ten slices of the people of ``--part``. For those of ``--check``,
+the flags of slices without anything planted are counted; then discs are planted, at up to twelve places of a slice: of
+three noise standard deviations, and of 4 mm or three noise grains if that is more (a grain is half a period of the
+noise's mean frequency). An invention is added to the result, an erasure to the source alone. Half of each are darker.
+One is found if a flag has its strongest pixel within a disc's diameter of its center. The file is for
+``docs/change.json`` of the bundle.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from medrestore_monai.audit import Volume
+from medrestore_monai.audit.faithfulness import measure_faithfulness, noise_map
+from medrestore_monai.audit.noise import Noise, measure_noise
+from medrestore_monai.audit.threshold import choose_threshold, thresholds, write_threshold
+from medrestore_monai.bundles import find_bundle
+from medrestore_monai.evaluate import Candidate, load_volume, open_model, open_source, parse_settings
+from medrestore_monai.evaluate.lesions.sites import find_sites
+from medrestore_monai.evaluate.models import Model
+from medrestore_monai.evaluate.restorations import by_model
+
+LEAST_DIAMETER, GRAINS, DEVIATIONS = 4.0, 3.0, 3.0
+
+
+def slices_of(model: Model, data: Path, part: str, count: int | None) -> list[tuple[str, Volume, Volume, np.ndarray]]:
+    """Return patient, source, result and clean slice of each slice of a part."""
+    source = open_source(model, data, "clean", part, True, count)
+    found = []
+    for listed in source.images():
+        volume = load_volume(source, listed, model.scaling, model.context > 0)
+        restored = by_model(model, volume)
+        for at in volume.scored:
+            case = volume.slices[at].case
+            image = Volume(case["image"].as_subclass(torch.Tensor)[0].numpy(), model.modality, volume.spacing)
+            result = image.like(restored(at)[0].numpy())
+            found.append((str(case["patient"]), image, result, volume.slices[at].label[0].numpy()))
+            print(f"{part}: {len(found)} slices", flush=True)
+    return found
+
+
+def flags_by_threshold(image: Volume, result: Volume, noise: Noise) -> dict[float, int]:
+    return {one: measure_faithfulness(image, result, noise, one).count for one in thresholds()}
+
+
+def disc_of(noise: Noise, pixel: tuple[float, float]) -> tuple[float, np.ndarray]:
+    """Return the diameter in mm of what is planted, and its pixels."""
+    grain = 0.5 / noise.spectra["before"].mean_frequency
+    diameter = max(LEAST_DIAMETER, GRAINS * grain)
+    half = int(np.ceil(diameter / 2 / min(pixel)))
+    steps = np.arange(-half, half + 1)
+    return diameter, (steps[:, None] * pixel[0]) ** 2 + (steps * pixel[1]) ** 2 <= (diameter / 2) ** 2
+
+
+def planted(array: np.ndarray, places: list[tuple[int, int]], disc: np.ndarray, size: np.ndarray) -> np.ndarray:
+    out, half = array.copy(), disc.shape[0] // 2
+    for number, (x, y) in enumerate(places):
+        sign = 1 if number % 2 else -1
+        out[x - half : x + half + 1, y - half : y + half + 1, 0] += sign * DEVIATIONS * size[x, y] * disc
+    return out
+
+
+def count_found(image: Volume, result: Volume, places: list[tuple[int, int]], reach: float, threshold: float) -> int:
+    flags = measure_faithfulness(image, result, measure_noise(image, image), threshold).flags
+    apart = [
+        [np.hypot((flag.x - x) * image.pixel[0], (flag.y - y) * image.pixel[1]) for flag in flags] for x, y in places
+    ]
+    return sum(bool(distances) and min(distances) <= reach for distances in apart)
+
+
+def check(found: list[tuple[str, Volume, Volume, np.ndarray]], threshold: float, modality: str) -> dict[str, object]:
+    counts = {"slices": 0, "flags": 0, "planted": 0, "inventions_found": 0, "erasures_found": 0}
+    for number, (_, image, result, label) in enumerate(found):
+        noise = measure_noise(image, image)
+        clean = measure_faithfulness(image, result, noise, threshold)
+        if not clean.z.size:
+            continue
+        counts["slices"] += 1
+        counts["flags"] += clean.count
+        diameter, disc = disc_of(noise, image.pixel)
+        size = noise_map(image, noise, noise.spectra["before"])[..., 0]
+        places = find_sites(label, modality, image.pixel, max(12.0, diameter), number)
+        invented = result.like(planted(result.array, places, disc, size))
+        erased = image.like(planted(image.array, places, disc, size))
+        counts["planted"] += len(places)
+        counts["inventions_found"] += count_found(image, invented, places, diameter, threshold)
+        counts["erasures_found"] += count_found(erased, result, places, diameter, threshold)
+    return counts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bundle", required=True)
+    parser.add_argument("--modality", help="of a bundle with several")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--part", default="train")
+    parser.add_argument("--check", default="test")
+    parser.add_argument("--slices", type=int, help="use so many slices of each part, evenly spread")
+    parser.add_argument("--set", action="append", default=[], help="a setting, NAME=VALUE, of evaluate.json")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    options = parser.parse_args()
+    bundle = find_bundle(options.bundle)
+    modality = options.modality or bundle.modalities[0]
+    candidate, settings = Candidate(bundle.name, bundle), parse_settings(options.set)
+
+    def read(part: str) -> list[tuple[str, Volume, Volume, np.ndarray]]:
+        model = open_model(candidate, modality, options.data, "cpu", settings, {"part": part})
+        return slices_of(model, options.data, part, options.slices)
+
+    tuned = read(options.part)
+    counts = []
+    for _, image, result, _ in tuned:
+        noise = measure_noise(image, image)
+        if noise.spectra:
+            counts.append(flags_by_threshold(image, result, noise))
+    threshold = choose_threshold(counts)
+    people = len({patient for patient, *_ in tuned})
+    print(f"threshold {threshold:g}, on {len(counts)} slices of {people} people", flush=True)
+    checked = check(read(options.check), threshold, modality)
+    print(f"{options.check}: {checked}")
+    about = {"part": options.part, "people": people, "slices": len(counts)}
+    record = {"threshold": threshold, "weights_sha256": bundle.metadata["weights_sha256"], "tuned_on": about}
+    write_threshold(options.output, modality, {**record, "checked_on": {"part": options.check, **checked}})
+
+
+if __name__ == "__main__":
+    main()
