@@ -127,6 +127,7 @@ MODULES = frozenset(
         *("monai", "torch", "numpy", "ignite", "math", "glob", "medrestore_monai"),
         *("torch.distributed", "torch.cuda", "torch.utils", "torch.utils.data", "torch.utils.data.distributed"),
         *("monai.utils", "monai.config", "monai.apps", "ignite.engine", "ignite.handlers", "medrestore_monai.bundles"),
+        "medrestore_monai.audit",
         *FAMILIES,
     )
 )
