@@ -1,5 +1,6 @@
 """Degradations as MONAI transforms, in physical units, and the physics behind them as functions."""
 
+from medrestore_monai.transforms.anchored import AnchoredDegradationd
 from medrestore_monai.transforms.blur import (
     AnisotropicGaussianBlur,
     BentMotionBlur,
@@ -61,6 +62,7 @@ from medrestore_monai.transforms.sensor_noise import RandSensorNoised, SensorNoi
 from medrestore_monai.transforms.slabs import ContextChannelsd, HaloCropd, RandSlabCropd
 
 __all__ = [
+    "AnchoredDegradationd",
     "AnisotropicGaussianBlur",
     "BentMotionBlur",
     "acquire_kspace",
