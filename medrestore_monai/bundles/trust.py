@@ -29,6 +29,7 @@ from medrestore_monai.bundles.moved import reason_moved, texts
 from medrestore_monai.files import DataError
 
 INFERENCE, EVALUATE = "inference", "evaluate"
+_ROLES = (EVALUATE, "train", "adapt", "adapt_pairs")  # by the names of their files; any other is an inference
 METADATA = Path("configs") / "metadata.json"
 _LARGEST_WEIGHTS = 2**31  # bytes
 _IMPORTED = (*importlib.machinery.all_suffixes(), ".pyc", ".pyd", ".so", ".dll", ".pyw")
@@ -75,7 +76,8 @@ def open_config(config: str | os.PathLike[str], trust_bundle: bool = False) -> P
     """Make sure that one configuration may run, and the bundle that it lies in.
 
     Args:
-        config: of a bundle, in its ``configs``; ``evaluate.json``, or one that takes the place of ``inference.json``.
+        config: of a bundle, in its ``configs``; ``evaluate.json``, one of a training, or one that takes the place of
+            ``inference.json``.
         trust_bundle: see :func:`open_bundle`.
 
     Returns:
@@ -85,7 +87,7 @@ def open_config(config: str | os.PathLike[str], trust_bundle: bool = False) -> P
         UntrustedBundleError: see :func:`open_bundle`.
     """
     path = Path(config).resolve()
-    role = EVALUATE if path.stem == EVALUATE else INFERENCE
+    role = path.stem if path.stem in _ROLES else INFERENCE
     require_trust(path.parents[1], {role: path}, trust_bundle)
     return path
 

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from medrestore_monai import __version__
+from medrestore_monai.cli.adapt import adapt
 from medrestore_monai.cli.audit import audit
 from medrestore_monai.cli.bundles import bundles_app
 from medrestore_monai.cli.degrade import degrade
@@ -42,6 +43,7 @@ app = typer.Typer(
 app.add_typer(bundles_app, name="bundles")
 
 app.command()(reporting("json", "record", "quiet")(restore))
+app.command()(reporting("quiet")(adapt))
 app.command()(reporting("quiet")(audit))
 app.command()(reporting("json", "record", "quiet")(degrade))
 app.command()(reporting("quiet")(demo))
