@@ -1,10 +1,8 @@
 """The three bundles for deblurring: their recipes run, their files come back as they were, their tiles fit together."""
 
-import hashlib
 import importlib
 import json
 import math
-import shutil
 import sys
 from pathlib import Path
 
@@ -19,7 +17,8 @@ from monai.bundle import ConfigParser
 from phantoms import ct_series
 from PIL import Image
 from scipy.ndimage import convolve
-from tiny_bundle import BUNDLES, edit_json
+from tiny_bundle import BUNDLES
+from tiny_deblurring import TINY, make_tiny_deblurring
 from typer.testing import CliRunner
 
 from medrestore_monai.bundles import find_bundle
@@ -28,40 +27,18 @@ from medrestore_monai.dicom import read_series
 from medrestore_monai.evaluate import Candidate, known_psf, open_model, open_source
 from medrestore_monai.images import read_image
 from medrestore_monai.inferers import SliceWiseInferer, tiling_error
-from medrestore_monai.networks import AFFUNetRWKV, MedDeblur, MLFFUNet
 from medrestore_monai.networks.aff_unet_rwkv import AFF
 from medrestore_monai.networks.mlff_unet import MLFF, MRFAB
 from medrestore_monai.restorer import restore
 from medrestore_monai.transforms.blur.kernels import motion_kernel
 
-TINY = {
-    AFF_NAME: (AFFUNetRWKV, {"channels": [8, 8, 8, 8]}),
-    MLFF_NAME: (MLFFUNet, {"channels": [16, 16, 16, 16], "growth": 8}),
-    MED_NAME: (MedDeblur, {"channels": [16, 16, 16]}),
-}
 PARAMETERS = {AFF_NAME: (0.56e6, 2.22e6), MLFF_NAME: (0.70e6, 6.05e6), MED_NAME: (2.12e6, 8.03e6)}  # shipped, paper
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "experiments"
 
 
 @pytest.fixture(scope="module", params=TINY)
 def bundle(request, tmp_path_factory):
-    """A copy of the bundle with a tiny network that changes pictures by some percent."""
-    kind, options = TINY[request.param]
-    root = tmp_path_factory.mktemp("bundles") / request.param
-    shutil.copytree(BUNDLES / request.param, root, ignore=shutil.ignore_patterns("models", "runs", "eval", "docs"))
-    for name in ("train", "inference"):
-        edit_json(root / "configs" / f"{name}.json", lambda config: config["network_def"].update(options))
-    torch.manual_seed(0)
-    network = kind(**options)
-    for name, parameter in network.named_parameters():
-        if name.endswith(("output.weight", "decoder.0.2.pointwise.weight")):
-            torch.nn.init.normal_(parameter, std=0.06)
-    (root / "models").mkdir()
-    weights = root / "models" / "model.pt"
-    torch.save(network.state_dict(), weights)
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    edit_json(root / "configs" / "metadata.json", lambda metadata: metadata.update(weights_sha256=digest))
-    return root
+    return make_tiny_deblurring(tmp_path_factory.mktemp("bundles"), request.param)
 
 
 def parsed(root, *names, **options):
@@ -78,6 +55,7 @@ def test_the_shipped_and_the_papers_size(name):
         assert sum(parameter.numel() for parameter in network.parameters()) == pytest.approx(expected, rel=0.01)
 
 
+@pytest.mark.slow
 def test_the_papers_recipe_gives_batches_that_teach(bundle, tmp_path):
     data = write_recipe_data(bundle.name, tmp_path)
     parser = parsed(bundle, "train", dataset_dir=str(data), batch_size=2, output_dir=str(tmp_path / "out"))
@@ -147,6 +125,7 @@ def test_the_overlay_for_all_blurs_starts_from_the_weights_and_keeps_their_movin
     assert math.isfinite(json.loads((tmp_path / "out" / "model.json").read_text())["PSNR"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_all_blurs_are_drawn_with_noise_and_compressed_in_part(name, tmp_path):
     parser = parsed(BUNDLES / name, "train", "train_cpu", "train_blur")
@@ -166,6 +145,7 @@ def test_all_blurs_are_drawn_with_noise_and_compressed_in_part(name, tmp_path):
     assert parser.get("patch_size") == [128, 128]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blur", ["RandMotionBlurd", "RandPublishedMotionBlurd"])
 def test_meddeblur_is_trained_on_full_pictures_blurred_and_then_scaled(blur, tmp_path):
     data = write_clean(tmp_path / "data", (300, 260))
@@ -210,6 +190,7 @@ def write_pictures(folder):
     return folder
 
 
+@pytest.mark.slow
 def test_pictures_come_back_as_they_were_but_restored(bundle, tmp_path):
     source = write_pictures(tmp_path / "in")
     run(bundle, source, tmp_path / "out")
@@ -229,6 +210,7 @@ def test_pictures_come_back_as_they_were_but_restored(bundle, tmp_path):
     assert len(np.unique(read_image(tmp_path / "out" / "color16.tif")[0])) > 300
 
 
+@pytest.mark.slow
 def test_a_gray_picture_is_restored_as_the_mean_of_its_three_copies(bundle, tmp_path):
     gray = pixels(24, 32, dtype=np.uint16)
     Image.fromarray(gray).save(tmp_path / "gray.png")
@@ -243,6 +225,7 @@ def test_a_gray_picture_is_restored_as_the_mean_of_its_three_copies(bundle, tmp_
     np.testing.assert_allclose(restored, expected.T, rtol=0, atol=1.01)
 
 
+@pytest.mark.slow
 def test_volumes_need_a_modality_and_series_have_one_where_they_are_welcome(bundle, tmp_path):
     nib.save(nib.Nifti1Image(np.zeros((20, 21, 2), np.int16), np.eye(4)), tmp_path / "a.nii.gz")
     with pytest.raises(ValueError, match=r"a\.nii\.gz (names no modality|is no picture)"):
@@ -261,6 +244,7 @@ def test_volumes_need_a_modality_and_series_have_one_where_they_are_welcome(bund
     assert 0 < np.abs(derived.array - series.array).mean() < 500  # HU
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", ["CT", "MR", "RGB", "US"])
 def test_the_command_line_says_what_a_volume_is(bundle, tmp_path, modality):
     rng = np.random.default_rng(0)
@@ -296,6 +280,7 @@ def without_global_averages(network):
     return network.double().eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REACH)
 def test_tiles_are_exact_but_for_global_averages(name):
     kind, options = TINY[name]
@@ -318,6 +303,7 @@ def opened(root, data, settings, wishes):
     return open_model(Candidate(root.name, find_bundle(root)), "RGB", data, "cpu", settings, wishes)
 
 
+@pytest.mark.slow
 def test_the_fixed_blur_is_that_of_its_kernel_and_the_same_in_every_run(bundle, tmp_path):
     write_clean(tmp_path / "data", (64, 67))
     settings = {"length": 9, "sigma": 1.0, "noise": 0, "kernel_known": True}
@@ -366,6 +352,7 @@ def test_nuclei_are_the_smaller_class(dice_script, bright):
     assert dice_script.parts(mask) == 2
 
 
+@pytest.mark.slow
 def test_the_segmentation_experiment_writes_its_table(dice_script, bundle, tmp_path, monkeypatch):
     (tmp_path / "nuclei").mkdir()
     for number in range(2):
