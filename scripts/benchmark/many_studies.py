@@ -3,6 +3,7 @@
     python scripts/benchmark/many_studies.py                       # 40 studies
     python scripts/benchmark/many_studies.py --studies 12 --bundle my_bundle --json result.json
     mkdir small && sudo mount -t tmpfs -o size=1m tmpfs small      # a disk that fills up: --small-disk small
+    python scripts/benchmark/many_studies.py --small-disk small --runs "full disk"
 
 The studies are parts of the CT slices that ship with the tests, each with UIDs of its own: DICOM series, and NIfTI
 volumes in between. They are restored by
@@ -232,6 +233,7 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=40)
     parser.add_argument("--bundle", default="ct_denoise_restore_rwkv")
     parser.add_argument("--small-disk", type=Path, help="folder on a file system with little room, to fill up")
+    parser.add_argument("--runs", default="", help="of these, separated by commas; all by default")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     arguments = parser.parse_args()
     figures: dict[str, dict[str, float]] = {}
@@ -248,7 +250,8 @@ def main() -> None:
         }
         if arguments.small_disk:
             runs["full disk"] = lambda output: restored_on_a_full_disk(source, output, bundle)
-        for name, run in runs.items():
+        chosen = arguments.runs.split(",") if arguments.runs else list(runs)
+        for name, run in ((name, runs[name]) for name in chosen):
             output = (arguments.small_disk if name == "full disk" else Path(folder)) / name
             figures[name] = run(output) | count_problems(names, source, output, alone, bundle)
             show(name, figures[name])
