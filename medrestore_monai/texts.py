@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["one_line", "printable"]
+__all__ = ["one_line", "printable", "sentence_of"]
 
 _LONGEST = 2000  # characters of a message
 
@@ -24,3 +24,12 @@ def printable(text: str, longest: int = _LONGEST) -> str:
 def one_line(text: str, longest: int = _LONGEST) -> str:
     """Return a message in one line, as :func:`printable`."""
     return printable(" ".join(text.split()), longest)
+
+
+def sentence_of(error: BaseException) -> str:
+    """Say in one sentence what an error is about, with the file that the system names."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}." if error.filename else f"{error.strerror}."
+    if isinstance(error, MemoryError):
+        return "there is too little memory for this image."
+    return one_line(str(error))

@@ -13,7 +13,7 @@ from medrestore_monai.cli.modes import BAD_DATA, USAGE, detail, fail, print_note
 from medrestore_monai.files import DataError, UsageError
 from medrestore_monai.notes import Notes
 from medrestore_monai.stopping import stop_if_asked
-from medrestore_monai.texts import one_line
+from medrestore_monai.texts import one_line, sentence_of
 
 RESEARCH = "For research, not a medical device."
 
@@ -85,7 +85,7 @@ def reported(code: int = BAD_DATA, flags: Mapping[str, str] = FLAGS) -> Iterator
             raise
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
             detail(_place(error))
-            sentence = _sentence(error)
+            sentence = sentence_of(error)
             sentence = sentence if isinstance(error, DataError) else with_flags(sentence, flags)
             raise fail(sentence, _exit_code(error, code)) from error
 
@@ -119,11 +119,3 @@ def with_flags(message: str, flags: Mapping[str, str] = FLAGS) -> str:
         return f"--set {name}={value or 'VALUE'}" if value or name in FLAGS else field[0]
 
     return re.sub(r"`([a-z]\w*)(?:=([^`\s]+))?`", flag, message)
-
-
-def _sentence(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}." if error.filename else f"{error.strerror}."
-    if isinstance(error, MemoryError):
-        return "there is too little memory for this image."
-    return one_line(str(error))

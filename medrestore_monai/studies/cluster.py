@@ -161,13 +161,10 @@ class _OpenBundle(WorkerPlugin):
         """
         with self._lock:
             if self._restorer is None:
-                torch.set_num_threads(self._threads())
+                torch.set_num_threads(self.workers.threads or max(1, _cores() // self.sharing))
                 divide_memory(self.sharing)
                 self._restorer = self._open(address)
             return self._restorer
-
-    def _threads(self) -> int:
-        return self.workers.threads or max(1, _cores() // self.sharing)
 
     def _open(self, address: str) -> Restorer:
         try:

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medrestore_monai.audit.index import INDEX, read_listed, render_index
-from medrestore_monai.audit.writing import PAGE, audit_restoration, write_audit
+from medrestore_monai.audit.writing import PAGE
 from medrestore_monai.files import UsageError, atomic_file
-from medrestore_monai.restorer import Restorer
 from medrestore_monai.studies.ledger import Record
 from medrestore_monai.studies.listing import Study
 
@@ -30,15 +29,6 @@ def refuse_study_in_reports(studies: Sequence[Study]) -> None:
 def has_report(output: Path, name: str) -> bool:
     """Say whether a study has its report."""
     return (output / REPORTS / name / PAGE).is_file()
-
-
-def write_report(restorer: Restorer, source: Path, result: Path, folder: Path) -> None:
-    """Audit a result and write the report to a folder that is not there yet.
-
-    Raises:
-        ValueError: the source or the result cannot be audited.
-    """
-    write_audit(audit_restoration(restorer, source, result), folder)
 
 
 def place_report(output: Path, name: str, made: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 
@@ -73,8 +73,11 @@ def restore_studies(
                     task.give_up(task.study.unfit or task.study.problem)
             todo = [task for task in tasks if states[task.study.name] not in ("unfit", "problem", "done")]
             todo += [replace(task, is_done=True) for task in tasks if _lacks_report(task, states[task.study.name])]
+            begun = time.monotonic()
             with closing(_restore(todo, job, workers)) as finished:  # ends the workers before the lock is given back
-                _report(finished, len(todo), report)
+                for done, record in enumerate(finished, 1):
+                    if report is not None:
+                        report(Progress(record, done, len(todo), time.monotonic() - begun))
         finally:
             shutil.rmtree(aside_folder(job.output), ignore_errors=True)
             with suppress(OSError):
@@ -97,10 +100,3 @@ def _restore(tasks: Sequence[Task], job: Job, workers: Workers | None) -> Genera
         from medrestore_monai.studies.cluster import restore_on_workers
 
         yield from restore_on_workers(tasks, workers, job.settings)
-
-
-def _report(records: Iterator[Record], total: int, report: Callable[[Progress], None] | None) -> None:
-    begun = time.monotonic()
-    for done, record in enumerate(records, 1):
-        if report is not None:
-            report(Progress(record, done, total, time.monotonic() - begun))

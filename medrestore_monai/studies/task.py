@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from medrestore_monai import __version__
+from medrestore_monai.audit.writing import audit_restoration, write_audit
 from medrestore_monai.engines.errors import root_cause
 from medrestore_monai.notes import Notes, note
 from medrestore_monai.restorer import Restored, Restorer
@@ -23,8 +24,8 @@ from medrestore_monai.studies.job import Job, settings_of
 from medrestore_monai.studies.ledger import HIDDEN, Ledger, Record
 from medrestore_monai.studies.listing import Study, alone
 from medrestore_monai.studies.lock import holds
-from medrestore_monai.studies.reports import place_report, write_report
-from medrestore_monai.texts import one_line
+from medrestore_monai.studies.reports import place_report
+from medrestore_monai.texts import one_line, sentence_of
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _OF_RESULT = ("source", "series_uid", "settings", "weights_sha256", "software_version", "started", "finished")
@@ -218,7 +219,7 @@ def _write_report(task: Task, restorer: Restorer, source: Path, result: Path, fo
     """Audit a result; what cannot be audited is noted, and the result stays."""
     try:
         folder.parent.mkdir(parents=True)
-        write_report(restorer, source, result, folder)
+        write_audit(audit_restoration(restorer, source, result), folder)
     except Exception as error:
         raise_what_stops_all(error, task.target)
         note(f"there is no report: {_sentence(root_cause(error))}")
@@ -290,10 +291,6 @@ def _release_memory() -> None:
 
 
 def _sentence(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}." if error.filename else f"{error.strerror}."
-    if isinstance(error, MemoryError):
-        return "there is too little memory for it."
-    if isinstance(error, ValueError | OSError | RuntimeError):
-        return one_line(str(error))
+    if isinstance(error, ValueError | OSError | RuntimeError | MemoryError):
+        return sentence_of(error)
     return f"an unexpected {type(error).__name__}: a mistake in medrestore, please report it."

@@ -114,6 +114,7 @@ def test_what_is_not_there_or_may_not_be_read(tmp_path):
     assert "cannot be unpacked" in problems[1]
 
 
+@pytest.mark.slow
 def test_every_file_of_a_long_list_is_there_once(tmp_path):
     """Against a plain look at the headers."""
     for number in range(12):

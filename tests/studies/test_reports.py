@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from medrestore_monai.audit import writing
 from medrestore_monai.cli import app
 from medrestore_monai.restorer import Restorer
-from medrestore_monai.studies import make_job, reports, restore_studies
+from medrestore_monai.studies import make_job, restore_studies, task
 
 SIZE = (24, 21)
 
@@ -65,7 +65,7 @@ def test_what_cannot_be_audited_is_noted_and_stays_restored(job, monkeypatch):
     def fail(*args, **options):
         raise ValueError("no such audit")
 
-    monkeypatch.setattr(reports, "audit_restoration", fail)
+    monkeypatch.setattr(task, "audit_restoration", fail)
     records = {record["name"]: record for record in restore_studies(job)}
     assert records["c d.npy"]["outcome"] == "restored"
     assert records["c d.npy"]["notes"][-1] == "there is no report: no such audit"
