@@ -6,6 +6,7 @@ gives the values back. It needs the package highdicom, the extra ``maps``; witho
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,7 +60,9 @@ def write_map(folder: Path, one: Map, image: Volume) -> Path:
     headers = image.about.get(HEADERS) or []
     if len(headers) == image.slices and find_spec("highdicom") is not None:
         try:
-            dataset = _parametric_map(one, headers)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # they may quote a header
+                dataset = _parametric_map(one, headers)
         except (AttributeError, KeyError, TypeError, ValueError) as error:  # what the header lacks
             note(f"{one.name}: written as NIfTI, since highdicom takes no such header ({type(error).__name__}).")
         else:
