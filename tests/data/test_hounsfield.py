@@ -74,8 +74,14 @@ def commands(tmp_path, *options):
     }
 
 
-@pytest.mark.parametrize("command", ["restore", "all in one", "degrade", "evaluate"])
-@pytest.mark.parametrize("name", NO_HU)
+#: All of it is refused by one function; every command is tried with two.
+REFUSED = [(name, "restore") for name in NO_HU]
+REFUSED += [
+    (name, command) for command in ("all in one", "degrade", "evaluate") for name in ("scaled to 0..1", "labels")
+]
+
+
+@pytest.mark.parametrize(("name", "command"), REFUSED)
 def test_what_cannot_be_hu_is_refused(tmp_path, name, command):
     image, reason = NO_HU[name]
     (tmp_path / "data").mkdir()
@@ -190,6 +196,7 @@ def test_an_offset_of_what_is_no_ct_is_a_usage_error(tmp_path, monkeypatch, args
     assert reason in invoke(2, *args, "-o", "out", "--hu-offset", "-1024")
 
 
+@pytest.mark.slow
 def test_monai_takes_it_as_a_value_of_the_configuration(tmp_path, bundles):
     write(tmp_path / "a.nii.gz", (CT + 1024).astype(np.int16))
     configs = bundles / NAME / "configs"

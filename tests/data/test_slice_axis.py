@@ -13,7 +13,7 @@ from medrestore_monai.cli import app
 from medrestore_monai.data import LoadImageOrSeriesd
 from medrestore_monai.degrader import degrade
 from medrestore_monai.images import choose_slice_axis, read_header, slice_order
-from medrestore_monai.restorer import restore
+from medrestore_monai.restorer import Restorer, restore
 
 SHAPE = (40, 36, 5)
 
@@ -57,21 +57,32 @@ def config(tmp_path_factory):
     return make_tiny_bundle(tmp_path_factory.mktemp("bundle"))
 
 
+@pytest.fixture(scope="module")
+def restorer(config):
+    return Restorer(config)
+
+
+@pytest.fixture(scope="module", params=[(0.8, 0.8, 0.625), (1, 1, 1.2), (0.7, 0.7, 5)], ids=str)
+def axial(request, restorer, tmp_path_factory):
+    """The spacing of a volume whose slices lie across its third axis, and its restored voxels."""
+    folder = tmp_path_factory.mktemp("axial")
+    save(folder / "axial.nii", ct_volume(SHAPE[2], SHAPE[:2]), spacing=request.param)
+    restorer.restore_file(folder / "axial.nii", folder / "a.nii")
+    return request.param, np.asarray(nib.load(folder / "a.nii").dataobj)
+
+
 @pytest.mark.parametrize("order", itertools.permutations(range(3)))
-@pytest.mark.parametrize("spacing", [(0.8, 0.8, 0.625), (1, 1, 1.2), (0.7, 0.7, 5)])
-def test_exchanged_axes_give_the_values_of_the_axial_file(tmp_path, config, order, spacing):
-    volume = ct_volume(SHAPE[2], SHAPE[:2])
-    save(tmp_path / "axial.nii", volume, spacing=spacing)
+def test_exchanged_axes_give_the_values_of_the_axial_file(tmp_path, restorer, order, axial):
+    volume, (spacing, expected) = ct_volume(SHAPE[2], SHAPE[:2]), axial
     save(tmp_path / "other.nii", volume, order, spacing)
-    restore(tmp_path / "axial.nii", tmp_path / "a.nii", config)
-    result = restore(tmp_path / "other.nii", tmp_path / "b.nii", config)
+    result = restorer.restore_file(tmp_path / "other.nii", tmp_path / "b.nii")
     notes = [note for note in result.notes if "slices lie across axis" in note]
     assert len(notes) == (order[2] != 2)
-    expected, found = nib.load(tmp_path / "a.nii"), nib.load(tmp_path / "b.nii")
+    found = nib.load(tmp_path / "b.nii")
     np.testing.assert_array_equal(found.affine, nib.load(tmp_path / "other.nii").affine)
-    assert (np.asarray(expected.dataobj) != volume).mean() > 0.5
+    assert (expected != volume).mean() > 0.5
     if order != (1, 0, 2):  # slices that lie across the third axis stay as they are
-        np.testing.assert_array_equal(np.asarray(found.dataobj), np.asarray(expected.dataobj).transpose(order))
+        np.testing.assert_array_equal(np.asarray(found.dataobj), expected.transpose(order))
 
 
 def test_the_header_and_the_user_come_before_the_spacing(tmp_path, config):
