@@ -110,6 +110,7 @@ def bundle(tmp_path_factory):
     return make_tiny_bundle(tmp_path_factory.mktemp("bundle"))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Invalid value for VR")
 @pytest.mark.parametrize("flaw", FLAWS, ids=str)
 def test_no_message_about_a_series_quotes_its_header(tmp_path, flaw):
@@ -119,6 +120,7 @@ def test_no_message_about_a_series_quotes_its_header(tmp_path, flaw):
     assert "Canary" not in result.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flaw",
     [
@@ -138,6 +140,7 @@ def test_no_message_about_pet_quotes_its_header(tmp_path, flaw):
     assert "Canary" not in result.output
 
 
+@pytest.mark.slow
 def test_a_list_of_series_and_a_manifest_quote_no_header(tmp_path, bundle):
     ct_series(tmp_path / "mixed", slices=2, edit=plant)
     ct_series(tmp_path / "mixed", slices=2, edit=plant, series="b")
@@ -155,6 +158,7 @@ def test_a_list_of_series_and_a_manifest_quote_no_header(tmp_path, bundle):
     assert len(json.loads(manifest)["studies"]) == len(FLAWS) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", ["CT", "PT"])
 def test_neither_an_audit_nor_its_messages_quote_a_header(tmp_path, bundle, modality):
     def edit(ds, index):
@@ -176,6 +180,7 @@ def test_neither_an_audit_nor_its_messages_quote_a_header(tmp_path, bundle, moda
         assert "CANARY" not in text  # the name and ID of the phantoms
 
 
+@pytest.mark.slow
 def test_no_evaluation_quotes_a_header(tmp_path, bundle):
     for patient in ("p0", "p1"):
         ct_series(tmp_path / "data" / patient, slices=2, edit=plant)
@@ -296,6 +301,7 @@ def test_control_characters_are_escaped_and_long_texts_cut():
     assert len(one_line("y" * 10**6)) == 2000 - 1
 
 
+@pytest.mark.slow
 def test_names_of_files_cannot_steer_a_terminal(tmp_path):
     name = "evil\x1b[2J\u202e.nii"
     (tmp_path / name).write_bytes(b"no header")
@@ -312,6 +318,7 @@ def test_names_of_files_cannot_steer_a_terminal(tmp_path):
     gc.collect()  # the unpacked archive
 
 
+@pytest.mark.slow
 def test_a_bundle_from_elsewhere_cannot_steer_a_terminal(tmp_path, bundle):
     copy = shutil.copytree(bundle, tmp_path / "copy")
     (copy / "evil\x1b[2J.py").write_text("")

@@ -40,6 +40,7 @@ def quietly(*arguments, **options):
     assert "Each slice was restored" not in str(restore(*arguments, **options).notes)
 
 
+@pytest.mark.slow
 def test_an_oblique_mr_stack_has_all_its_neighbors(bundles, tmp_path):
     mr_series(tmp_path / "mr", SLICES, SIZE)
     quietly(tmp_path / "mr", tmp_path / "out", bundles[MR])
@@ -48,6 +49,7 @@ def test_an_oblique_mr_stack_has_all_its_neighbors(bundles, tmp_path):
     assert '"context": 2' in headers[0].DerivationDescription
 
 
+@pytest.mark.slow
 def test_a_stack_with_a_gap_has_no_neighbors_beyond_it(bundles, tmp_path):
     ct_series(tmp_path / "ct", SLICES, SIZE, skip=[3])
     quietly(tmp_path / "ct", tmp_path / "out", bundles[CT], allow_gaps=True)
@@ -55,6 +57,7 @@ def test_a_stack_with_a_gap_has_no_neighbors_beyond_it(bundles, tmp_path):
     assert used == [[0, 1, 2], [-1, 0, 1], [-2, -1, 0], [0, 1, 2], [-1, 0, 1], [-2, -1, 0]]
 
 
+@pytest.mark.slow
 def test_a_tilted_stack_is_restored_as_single_slices_with_a_note(bundles, tmp_path):
     """A DICOM series with a tilted gantry is refused when it is read; a NIfTI file with a sheared grid is not."""
     affine = np.diag([0.8, 0.8, 2.5, 1.0])
@@ -67,6 +70,7 @@ def test_a_tilted_stack_is_restored_as_single_slices_with_a_note(bundles, tmp_pa
     assert np.abs(ours - ct_volume(SLICES, SIZE)).mean() > 5
 
 
+@pytest.mark.slow
 def test_a_picture_is_restored_with_copies_of_itself(bundles, tmp_path):
     gray = ((ct_volume(1, SIZE)[..., 0] + 1024).clip(0) / 8).clip(0, 255).astype(np.uint8)
     Image.fromarray(gray.T).save(tmp_path / "slice.png")
@@ -77,6 +81,7 @@ def test_a_picture_is_restored_with_copies_of_itself(bundles, tmp_path):
     assert not np.array_equal(ours, gray.T)
 
 
+@pytest.mark.slow
 def test_spacings_beyond_what_was_trained_are_noted(bundles, tmp_path):
     volume = nib.Nifti1Image(ct_volume(SLICES, SIZE).astype(np.int16), np.diag([0.8, 0.8, 10, 1]))
     nib.save(volume, tmp_path / "thick.nii.gz")
@@ -84,6 +89,7 @@ def test_spacings_beyond_what_was_trained_are_noted(bundles, tmp_path):
     assert "its slices are 10 mm apart, where the network knows 0.5 to 5 mm" in str(notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [CT, ALL])
 def test_slabs_of_ct_with_metal_give_equal_stored_values(bundles, tmp_path, name):
     volume = ct_volume(SLICES, SIZE)

@@ -40,11 +40,13 @@ def whole(place):
     return run(place, place / "whole", slab=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slab", [1, 4, 8, 32])
 def test_slabs_give_equal_stored_values(place, whole, tmp_path, slab):
     np.testing.assert_array_equal(run(place, tmp_path / "out", slab=slab), whole)
 
 
+@pytest.mark.slow
 def test_slabs_of_a_long_volume_give_equal_stored_values(place, tmp_path):
     """More slices than the usual slab of 32, in a file."""
     volume = np.random.default_rng(2).random((17, 24, 37)).astype(np.float32)
@@ -57,6 +59,7 @@ def test_slabs_of_a_long_volume_give_equal_stored_values(place, tmp_path):
     np.testing.assert_array_equal(stored[32], stored[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [3, 4])
 def test_batches_give_equal_values_but_for_rounding(place, whole, tmp_path, size):
     stored = run(place, tmp_path / "out", slab=8, slice_batch_size=size).astype(int)
@@ -69,6 +72,7 @@ def test_onnx_gives_the_same(place, whole, tmp_path, monkeypatch):
     assert np.abs(run(place, tmp_path / "out", backend="onnx").astype(int) - whole).max() <= 1
 
 
+@pytest.mark.slow
 def test_neighbors_change_the_result_and_context_0_is_without(place, whole, tmp_path):
     alone = run(place, tmp_path / "alone", context=0)
     assert not np.array_equal(alone, whole)
@@ -82,6 +86,7 @@ def test_neighbors_change_the_result_and_context_0_is_without(place, whole, tmp_
     assert np.abs(one.astype(int) - alone[4]).max() <= 1  # a slice alone is one whose neighbors are copies
 
 
+@pytest.mark.slow
 def test_the_header_names_the_slices_that_took_part(place, whole, tmp_path):
     counts = [len(pydicom.dcmread(path).SourceImageSequence) for path in sorted((place / "whole").iterdir())]
     assert counts == [3, 4, *[5] * (SLICES - 4), 4, 3]
@@ -93,6 +98,7 @@ def test_the_header_names_the_slices_that_took_part(place, whole, tmp_path):
     assert {len(pydicom.dcmread(path).SourceImageSequence) for path in (tmp_path / "alone").iterdir()} == {1}
 
 
+@pytest.mark.slow
 def test_slices_too_far_apart_are_restored_alone_with_a_note(place, tmp_path):
     bundle = place / "pet_synthesis_restore_rwkv"
     volume = np.random.default_rng(1).random((24, 24, 5)).astype(np.float32)
@@ -104,6 +110,7 @@ def test_slices_too_far_apart_are_restored_alone_with_a_note(place, tmp_path):
     np.testing.assert_allclose(far, alone, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_volume_cut_in_two_with_halo_agrees(place, whole, tmp_path):
     """What slices get does not depend on what lies beyond their neighbors."""
     files = in_order(place / "pet")

@@ -33,6 +33,7 @@ from medrestore_monai.transforms.axial_noise import axial_weights, correlation_o
 from medrestore_monai.transforms.blur.kernels import motion_kernel
 
 
+@pytest.mark.slow
 def test_degrade_is_the_same_again_and_different_by_seed_and_patient(tmp_path):
     for patient in "pq":
         ct_series(tmp_path / "in" / patient / "scan", slices=2, size=96)
@@ -53,6 +54,7 @@ def test_degrade_is_the_same_again_and_different_by_seed_and_patient(tmp_path):
     assert 15 < one[tissue].std() < 60  # the phantom has 15 HU; a quarter of the dose adds sqrt(3) times as much
 
 
+@pytest.mark.slow
 def test_degrade_takes_the_noise_of_other_slices_where_one_shows_no_tissue(tmp_path):
     volume = ct_volume(3, (128, 128))
     volume[..., 1] = -1000
@@ -63,6 +65,7 @@ def test_degrade_takes_the_noise_of_other_slices_where_one_shows_no_tissue(tmp_p
     assert noise[..., 1].std() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exact", [False, True])
 def test_metal_and_padding_keep_their_stored_value_at_low_dose(tmp_path, exact):
     volume = ct_volume(1, (128, 128))
@@ -75,6 +78,7 @@ def test_metal_and_padding_keep_their_stored_value_at_low_dose(tmp_path, exact):
     assert (after[~outside] != volume[~outside]).mean() > 0.5
 
 
+@pytest.mark.slow
 def test_degrade_exact_and_fast_have_the_same_level(tmp_path):
     ct_series(tmp_path / "ct", volume=ct_volume(1, (128, 128)))
     noise = {}
@@ -85,6 +89,7 @@ def test_degrade_exact_and_fast_have_the_same_level(tmp_path):
     assert noise[True] == pytest.approx(noise[False] / 1.1, rel=0.15)  # the fast one draws 1.1 times the level
 
 
+@pytest.mark.slow
 def test_degrade_refuses_what_it_cannot_simulate(tmp_path):
     ct_series(tmp_path / "ct", slices=2, size=32)  # too small to measure its noise
     pet_series(tmp_path / "pet", slices=2)
@@ -105,6 +110,7 @@ def test_every_task_is_named_by_the_command():
     assert DEGRADATIONS.split(", ") == list(TASKS)
 
 
+@pytest.mark.slow
 def test_a_series_is_blurred_by_one_kernel_and_its_header_records_it(tmp_path):
     ct_series(tmp_path / "ct", slices=3, size=(64, 48))
     (done,) = degrade(tmp_path / "ct", tmp_path / "out", "motion_blur", seed=4)
@@ -160,6 +166,7 @@ def test_given_values_are_used_and_the_others_drawn_by_name_and_seed(tmp_path):
     assert (tmp_path / "again.npy").read_bytes() == (tmp_path / "a0.npy").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_magnetic_resonance_series_loses_the_periphery_of_k_space(tmp_path):
     mr_series(tmp_path / "mr", slices=2, size=(33, 24))
     degrade(tmp_path / "mr", tmp_path / "out", "mri_kspace", fraction=0.5)
@@ -206,6 +213,7 @@ def test_stacks_that_would_be_degraded_otherwise_ask_for_the_value(tmp_path):
     assert len(read_stacks(tmp_path / "out")) == 2
 
 
+@pytest.mark.slow
 def test_positron_emission_is_simulated_in_suv(tmp_path):
     pet_series(tmp_path / "pet", slices=2, size=(40, 36))
     source = read_series(tmp_path / "pet").array
@@ -219,6 +227,7 @@ def test_positron_emission_is_simulated_in_suv(tmp_path):
     assert np.corrcoef(noise, less)[0, 1] > 0.95
 
 
+@pytest.mark.slow
 def test_the_suv_comes_from_the_header_or_the_user(tmp_path):
     paths = pet_series(tmp_path / "pet", slices=2, size=(40, 36))
     (done,) = degrade(tmp_path / "pet", tmp_path / "given", "pet_low_count")
@@ -286,6 +295,7 @@ def test_jpeg_spans_the_range_of_the_integers(tmp_path, dtype, upper):
     assert (done.parameters["lower"], done.parameters["upper"]) == (0, upper)
 
 
+@pytest.mark.slow
 def test_jpeg_spans_the_extremes_of_other_images(tmp_path):
     ct_series(tmp_path / "ct", slices=2, size=32)
     (done,) = degrade(tmp_path / "ct", tmp_path / "out", "jpeg", quality=90)
@@ -390,6 +400,7 @@ def test_a_name_that_is_no_utf8(tmp_path):
     assert (tmp_path / "out.png").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("asked", "expected"), [(None, 0.3), (0.0, 0.0), (0.8, 0.8)])
 def test_noise_of_neighboring_ct_slices_is_correlated_as_asked(tmp_path, asked, expected):
     ct_series(tmp_path / "ct", slices=6, size=(128, 121))

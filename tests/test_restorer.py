@@ -54,6 +54,7 @@ def write_files(folder):
     return {"a.nii.gz": "int16", "b.npy": "float64", "c.npz": "int16", "d.tif": "float32", "e.png": "uint16"}
 
 
+@pytest.mark.slow
 def test_a_series_is_restored_as_the_network_says(tmp_path, bundle):
     volume = ct_volume(3, SIZE)
     volume[3, 4] = 3600  # metal, above the range of the network
@@ -66,6 +67,7 @@ def test_a_series_is_restored_as_the_network_says(tmp_path, bundle):
     np.testing.assert_allclose(derived.array, wanted, rtol=0, atol=0.51)  # whole HU
 
 
+@pytest.mark.slow
 def test_files_keep_kind_type_and_affine(tmp_path, bundle):
     (tmp_path / "in").mkdir()
     types = write_files(tmp_path / "in")
@@ -83,6 +85,7 @@ def test_files_keep_kind_type_and_affine(tmp_path, bundle):
     np.testing.assert_allclose(nib.load(tmp_path / "out" / "a.nii.gz").affine, AFFINE)
 
 
+@pytest.mark.slow
 def test_slabs_give_the_same_series_as_the_whole(tmp_path, bundle):
     ct_series(tmp_path / "ct", volume=ct_volume(7, SIZE))
     outputs = []
@@ -94,6 +97,7 @@ def test_slabs_give_the_same_series_as_the_whole(tmp_path, bundle):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ct", "out0", "out3"]
 
 
+@pytest.mark.slow
 def test_a_bad_slab_leaves_nothing(tmp_path, bundle):
     ct_series(tmp_path / "ct", volume=ct_volume(7, SIZE))
     broken = sorted((tmp_path / "ct").iterdir())[-1]
@@ -107,6 +111,7 @@ def test_a_bad_slab_leaves_nothing(tmp_path, bundle):
     assert [path.name for path in tmp_path.iterdir()] == ["ct"]
 
 
+@pytest.mark.slow
 def test_strength_zero_changes_nothing(tmp_path, bundle):
     ct_series(tmp_path / "in" / "ct", slices=3, size=SIZE)
     types = write_files(tmp_path / "in")
@@ -119,6 +124,7 @@ def test_strength_zero_changes_nothing(tmp_path, bundle):
         np.testing.assert_array_equal(found, given)
 
 
+@pytest.mark.slow
 def test_two_runs_are_equal_to_the_bit(tmp_path, bundle):
     ct_series(tmp_path / "in" / "ct", slices=2, size=SIZE)
     write_files(tmp_path / "in")
@@ -133,6 +139,7 @@ def test_two_runs_are_equal_to_the_bit(tmp_path, bundle):
             assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
 
 
+@pytest.mark.slow
 def test_tiles_and_weights_of_ones_own(tmp_path, bundle):
     np.save(tmp_path / "a.npy", ct_volume(1, (160, 136))[..., 0])
     own = write_tiny_weights(tmp_path / "own.pt", seed=1)
@@ -142,6 +149,7 @@ def test_tiles_and_weights_of_ones_own(tmp_path, bundle):
     assert 0 < np.abs(whole - tiled).mean() < np.abs(whole - own).mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [str, Path])
 def test_the_letters_of_a_path_mean_nothing(tmp_path, kind):
     """MONAI separates the keys of a configuration by ``#``, and names one with ``@``."""
@@ -155,6 +163,7 @@ def test_the_letters_of_a_path_mean_nothing(tmp_path, kind):
         np.testing.assert_allclose(np.load(tmp_path / name / "a#.npy"), expected(volume, weights), rtol=0, atol=0.01)
 
 
+@pytest.mark.slow
 def test_a_copy_of_a_bundle_uses_its_own_weights(tmp_path, bundle, monkeypatch):
     """Not those of a bundle of the same name that is found first."""
     copy = make_tiny_bundle(tmp_path / "copy")
@@ -175,6 +184,7 @@ def test_missing_weights_stop_before_anything_is_written(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", ["nan", "inf"])
 def test_weights_that_make_no_image_write_none(tmp_path, bundle, seed):
     state = torch.load(write_tiny_weights(tmp_path / "own.pt"), weights_only=True)
@@ -186,6 +196,7 @@ def test_weights_that_make_no_image_write_none(tmp_path, bundle, seed):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_of_many_images_those_before_a_bad_one_are_whole(tmp_path, bundle):
     (tmp_path / "in").mkdir()
     np.save(tmp_path / "in" / "a.npy", ct_volume(1, SIZE)[..., 0])
@@ -197,6 +208,7 @@ def test_of_many_images_those_before_a_bad_one_are_whole(tmp_path, bundle):
     assert np.load(tmp_path / "out" / "a.npy").shape == SIZE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 3)])
 def test_there_is_no_least_size(tmp_path, bundle, size):
     np.save(tmp_path / "a.npy", np.zeros(size, np.float32))
@@ -204,6 +216,7 @@ def test_there_is_no_least_size(tmp_path, bundle, size):
     assert np.load(tmp_path / "out" / "a.npy").shape == size
 
 
+@pytest.mark.slow
 def test_a_name_that_looks_like_an_expression_is_a_name(tmp_path, bundle, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name = "$__import__('pathlib').Path('sentinel').touch()"
@@ -234,6 +247,7 @@ def test_bad_options_are_refused_before_an_image_is_read(tmp_path, bundle, optio
             call()
 
 
+@pytest.mark.slow
 def test_values_deep_in_the_configuration_can_be_set(tmp_path, bundle):
     np.save(tmp_path / "a.npy", ct_volume(1, SIZE)[..., 0])
     own = str(write_tiny_weights(tmp_path / "own.pt"))
@@ -242,6 +256,7 @@ def test_values_deep_in_the_configuration_can_be_set(tmp_path, bundle):
             restore(tmp_path / "a.npy", tmp_path / "out", bundle, weights=own, **{f"network_def{separator}dim": 16})
 
 
+@pytest.mark.slow
 def test_a_derived_series_records_its_network(tmp_path, bundle):
     ct_series(tmp_path / "in", slices=2, size=SIZE)
     restore(tmp_path / "in", tmp_path / "plain", bundle)
@@ -251,6 +266,7 @@ def test_a_derived_series_records_its_network(tmp_path, bundle):
     assert '"network_def.use_checkpoint": true' in texts[1]
 
 
+@pytest.mark.slow
 def test_a_series_restored_with_a_copy_of_a_bundle_does_not_pass_for_the_original_s(tmp_path, bundle):
     ct_series(tmp_path / "in", slices=1, size=SIZE)
     shutil.copytree(bundle, tmp_path / "my_ct")
@@ -274,6 +290,7 @@ def test_an_invalid_configuration_is_an_error(tmp_path, bundle):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_nothing_is_logged_and_the_loggers_of_the_caller_stay_as_they_were(tmp_path, bundle, caplog):
     logger = logging.getLogger("monai")
     caplog.set_level(logging.INFO, "monai")

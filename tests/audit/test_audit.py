@@ -21,6 +21,7 @@ def images(size=(160, 151), slices=2):
     return np.rint(clean + noise * inside), np.rint(clean + 0.4 * noise * inside)
 
 
+@pytest.mark.slow
 def test_every_figure_has_a_unit_and_a_method_or_a_reason():
     source, restored = images()
     found = audit(Volume(source, "CT", SPACING), Volume(restored, "CT", SPACING), bundle="ct_denoise_restore_rwkv")
@@ -49,6 +50,7 @@ def test_an_image_compared_with_itself_has_no_flag_and_no_shift():
     assert found.verdict.light == "green"
 
 
+@pytest.mark.slow
 def test_a_shift_and_an_invention_make_the_light_red():
     source, restored = images()
     restored = restored + 10 * (np.abs(restored - 50) < 80)
@@ -61,6 +63,7 @@ def test_a_shift_and_an_invention_make_the_light_red():
     assert abs(strongest.x - 63.5) < 4 > abs(strongest.y - 63.5)
 
 
+@pytest.mark.slow
 def test_a_series_and_its_restored_one_are_read(tmp_path):
     source, restored = images((96, 83))
 
@@ -77,6 +80,7 @@ def test_a_series_and_its_restored_one_are_read(tmp_path):
     assert "Canary" not in found.json()
 
 
+@pytest.mark.slow
 def test_nifti_needs_a_modality_and_one_grid(tmp_path):
     source, restored = images((64, 60))
     affine = np.diag([-1.2, -1.2, 2.5, 1])

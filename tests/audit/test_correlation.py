@@ -40,6 +40,7 @@ def test_a_linear_filter_leaves_it_at_1_and_an_invention_does_not():
     assert agreement(reference, invented).mean() < 0.5 * nyquist
 
 
+@pytest.mark.slow
 def test_white_noise_ends_the_agreement_where_its_power_is_three_times_that_of_the_image():
     """The correlation of an image with itself under noise is 1 / sqrt(1 + N / S), which is 0.5 for N = 3 S."""
     rng, sigma = np.random.default_rng(3), 1.5  # pixels

@@ -24,6 +24,7 @@ def measured(source, restored, **options):
     return measure_faithfulness(source, restored, measure_noise(source, restored), **options)
 
 
+@pytest.mark.slow
 def test_the_map_of_removed_noise_is_standard_normal_at_each_width(noisy, monkeypatch):
     source, noise = noisy
     for width in WIDTHS:
@@ -31,6 +32,7 @@ def test_the_map_of_removed_noise_is_standard_normal_at_each_width(noisy, monkey
         assert measured(source, source.array - noise).z.std() == pytest.approx(1, rel=0.1)
 
 
+@pytest.mark.slow
 def test_the_noise_map_has_the_level_of_each_place(noisy):
     source, noise = noisy
     louder = source.like(40 + noise * np.linspace(0.6, 1.4, SHAPE[0])[:, None, None])
@@ -54,6 +56,7 @@ def discs(count, diameter, level, seed):
     return planted, places
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [1, -1])
 def test_of_25_inventions_and_25_erasures_of_3_noise_deviations_and_5_mm_most_are_flagged(noisy, sign):
     source, noise = noisy
@@ -66,11 +69,13 @@ def test_of_25_inventions_and_25_erasures_of_3_noise_deviations_and_5_mm_most_ar
     assert hits >= 20
 
 
+@pytest.mark.slow
 def test_ordinary_denoising_has_no_flag(noisy):
     source, noise = noisy
     assert measured(source, source.array - 0.6 * noise).count == 0
 
 
+@pytest.mark.slow
 def test_a_planted_disc_has_the_height_of_the_closed_form(noisy, monkeypatch):
     monkeypatch.setattr("medrestore_monai.audit.faithfulness.WIDTHS", (2.5,))
     source, noise = noisy

@@ -24,6 +24,7 @@ def gains(source, restored):
     return found.frequency, found.gain, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma", [0.4, 0.7])
 def test_the_gain_of_a_known_blur(sigma):
     clean = structured()
@@ -33,6 +34,7 @@ def test_the_gain_of_a_known_blur(sigma):
     assert gain == pytest.approx(np.exp(-2 * (np.pi * sigma * frequency) ** 2), abs=0.02)
 
 
+@pytest.mark.slow
 def test_denoising_without_blur_has_the_gain_1():
     clean = structured(seed=2)
     noise, _, _ = correlated_noise(clean.shape, PIXEL, 0.5, 20.0, seed=3)

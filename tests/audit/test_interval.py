@@ -48,6 +48,7 @@ def test_they_hold_on_new_patients_and_follow_the_bins():
     assert abs(parts[0] - parts[1]) < 0.05  # one factor for all would hold much more of the calm half
 
 
+@pytest.mark.slow
 def test_the_quantile_is_taken_above_the_level_and_few_patients_promise_nothing():
     """Twenty equal patients of a known distribution: the level is 0.9 * 21 / 20."""
     rng = np.random.default_rng(0)
@@ -75,6 +76,7 @@ def images():
     return [Volume(clean + part * noise * inside, "CT", SPACING) for part in (1.0, 0.4)]
 
 
+@pytest.mark.slow
 def test_a_report_has_the_interval_of_its_settings_and_weights_only(bundle, tmp_path):
     weights, settings = bundle.metadata["weights_sha256"], settings_of_result(bundle, {})
     assert settings["strength"] == 1.0

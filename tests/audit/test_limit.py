@@ -25,6 +25,7 @@ def images(size=(150, 141), slices=3):
     return [Volume(clean + part * noise * inside, "CT", SPACING) for part in (1.0, 0.4)]
 
 
+@pytest.mark.slow
 def test_inventions_are_held_back_and_other_slices_stay_bit_by_bit():
     source, restored = images()
     restored.array[50:64, 60:71, 1] += 45  # of three noise standard deviations
@@ -80,6 +81,7 @@ def test_what_keeps_the_limit_is_not_touched_and_what_cannot_be_limited_says_so(
         limit_change(source, restored, 3)
 
 
+@pytest.mark.slow
 def test_a_restoration_keeps_the_limit_and_its_header_says_so(tmp_path):
     bundle = make_tiny_bundle(tmp_path / "bundles")
     source, _ = images((96, 91), 2)

@@ -37,6 +37,7 @@ def test_the_spectrum_of_white_noise_is_flat_and_of_its_variance():
     assert power[3:] == pytest.approx(np.full(len(power) - 3, 9 * 0.5 * 0.8), rel=0.12)
 
 
+@pytest.mark.slow
 def test_islands_give_the_same_spectrum_as_squares():
     noise, radius, power = correlated_noise((256, 256, 4), PIXEL, 0.5, 20.0, seed=2)
     mask = np.zeros(noise.shape, bool)
@@ -57,6 +58,7 @@ def phantom(noise):
     return np.where(body, 40.0, -1000.0)[..., None] + noise * body[..., None]
 
 
+@pytest.mark.slow
 def test_noise_is_measured_in_the_flat_part_of_the_body_that_is_found():
     noise, _, _ = correlated_noise((320, 301, 4), PIXEL, 0.5, 20.0, seed=3)
     source = Volume(phantom(noise), "CT", (PIXEL, PIXEL, 2.0))

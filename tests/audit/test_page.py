@@ -33,6 +33,7 @@ def done():
     return audit(*pair, bundle="ct_denoise_restore_rwkv")
 
 
+@pytest.mark.slow
 def test_the_page_names_no_address_and_escapes_what_comes_from_outside(done):
     page = render_page(done)
     assert "://" not in page
@@ -92,6 +93,7 @@ def test_display_copies_are_8_bit_in_the_window_and_turned_for_the_eye():
     assert np.array_equal(decoded(make_display(turned, turned, np.zeros((0, 0, 0))).source[1]), expected[::-1, ::-1])
 
 
+@pytest.mark.slow
 def test_a_page_of_40_slices_of_512_pixels_stays_under_15_mb():
     rng = np.random.default_rng(0)  # white noise over the whole window is the worst case
     volume = Volume(rng.uniform(-160, 240, (512, 512, 40)).astype(np.float32), "CT")

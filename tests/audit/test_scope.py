@@ -27,12 +27,14 @@ def state_of(scope, name):
     return next(one.state for one in scope.features if one.name == name)
 
 
+@pytest.mark.slow
 def test_a_ct_like_the_training_is_in():
     scope = measure_scope(Volume(ct(), "CT", SPACING), TRAINED)
     assert scope.state == "in", scope
     assert scope.line.startswith("Scope of the training: in")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("volume", "name", "state"),
     [
@@ -59,6 +61,7 @@ def test_what_the_training_did_not_cover_is_flagged_with_the_reason(volume, name
     assert name in scope.line
 
 
+@pytest.mark.slow
 def test_slice_distance_counts_where_the_network_sees_neighbors():
     volume = Volume(ct(), "CT", SPACING)
     names = [one.name for one in measure_scope(volume, TRAINED).features]

@@ -37,6 +37,7 @@ def body(sigma, shape=(200, 181, 3)):
     return disc(shape, 44.0, sigma, -1000, 40)
 
 
+@pytest.mark.slow
 def test_blur_after_the_restoration_is_seen_at_the_skin():
     noise, _, _ = correlated_noise((200, 181, 3), PIXEL, 0.6, 20.0, seed=2)
     source = Volume(body(0.6) + noise, "CT", (PIXEL, PIXEL, 2.0))

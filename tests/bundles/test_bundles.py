@@ -87,6 +87,7 @@ def bundle(tmp_path, monkeypatch):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("root", SHIPPED, ids=lambda root: root.name)
 def test_the_card_of_a_shipped_bundle_is_complete(root):
     metadata = json.loads((root / "configs" / "metadata.json").read_text())
@@ -111,6 +112,7 @@ def test_a_bundle_declares_modalities_that_have_a_range(root):
     assert set(find_bundle(root).evaluated) <= set(modalities)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("root", SHIPPED, ids=lambda root: root.name)
 def test_shipped_weights_are_those_of_the_card(root):
     weights = find_bundle(root).weights
@@ -148,6 +150,7 @@ def network_overlays(root):
     return [None, *(name for name in of_networks if name not in ("metadata", "multi_gpu_train", "train_cpu"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("root", "overlay"),
     [(root, overlay) for root in SHIPPED for overlay in network_overlays(root)],
@@ -168,6 +171,7 @@ def test_the_network_of_a_configuration_can_be_built(root, overlay):
         assert network(image).shape == (1, channels, 17, 12)
 
 
+@pytest.mark.slow
 def test_the_plain_network_for_all_three_modalities_has_the_size_of_the_paper():
     train = BUNDLES / "all_in_one_restore_rwkv" / "configs" / "train.json"
     plain = EXPERIMENTS / "all_in_one_restore_rwkv" / "plain.json"
@@ -215,6 +219,7 @@ def test_a_training_step_is_made_and_validated(root, overlay, tmp_path):
     assert math.isfinite(json.loads((tmp_path / "out" / "model.json").read_text())["PSNR"])
 
 
+@pytest.mark.slow
 def test_ct_trains_on_pairs_of_ones_own(tmp_path):
     """Low dose is 10 HU more everywhere here, so that a pair cropped or turned apart would show."""
     for patient in range(3):
@@ -320,6 +325,7 @@ def test_other_weights_than_in_the_card_are_an_error(bundle):
         verify_weights(bundle / "models" / "model.pt", NAME)
 
 
+@pytest.mark.slow
 def test_weights_of_ones_own_need_not_be_those_of_the_card(bundle, tmp_path):
     own = write_tiny_weights(tmp_path / "own.pt", seed=1)
     network = load_weights(RestoreRWKV(**TINY), own, NAME)
@@ -361,6 +367,7 @@ def test_damaged_weight_files_are_refused(tmp_path, damage):
         load_weights(RestoreRWKV(**TINY), path)
 
 
+@pytest.mark.slow
 def test_a_network_starts_from_what_it_shares_with_a_bundle(bundle):
     weights = torch.load(bundle / "models" / "model.pt", weights_only=True)
     network = RestoreRWKVRouting(**TINY)
@@ -373,6 +380,7 @@ def test_a_network_starts_from_what_it_shares_with_a_bundle(bundle):
         start_from(torch.nn.Linear(2, 2), NAME)
 
 
+@pytest.mark.slow
 def test_a_network_with_context_starts_from_a_bundle_without(bundle):
     network, image = RestoreRWKV(**TINY, context=2).eval(), torch.rand(1, 5, 9, 12)
     start_from(network, NAME)
@@ -390,6 +398,7 @@ def test_weights_with_context_load_into_a_network_without(tmp_path):
         torch.testing.assert_close(single(image), network(image.expand(1, 5, 9, 12)), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_loaded_network_is_merged_and_computes_the_same(bundle):
     plain = load_weights(RestoreRWKV(**TINY), bundle / "models" / "model.pt", NAME)
     ready = load_network(RestoreRWKV(**TINY), bundle / "models" / "model.pt", NAME)
@@ -429,6 +438,7 @@ def find_network(name):
     return parser.get_parsed_content("network_def")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlay", LATER_STAGES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_a_later_stage_starts_from_the_weights_of_the_one_before(overlay, tmp_path):
     before = [path for path in LATER_STAGES if path.parent == overlay.parent and path.stem < overlay.stem]

@@ -247,6 +247,7 @@ ZIPS = {
 REASONS = ["leaves the folder", "leaves the folder", "leaves the folder", "a link", "unpacks from", "a program", "once"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize(("name", "reason"), zip(ZIPS, REASONS, strict=True))
 def test_hostile_zips_are_found(bundle, tmp_path, name, reason):
@@ -255,6 +256,7 @@ def test_hostile_zips_are_found(bundle, tmp_path, name, reason):
     assert all(reason in finding.reason for finding in found), found
 
 
+@pytest.mark.slow
 def test_a_harmless_zip_passes_and_a_damaged_one_does_not(bundle, tmp_path):
     path = zipped(bundle, tmp_path / "guest.zip")
     assert check_bundle(path) == []
@@ -322,6 +324,7 @@ def test_known_targets_pass(target):
     assert reason_against_target(target) == ""
 
 
+@pytest.mark.slow
 def test_the_command_lists_each_finding_and_exits_with_3(bundle):
     result = CliRunner().invoke(app, ["bundles", "check", str(bundle)])
     assert (result.exit_code, result.stderr) == (0, "")

@@ -48,6 +48,7 @@ def parsed(root, *names, **options):
     return parser
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_the_shipped_and_the_papers_size(name):
     for overlays, expected in zip(([], ["base"]), PARAMETERS[name], strict=True):

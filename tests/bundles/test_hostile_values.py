@@ -77,6 +77,7 @@ CARDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CARDS)
 def test_odd_cards_give_one_sentence(guest, name, monkeypatch):
     CARDS[name](guest)
@@ -188,6 +189,7 @@ SLOW = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW)
 def test_a_check_ends_in_time(guest, name):
     path = guest / "configs" / "inference.json"

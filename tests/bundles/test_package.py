@@ -162,6 +162,7 @@ def test_it_runs_from_another_folder_under_another_name(packaged, elsewhere, pha
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.slow
 def test_two_packagings_are_the_same_bytes(bundle, packaged, tmp_path, monkeypatch):
     folder, archive = packaged
     copy = tmp_path / "bundles" / NAME
@@ -223,6 +224,7 @@ def test_the_kernel_can_be_built_in_it(packaged, elsewhere, tmp_path):
     assert "kernel: True" in run_there(elsewhere, folder)
 
 
+@pytest.mark.slow
 def test_all_that_the_source_imports_is_required():
     names = {"pytorch-ignite": "ignite", "scikit-image": "skimage", "pillow": "PIL"}
     known = {names.get(name, name) for name in REQUIREMENTS} | {"torch", "monai", "numpy", "medrestore_monai"}
@@ -274,6 +276,7 @@ def test_each_bundle_requires_versions_that_the_python_of_the_zoo_can_have(each)
     assert required == {name: pins[name] for name in required}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("each", list_bundles(), ids=lambda each: each.name)
 def test_the_card_of_a_package_fits_the_package(each, tmp_path):
     folder, _ = package_bundle(each, tmp_path)
@@ -342,6 +345,7 @@ def test_each_bundle_evaluates_exports_and_trains_without_our_package(each, else
     config(folder, "train").get_parsed_content("network_def").load_state_dict(state)
 
 
+@pytest.mark.slow
 def test_weights_elsewhere_are_listed_and_found_again(bundle, tmp_path):
     url = bundle.weights.as_uri()
     with pytest.raises(ValueError, match="an address outside"):  # of one machine only
@@ -386,6 +390,7 @@ def test_what_breaks_a_rule_is_refused_and_leaves_nothing(tmp_path, name):
     assert not (tmp_path / "zoo").exists() or not list((tmp_path / "zoo").iterdir())
 
 
+@pytest.mark.slow
 def test_the_command_packages_and_does_not_replace_unasked(bundle, tmp_path):
     def run(*args):
         return CliRunner().invoke(app, ["bundles", "package", str(bundle.root), "-o", str(tmp_path / "zoo"), *args])
@@ -398,6 +403,7 @@ def test_the_command_packages_and_does_not_replace_unasked(bundle, tmp_path):
     assert "is the bundle itself or within it" in inside.stderr
 
 
+@pytest.mark.slow
 def test_what_is_no_package_is_never_replaced(bundle, tmp_path):
     mine = tmp_path / "zoo" / bundle.name
     for place in ("runs/thesis.txt", "configs/metadata.json"):

@@ -52,6 +52,7 @@ def trained(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_the_recipe_trains_ten_epochs_of_all_pictures_and_keeps_the_best(trained):
     folder = trained.parent
     with (folder / "run" / "history.csv").open(newline="") as file:
@@ -64,6 +65,7 @@ def test_the_recipe_trains_ten_epochs_of_all_pictures_and_keeps_the_best(trained
     assert {int(one["step"]) for one in state["optimizer"]["state"].values()} == {10 * 2}  # 40 pictures, 32 a step
 
 
+@pytest.mark.slow
 def test_the_weights_are_evaluated_on_the_test_part(trained, tmp_path):
     folder = trained.parent
     model = f"trained={trained},{folder / 'run' / 'model.pt'}"
@@ -76,6 +78,7 @@ def test_the_weights_are_evaluated_on_the_test_part(trained, tmp_path):
     assert rows["trained"]["psnr"] != rows["input"]["psnr"]
 
 
+@pytest.mark.slow
 def test_a_test_picture_is_restored(trained):
     with np.load(trained.parent / "pathmnist.npz") as arrays:
         picture = arrays["test_images"][0]

@@ -60,6 +60,7 @@ def center(volume):
     return spectrum[rows, columns]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bundle", "options"), [(MRI, []), (ALL, ["--modality", "MR"])])
 def test_the_measured_kspace_is_that_of_the_input(tmp_path, bundle, options):
     source = write(tmp_path / "mr.nii.gz", positive())
@@ -72,6 +73,7 @@ def test_the_measured_kspace_is_that_of_the_input(tmp_path, bundle, options):
     assert np.abs(kept - before).max() > 1  # the periphery is the network's
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bundle", "modality"), [(NAME, "CT"), (MRI, "MR"), (PET, "PT"), (ALL, "CT"), (ALL, "MR"), (ALL, "PT")]
 )
@@ -89,6 +91,7 @@ def test_an_evaluation_scores_what_a_user_gets(tmp_path, bundle, modality):
     np.testing.assert_allclose(scored[0], voxels(tmp_path / "out.nii.gz"), rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bundle", "options"), [(PET, []), (ALL, ["--modality", "PT"])])
 def test_the_total_activity_of_each_slice_stays(tmp_path, bundle, options):
     source = write(tmp_path / "pet.nii.gz", positive() / 200 * np.array([0.1, 1, 2]))
@@ -102,6 +105,7 @@ def test_the_total_activity_of_each_slice_stays(tmp_path, bundle, options):
     assert np.abs(voxels(tmp_path / "kept.nii.gz") - voxels(tmp_path / "pet.nii.gz")).max() > 0.01
 
 
+@pytest.mark.slow
 def test_hot_uptake_is_restored_and_scaled_as_all_of_its_slice(tmp_path):
     """Up to SUV 100, though images are scaled and scored in [0, 20]."""
     source = write(tmp_path / "pet.nii.gz", positive() / positive().max() * np.array([15, 60, 99]))
@@ -120,6 +124,7 @@ SERIES = {"CT": ct_series, "MR": mr_series, "PT": pet_series}
 ALONE = {"CT": NAME, "MR": MRI, "PT": PET}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", SERIES)
 def test_the_header_has_the_modality_and_strength_0_changes_nothing(tmp_path, modality):
     SERIES[modality](tmp_path / "scan", slices=3, size=SIZE)
@@ -134,6 +139,7 @@ def test_the_header_has_the_modality_and_strength_0_changes_nothing(tmp_path, mo
         np.testing.assert_allclose(after.array, before.array, rtol=0, atol=0.5001 * step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", ["CT", "MR"])
 def test_a_step_for_one_modality_does_nothing_to_another(tmp_path, modality):
     source = write(tmp_path / "image.nii.gz", positive() - (2000 if modality == "CT" else 0))
@@ -144,6 +150,7 @@ def test_a_step_for_one_modality_does_nothing_to_another(tmp_path, modality):
     np.testing.assert_array_equal(voxels(tmp_path / "a.nii.gz"), voxels(tmp_path / "b.nii.gz"))
 
 
+@pytest.mark.slow
 def test_a_file_of_no_modality_is_refused(tmp_path):
     source = write(tmp_path / "image.nii.gz", positive())
     result = restore(source, tmp_path / "out.nii.gz", ALL, code=3)
@@ -155,6 +162,7 @@ def test_a_file_of_no_modality_is_refused(tmp_path):
     restore(source, tmp_path / "out.nii.gz", MRI, "--modality", "MR")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bundle", "modality"), [(NAME, "CT"), (PET, "PT"), (ALL, "CT"), (ALL, "PT")])
 def test_noise_along_the_axis_is_a_setting_of_the_evaluation(tmp_path, bundle, modality):
     name, expected = {"CT": ("axial_correlation", 0.3), "PT": ("axial_width", 0.61)}[
@@ -169,6 +177,7 @@ def test_noise_along_the_axis_is_a_setting_of_the_evaluation(tmp_path, bundle, m
         assert found == pytest.approx(asked, abs=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bundle", [NAME, ALL])
 def test_an_evaluation_keeps_what_is_outside_of_the_range_as_a_restoration_does(tmp_path, bundle):
     hu = ct_volume(3, (40, 37))

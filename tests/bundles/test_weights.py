@@ -184,6 +184,7 @@ def test_the_digest_of_the_weights_may_be_that_of_the_card(bundle, source):
         large_files(bundle)
 
 
+@pytest.mark.slow
 def test_the_commands_fetch_and_verify(bundle, source):
     def run(*args):
         return CliRunner().invoke(app, ["bundles", "weights", *args, str(bundle.root)])

@@ -40,6 +40,7 @@ def test_gaussian_is_isotropic_in_mm_and_repeats_the_borders():
     assert np.interp(17.5, np.arange(31), profile) / profile[15] == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.slow
 def test_total_variation_and_non_local_means_are_those_of_scikit_image():
     _, noisy = stack()
     expected = denoise_tv_chambolle(noisy[0], weight=0.1)
@@ -52,6 +53,7 @@ def test_total_variation_and_non_local_means_are_those_of_scikit_image():
     assert np.abs(ours[0, ..., 0] - expected[..., 0]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_ends_of_a_stack_are_repeated():
     """A slice that lies between copies of itself is restored as a stack of such copies is, also at its ends."""
     _, noisy = stack(1)
@@ -76,6 +78,7 @@ def test_a_stack_of_one_slice_is_restored_as_in_2d(name, channels):
         np.testing.assert_allclose(ours.reshape(expected.shape), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_neighbors_with_noise_of_their_own_help():
     clean, noisy = stack(9, (41, 32))
 

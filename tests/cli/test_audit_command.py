@@ -23,6 +23,7 @@ def pair(tmp_path):
     return tmp_path / "in", tmp_path / "restored"
 
 
+@pytest.mark.slow
 def test_an_audit_writes_the_figures_and_one_page(pair, tmp_path):
     result = run(*pair, "-o", tmp_path / "new" / "report")
     assert result.exit_code == 0, result.output
@@ -34,6 +35,7 @@ def test_an_audit_writes_the_figures_and_one_page(pair, tmp_path):
     assert (folder / "audit.html").stat().st_size < 1e6
 
 
+@pytest.mark.slow
 def test_overwrite_replaces_an_audit_and_nothing_else(pair, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "precious").write_text("x")
@@ -46,6 +48,7 @@ def test_overwrite_replaces_an_audit_and_nothing_else(pair, tmp_path):
     assert (tmp_path / "other" / "precious").exists()
 
 
+@pytest.mark.slow
 def test_usage_errors_end_with_2_and_bad_data_with_3(pair, tmp_path):
     source, restored = pair
     ct_series(tmp_path / "small", slices=2, size=(24, 16), series="c")

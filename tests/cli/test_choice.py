@@ -108,6 +108,7 @@ def run(*args, code):
     return " ".join(result.stderr.split())
 
 
+@pytest.mark.slow
 def test_on_the_command_line(tmp_path, monkeypatch):
     monkeypatch.setenv("MEDRESTORE_BUNDLES", str(make_tiny_bundle(tmp_path / "bundles").parent))
     WRITERS["ct"](tmp_path / "ct")

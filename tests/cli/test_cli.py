@@ -65,6 +65,7 @@ def assert_refused(folder, code, message, *args):
     assert tree(folder) == before
 
 
+@pytest.mark.slow
 def test_help_and_bundles_are_there_without_torch_or_monai():
     script = f"""
 import sys

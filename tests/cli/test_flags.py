@@ -33,6 +33,7 @@ def texts(path):
     ]
 
 
+@pytest.mark.slow
 def test_no_text_of_the_library_names_an_option():
     assert {"--suv-factor", "--overwrite", "--set"} <= OPTIONS
     found = []

@@ -136,6 +136,7 @@ COMPLETIONS = [
 ]
 
 
+@pytest.mark.slow
 def test_a_shell_completes_words_without_torch():
     script = f"""
 import contextlib, io, os, sys
@@ -152,6 +153,7 @@ assert not {{"torch", "monai", "numpy", "pydicom"}} & set(sys.modules)
     subprocess.run([sys.executable, "-c", script], check=True, env={**os.environ, "MEDRESTORE_BUNDLES": ""})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_script_of_a_shell_is_shown(shell, monkeypatch):
     monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")

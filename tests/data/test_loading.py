@@ -44,6 +44,7 @@ def cohort(tmp_path):
     return root
 
 
+@pytest.mark.slow
 def test_find_images_lists_files_series_and_archives_in_order(cohort):
     found = find_images(cohort)
     assert [item["name"] for item in found] == ["p1/a.nii.gz", "p1/b.nii", "p2/scan", "p3/scan.zip"]
@@ -222,6 +223,7 @@ def test_volumes_know_the_distances_of_their_slices(tmp_path):
     np.testing.assert_allclose(gap.meta["slice_steps"], series.meta["slice_steps"][:2] * [2, 1], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nifti", "dicom"])
 def test_slabs_are_read_with_their_neighbors(tmp_path, kind):
     if kind == "nifti":
@@ -249,6 +251,7 @@ def nan_border(volume):
     return volume
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("name", "modality", "values"),
@@ -304,6 +307,7 @@ def test_a_pet_file_without_a_unit_is_noted(tmp_path, recwarn):
         LoadImageOrSeriesd("image", modality="PT")({"image": tmp_path / "a.nii"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("slope", "inter"), [(1e30, 0), (1e-30, 0), (1e6, 0), (-1e6, 0), (1, 1e6), (1, -1e30)])
 def test_slopes_and_intercepts_that_cannot_be_are_refused(tmp_path, slope, inter):
     image = nib.Nifti1Image(np.arange(32, dtype=np.int16).reshape(4, 4, 2), np.eye(4))

@@ -23,6 +23,7 @@ def test_a_plan_knows_the_extent_of_its_images(planned):
     assert found == [(0, 4, 9, 24, 20), (4, 8, 9, 24, 20), (8, 9, 9, 24, 20), (0, 0, 3, 20, 16)]
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_largest_slab_and_of_a_slice_in_the_network(planned, monkeypatch):
     monkeypatch.setattr(needs, "available_bytes", lambda: 10**9)
     monkeypatch.setattr(needs, "used_bytes", lambda: 1000)
@@ -31,6 +32,7 @@ def test_memory_is_that_of_the_largest_slab_and_of_a_slice_in_the_network(planne
     assert check_needs(planned, 700, context=1) == (fixed + 25 * 24 * 20 * 6 + 700 * 24 * 20, 10**9)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused(planned, monkeypatch):
     monkeypatch.setattr(needs, "available_bytes", lambda: 1000)
     with pytest.raises(RuntimeError, match=r"a\.nii needs about 0\.0 GB of memory, 0\.0 GB are free"):

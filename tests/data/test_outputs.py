@@ -253,6 +253,7 @@ def full_disk(request, monkeypatch):
     monkeypatch.setattr(os, "fsync", fail)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dicom", "nifti"])
 def test_a_full_disk_leaves_nothing_behind_and_is_named(tmp_path, full_disk, kind):
     source = write_nifti(tmp_path / "a.nii")

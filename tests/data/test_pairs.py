@@ -64,6 +64,7 @@ def test_pictures_of_all_formats_pair_by_name(tmp_path, degraded, clean, shape):
         np.testing.assert_array_equal(loaded["label"].numpy(), label)
 
 
+@pytest.mark.slow
 def test_volumes_and_series_pair_slice_by_slice(tmp_path):
     volume = ct_volume(4, (8, 10))
     write_image_pair = {"LQ": volume + 7, "HQ": volume}
@@ -96,6 +97,7 @@ def test_one_couple_of_folders_a_patient(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_all_problems_are_in_one_error(tmp_path):
     for side in ("LQ", "HQ"):
         write(tmp_path / side / "good.png", picture(0))
@@ -231,6 +233,7 @@ AAPM = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("places", AAPM.values(), ids=AAPM)
 def test_low_dose_ct_in_all_its_layouts(tmp_path, places):
     volume = ct_volume(3, 8)
@@ -249,6 +252,7 @@ def test_low_dose_ct_in_all_its_layouts(tmp_path, places):
     assert {item["patient"] for item in chosen} == {"L096"}
 
 
+@pytest.mark.slow
 def test_low_dose_ct_without_partner_or_at_another_place(tmp_path):
     for place, knobs in {
         "L067/full_3mm": {},

@@ -115,6 +115,7 @@ def test_whole_frames_are_read_as_pillow_reads_them(tmp_path, name):
         np.testing.assert_array_equal(read_series(path).array[..., 0], expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in STREAMS if "box" not in name])
 def test_damaged_frames_are_refused(tmp_path, name):
     syntax, bits, data = STREAMS[name]
@@ -225,6 +226,7 @@ def test_a_bomb_ends_in_the_process_that_decodes_and_the_next_slice_is_decoded(t
     np.testing.assert_array_equal(decode_file(good, ds.Rows * ds.Columns * 2).array, ds.pixel_array)
 
 
+@pytest.mark.slow
 def test_a_decoder_that_crashes_or_does_not_end_is_replaced(tmp_path, monkeypatch):
     path = ct_series(tmp_path, slices=1)[0]
     decoding._decoder(decoding._LEAST)._process.kill()

@@ -107,6 +107,7 @@ def test_what_the_mr_header_says_of_the_sequence(tmp_path):
     assert (ds.EchoTime, ds.FlipAngle, ds.EchoTrainLength, ds.MRAcquisitionType) == (3.5, 12, 1, "3D")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("files", [1, 2])
 def test_time_points_in_one_file_or_in_one_each(tmp_path, files):
     slices = phantoms.ct_series(tmp_path / "slices", slices=6, size=8)

@@ -255,6 +255,7 @@ def packed_file(path, name, content, method):
     return bytearray(path.read_bytes())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
 def test_archive_that_is_damaged_is_named_whatever_its_method(tmp_path, method):
     noise = np.random.default_rng(0).integers(0, 9, 4000).astype(np.uint8).tobytes()
@@ -501,6 +502,7 @@ def test_file_cut_short_anywhere(tmp_path, kept):
         read_series(tmp_path)
 
 
+@pytest.mark.slow
 def test_random_bytes_changed_never_give_another_error(tmp_path):
     (file,) = phantoms.ct_series(tmp_path, slices=1, size=8)
     data, rng = file.read_bytes(), np.random.default_rng(0)
@@ -643,6 +645,7 @@ def test_real_oblique_series_maps_every_slice_to_its_position(shared_data):
         assert column @ row == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_every_edge_case_is_read_or_refused_in_one_sentence(shared_data):
     outcomes = {}
     for file in sorted((shared_data / "dicom_edge_cases").glob("pydicom*/*")):

@@ -77,6 +77,7 @@ def test_the_attribute_that_differs_tells_stacks_apart(tmp_path, parts, expected
         np.testing.assert_array_equal(stack.array, same)
 
 
+@pytest.mark.slow
 def test_two_attributes_together(tmp_path):
     put(tmp_path, [{"EchoTime": e, "TemporalPositionIdentifier": t} for e in (5, 10) for t in (1, 2)])
     assert names(tmp_path)[:2] == ["time point and echo 1 of 4, 5 ms", "time point and echo 2 of 4, 10 ms"]
@@ -102,6 +103,7 @@ def test_nothing_but_time_tells_them_apart(tmp_path):
     assert [one.files[0].path.parent.name for one in stacks] == ["1", "0", "2"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_last_volume_is_a_stack_of_its_own_length(tmp_path):
     put(tmp_path, [{"AcquisitionTime": f"1010{n:02d}"} for n in range(3)])
     last = sorted((tmp_path / "2").iterdir(), key=lambda file: pydicom.dcmread(file).ImagePositionPatient[2])
@@ -161,6 +163,7 @@ def test_phases_and_maps_beside_magnitudes_are_left_out(tmp_path, kinds):
     assert "and 3 more passed over" in notes.messages[0]
 
 
+@pytest.mark.slow
 def test_two_orientations_and_two_sides_are_stacks(tmp_path):
     put(tmp_path / "o", [{}, {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}], write=phantoms.ct_series)
     for file in (tmp_path / "o" / "1").iterdir():  # along the normal of the second orientation
@@ -185,6 +188,7 @@ def test_rotating_projections_are_a_set_of_single_images(tmp_path):
     assert [int(ds.InstanceNumber) for ds in series.datasets] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_read_series_asks_for_one_of_several_stacks(tmp_path):
     put(tmp_path, [{"EchoTime": 5}, {"EchoTime": 10}])
     with pytest.raises(DicomError, match=r"2 stacks, .*`stack`: echo 1 of 2, 5 ms; echo 2 of 2, 10 ms"):
@@ -194,6 +198,7 @@ def test_read_series_asks_for_one_of_several_stacks(tmp_path):
         read_series(tmp_path, stack=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", [False, True])
 def test_the_derived_series_mirrors_the_source(tmp_path, split):
     put(tmp_path / "in", [{"EchoTime": 5}, {"EchoTime": 10}])

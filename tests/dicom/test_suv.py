@@ -316,6 +316,7 @@ def pet_bundle(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_restored_on_the_command_line_in_bqml(tmp_path, pet_bundle):
     usable_pet(tmp_path / "a")
 

@@ -47,6 +47,7 @@ def compare(before, after):
             assert new.datasets[index].InstanceNumber == old.datasets[index].InstanceNumber
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slab", [0, 2])
 @pytest.mark.parametrize("make", [two_phases, tilted_and_uneven, enhanced], ids=lambda make: make.__name__)
 def test_no_stored_value_and_no_place_changes(tmp_path, restorer, make, slab):
@@ -60,6 +61,7 @@ def test_no_stored_value_and_no_place_changes(tmp_path, restorer, make, slab):
     assert errors(first) - errors(source) == set()
 
 
+@pytest.mark.slow
 def test_one_stack_or_a_series_of_each(tmp_path, restorer):
     two_phases(tmp_path / "in")
     restorer.restore_file(tmp_path / "in", tmp_path / "one", stack=2)

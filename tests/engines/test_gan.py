@@ -140,6 +140,7 @@ def item(parser, name):
     return parser.get_parsed_content(name).state_dict()
 
 
+@pytest.mark.slow
 def test_two_iterations_train_both_networks():
     parser = parsed()
     before = {name: {k: v.clone() for k, v in item(parser, name).items()} for name in ("network", "discriminator")}
@@ -156,6 +157,7 @@ def test_two_iterations_train_both_networks():
     assert all(torch.isfinite(torch.tensor(trainer.state.metrics[name])) for name in ("loss", "d_loss"))
 
 
+@pytest.mark.slow
 def test_one_iteration_is_what_the_formulas_say():
     parser = parsed(batches(2), dropout=0.0)
     trainer = parser.get_parsed_content("trainer")
@@ -207,6 +209,7 @@ def test_output_is_as_of_a_supervised_trainer():
     assert trainer.optimizer is parser.get_parsed_content("optimizer")
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_to_the_bit(tmp_path):
     def train(path, epochs):
         parser = parsed(max_epochs=epochs)

@@ -20,6 +20,7 @@ def batches(loader, epoch):
     return [batch["image"] for batch in loader]
 
 
+@pytest.mark.slow
 def test_an_epoch_is_the_same_whatever_came_before_and_whatever_loads():
     first = SeededLoader(dataset(), 3, seed=5)
     early, late = batches(first, 1), batches(first, 2)
@@ -55,6 +56,7 @@ def test_the_shares_of_processes_are_the_items_of_one(ranks, weights):
     assert {index for index, _ in together[7:]} <= set(range(7))
 
 
+@pytest.mark.slow
 def test_items_are_drawn_as_often_as_their_weights_say():
     weights = [1, 1, 2, 0, 4]
     sampler = EpochSampler(5, 3, weights=weights)
@@ -67,6 +69,7 @@ def test_items_are_drawn_as_often_as_their_weights_say():
     assert len({seed for drawn in rounds[:100] for _, seed in drawn}) == 500  # also of an item drawn twice
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_joined_datasets_are_balanced_and_seeded_whatever_loads(wrapped):
     parts = ConcatDataset([dataset(2), dataset(9)])

@@ -99,6 +99,7 @@ def tuned_text(baselines, levels=(1.0,), modality="CT"):
     return json.dumps({"version": 1, "modalities": {modality: part}})
 
 
+@pytest.mark.slow
 def test_two_runs_write_the_same_tables(tmp_path):
     for patient in ("p1", "p2"):
         ct_series(tmp_path / "data" / patient, slices=2, size=SIZE, series=patient)
@@ -128,6 +129,7 @@ def test_two_runs_write_the_same_tables(tmp_path):
         assert picture.size == (4 * (SIZE[0] + 4) - 4, SIZE[1] + 16)
 
 
+@pytest.mark.slow
 def test_seed_and_settings_change_the_degradation(tmp_path):
     ct_series(tmp_path / "data", slices=2, size=SIZE)
     base = ["--data", tmp_path / "data", "--baselines", "none", "-o"]
@@ -144,6 +146,7 @@ def test_seed_and_settings_change_the_degradation(tmp_path):
     assert set(table(tmp_path / "a")) > set(table(tmp_path / "public"))  # no body there
 
 
+@pytest.mark.slow
 def test_pairs_score_as_in_scikit_image(tmp_path):
     pairs = write_pairs(tmp_path / "data")
     base = ["--data", tmp_path / "data", "--layout", "paired", "--baselines", "gaussian"]
@@ -158,6 +161,7 @@ def test_pairs_score_as_in_scikit_image(tmp_path):
     assert {(one["patient"], one["slice"]) for one in lines} == {(f"p{n}", str(z)) for n in range(3) for z in (0, 1)}
 
 
+@pytest.mark.slow
 def test_a_bundle_scores_as_what_restore_writes(tmp_path):
     pairs = write_pairs(tmp_path / "data", patients=2)
     run("--data", tmp_path / "data", "--layout", "paired", "--baselines", "none", "-o", tmp_path / "out")
@@ -168,6 +172,7 @@ def test_a_bundle_scores_as_what_restore_writes(tmp_path):
     assert_scores(tmp_path / "out", NAME, expected)
 
 
+@pytest.mark.slow
 def test_bundles_side_by_side_get_the_same_images(tmp_path):
     ct_series(tmp_path / "data", slices=2, size=SIZE)
     edited = ["--data", tmp_path / "data", "--baselines", "none", "-o"]
@@ -179,6 +184,7 @@ def test_bundles_side_by_side_get_the_same_images(tmp_path):
     assert len(list((tmp_path / "both" / "worst").iterdir())) == 4
 
 
+@pytest.mark.slow
 def test_folders_of_any_name(tmp_path, bundles):
     data, root = tmp_path / "data#1", tmp_path / "run#2" / NAME
     ct_series(data, slices=2, size=SIZE)
@@ -191,6 +197,7 @@ def test_folders_of_any_name(tmp_path, bundles):
     assert whole(tmp_path / "out#3", "own") == whole(tmp_path / "out", OTHER)
 
 
+@pytest.mark.slow
 def test_color_pairs(tmp_path, monkeypatch):
     root = make_tiny_bundle(tmp_path / "bundles").rename(tmp_path / "bundles" / "rgb_deblur_tiny")
     channels = {"in_channels": 3, "out_channels": 3}
@@ -221,6 +228,7 @@ def test_color_pairs(tmp_path, monkeypatch):
     assert not {"rmse", "delta_e"} & set(next(iter(table(tmp_path / "mlff").values())))
 
 
+@pytest.mark.slow
 def test_perfect_images_give_valid_json(tmp_path):
     write_pairs(tmp_path / "data", noise=0)
     run("--data", tmp_path / "data", "--layout", "paired", "--baselines", "none", "-o", tmp_path / "out")
@@ -229,6 +237,7 @@ def test_perfect_images_give_valid_json(tmp_path):
     assert (rows[0]["psnr"], rows[0]["psnr_low"], rows[0]["ssim"]) == ("inf", None, 1.0)
 
 
+@pytest.mark.slow
 def test_tuned_parameters_are_used_and_reported(tmp_path):
     write_pairs(tmp_path / "data", patients=2)
     tuned = tmp_path / "tuned.json"
@@ -242,6 +251,7 @@ def test_tuned_parameters_are_used_and_reported(tmp_path):
     assert about["tuned by"] == {"CT": "tuned.json"}
 
 
+@pytest.mark.slow
 def test_limit_takes_slices_from_all_over(tmp_path):
     write_pairs(tmp_path / "data", patients=3)
     base = ["--data", tmp_path / "data", "--layout", "paired", "--baselines", "none", "-o", tmp_path / "out"]
@@ -249,6 +259,7 @@ def test_limit_takes_slices_from_all_over(tmp_path):
     assert {"p0", "p1", "p2"} == {line.split(",")[2] for line in (tmp_path / "out" / "slices.csv").open()} - {"patient"}
 
 
+@pytest.mark.slow
 def test_a_bad_image_is_named_and_can_be_left_out(tmp_path):
     write_pairs(tmp_path / "data", patients=3)
     volume = np.load(tmp_path / "data" / "LQ" / "p1.npy")
@@ -297,6 +308,7 @@ def test_mistakes_are_refused_before_an_image_is_read(tmp_path, options, message
     assert {path.name for path in tmp_path.iterdir()} == {"data"}
 
 
+@pytest.mark.slow
 def test_reports_are_replaced_on_request_only_and_nothing_else(tmp_path):
     write_pairs(tmp_path / "data", patients=1)
     base = ["--data", tmp_path / "data", "--layout", "paired", "--baselines", "none", "-o", tmp_path / "out"]
@@ -308,6 +320,7 @@ def test_reports_are_replaced_on_request_only_and_nothing_else(tmp_path):
     assert "no file or folder" in run("--data", tmp_path / "nowhere", "-o", tmp_path / "x", code=2).stderr
 
 
+@pytest.mark.slow
 def test_a_report_does_not_replace_what_it_is_made_of(tmp_path):
     write_pairs(tmp_path / "data", patients=1)
     base = ["--layout", "paired", "--baselines", "none", "-o", tmp_path / "out"]
@@ -335,6 +348,7 @@ def test_a_report_does_not_replace_what_it_is_made_of(tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_bad_data_is_refused(tmp_path):
     (tmp_path / "data").mkdir()
     assert "holds no image" in run("--data", tmp_path / "data", "-o", tmp_path / "out", code=3).stderr
@@ -354,6 +368,7 @@ def test_the_kernel_is_known_from_what_the_degradation_noted():
     assert both.shape > motion_kernel(9, 20.0).shape
 
 
+@pytest.mark.slow
 def test_bundles_of_two_modalities_have_a_folder_and_a_table_each(tmp_path, bundles, monkeypatch):
     shutil.copytree(bundles, tmp_path / "bundles")
     configs = tmp_path / "bundles" / OTHER / "configs"
@@ -395,6 +410,7 @@ def write_volumes(folder, modalities):
         np.save(folder / modality / "p0" / "a.npy", volume if modality == "CT" else (volume + 1024).clip(0) / 100)
 
 
+@pytest.mark.slow
 def test_a_bundle_of_several_modalities_joins_those_of_one(tmp_path, family, monkeypatch):
     monkeypatch.setenv("MEDRESTORE_BUNDLES", str(family))
     mr = "mri_superresolution_restore_rwkv"
@@ -413,6 +429,7 @@ def test_a_bundle_of_several_modalities_joins_those_of_one(tmp_path, family, mon
     assert score_of(tmp_path / "both", "MR", ALL) == score_of(tmp_path / "one", "MR", ALL)
 
 
+@pytest.mark.slow
 def test_each_bundle_is_opened_once_for_all_its_modalities(tmp_path, family, monkeypatch):
     monkeypatch.setenv("MEDRESTORE_BUNDLES", str(family))
     write_volumes(tmp_path / "data", ["CT", "MR"])
@@ -432,6 +449,7 @@ def score_of(folder, modality, method):
     return next(row["psnr"] for row in rows if (row["modality"], row["method"]) == (modality, method))
 
 
+@pytest.mark.slow
 def test_modalities_that_do_not_fit_are_refused(tmp_path, family, monkeypatch):
     monkeypatch.setenv("MEDRESTORE_BUNDLES", str(family))
     write_volumes(tmp_path / "data", ["CT"])
@@ -441,6 +459,7 @@ def test_modalities_that_do_not_fit_are_refused(tmp_path, family, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_other_weights_and_networks_take_part(tmp_path, bundles):
     write_pairs(tmp_path / "data", patients=2)
     own = bundles / OTHER / "models" / "model.pt"
@@ -493,6 +512,7 @@ def test_an_overlay_in_the_working_folder_does_not_stand_in_for_the_bundles_own(
     assert parse_candidate(f"a={NAME},own.json").overlay == Path("own.json")
 
 
+@pytest.mark.slow
 def test_tuning_finds_the_best_of_a_grid(tmp_path, monkeypatch):
     """The volumes have white noise; the best Gaussian is that of an exhaustive search with SciPy."""
     pairs = write_pairs(tmp_path / "data", patients=3)

@@ -88,6 +88,7 @@ def psnr(image, clean):
     return 10 * np.log10(400**2 / (error**2).mean())
 
 
+@pytest.mark.slow
 def test_methods_in_3d_see_true_neighbors_in_mm(tmp_path):
     pairs = write_pairs(tmp_path / "data")
     values = {"gaussian": {"sigma": 0.6}, "gaussian_3d": {"sigma_mm": 0.9}}
@@ -104,6 +105,7 @@ def test_methods_in_3d_see_true_neighbors_in_mm(tmp_path):
             )
 
 
+@pytest.mark.slow
 def test_3d_beats_2d_where_the_noise_of_slices_is_independent(tmp_path):
     write_pairs(tmp_path / "data", spacing=(1.0, 1.0, 0.5))
     base = ["--data", tmp_path / "data", "--layout", "paired", "--oracle", "-o", tmp_path / "out"]
@@ -118,6 +120,7 @@ def opened(data, settings=None):
     return open_model(Candidate(NAME, bundle), "CT", data, "cpu", settings or {}, {"part": "all", "seed": 3})
 
 
+@pytest.mark.slow
 def test_slices_of_a_volume_have_the_noise_of_single_slices(tmp_path):
     ct_series(tmp_path / "data" / "p0", slices=5, size=SIZE)
     model = opened(tmp_path / "data")
@@ -137,6 +140,7 @@ def test_slices_of_a_volume_have_the_noise_of_single_slices(tmp_path):
     assert volume.level == pytest.approx(noise_level(expected), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_limit_changes_what_is_scored_and_no_score(tmp_path):
     for patient in ("p1", "p2"):
         ct_series(tmp_path / "data" / patient, slices=4, size=SIZE, series=patient)
@@ -151,6 +155,7 @@ def test_a_limit_changes_what_is_scored_and_no_score(tmp_path):
     assert about(tmp_path / "some")["noise levels"] == about(tmp_path / "all")["noise levels"]
 
 
+@pytest.mark.slow
 def test_parameters_follow_the_noise_level_of_each_volume(tmp_path):
     pairs = write_pairs(tmp_path / "data", noises=(20.0, 80.0))
     levels = [noise_level((noisy[None] + 1024) / 4096) for noisy, _ in pairs]
@@ -170,6 +175,7 @@ def test_parameters_follow_the_noise_level_of_each_volume(tmp_path):
     assert described["noise levels"]["CT"] == pytest.approx(levels, rel=0.01)
 
 
+@pytest.mark.slow
 def test_the_bundle_brings_its_own_table_and_a_file_goes_over_it(tmp_path, bundles, monkeypatch):
     shutil.copytree(bundles, tmp_path / "bundles")
     monkeypatch.setenv("MEDRESTORE_BUNDLES", str(tmp_path / "bundles"))
@@ -192,6 +198,7 @@ def test_the_bundle_brings_its_own_table_and_a_file_goes_over_it(tmp_path, bundl
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_the_oracle_is_the_best_for_each_volume_and_no_rival(tmp_path):
     pairs = write_pairs(tmp_path / "data", noises=(20.0, 80.0))
     base = ["--data", tmp_path / "data", "--layout", "paired", "--baselines", "gaussian,gaussian_3d", "-o"]
@@ -212,6 +219,7 @@ def test_the_oracle_is_the_best_for_each_volume_and_no_rival(tmp_path):
     assert "p-values are against" in run(*base, tmp_path / "x", "--against", "gaussian (oracle)", code=2).stderr
 
 
+@pytest.mark.slow
 def test_slices_with_gaps_are_no_neighbors(tmp_path):
     volume = ct_volume(6, SIZE, noise=0)
     noisy = np.rint(volume + 30 * np.random.default_rng(0).standard_normal(volume.shape)).clip(-1024, 3071)
@@ -255,6 +263,7 @@ def test_a_perfect_slice_has_a_score_that_can_be_averaged():
     assert volume.psnr(off.__getitem__, lambda one: one.range) == pytest.approx((200 + 20) / 2)
 
 
+@pytest.mark.slow
 def test_a_slice_that_cannot_be_used_is_left_out_and_parts_the_volume(tmp_path):
     ct_series(tmp_path / "data" / "p0", slices=5, size=SIZE)
     model = opened(tmp_path / "data")
@@ -275,6 +284,7 @@ def test_a_slice_that_cannot_be_used_is_left_out_and_parts_the_volume(tmp_path):
         load_volume(source, listed, fails, whole=True)
 
 
+@pytest.mark.slow
 def test_a_network_with_context_gets_slabs_and_each_slice_once(tmp_path, bundles, monkeypatch):
     """A network in 2D scores the same with and without neighbors, whichever slices are asked for."""
     shutil.copytree(bundles, tmp_path / "bundles")
@@ -297,6 +307,7 @@ def test_a_network_with_context_gets_slabs_and_each_slice_once(tmp_path, bundles
     assert about(tmp_path / "some")["bundles"][NAME]["settings"]["context"] == 1
 
 
+@pytest.mark.slow
 def test_neighbors_reach_the_network(tmp_path, monkeypatch):
     ct_series(tmp_path / "data" / "p0", slices=7, size=SIZE)
     model = opened(tmp_path / "data")
@@ -320,6 +331,7 @@ def test_neighbors_reach_the_network(tmp_path, monkeypatch):
     assert given[0].meta["modality"] == "CT"
 
 
+@pytest.mark.slow
 def test_pairs_of_pet_series_are_scored_in_suv(tmp_path):
     clean = np.clip(ct_volume(3, SIZE, noise=0) + 1000, 0, None) * 10  # Bq/ml
     noisy = np.clip(clean + 700 * np.random.default_rng(0).standard_normal(clean.shape), 0, None)
@@ -336,6 +348,7 @@ def test_pairs_of_pet_series_are_scored_in_suv(tmp_path):
     assert given["rmse"] == pytest.approx(expected, rel=0.01)
 
 
+@pytest.mark.slow
 def test_methods_without_a_need_read_single_slices(tmp_path, monkeypatch):
     ct_series(tmp_path / "data" / "p0", slices=5, size=SIZE)
     read = []

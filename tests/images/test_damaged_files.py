@@ -27,6 +27,7 @@ def fuzz_readers():
     return load_script("experiments/fuzz_readers.py")
 
 
+@pytest.mark.slow
 def test_two_thousand_damaged_files_give_one_sentence_or_the_same_voxels(fuzz_readers):
     outcome = fuzz_readers.fuzz(2112, seed=20)
     assert outcome.failures == []
@@ -35,6 +36,7 @@ def test_two_thousand_damaged_files_give_one_sentence_or_the_same_voxels(fuzz_re
         assert outcome.counts[name, "refused"] > 50
 
 
+@pytest.mark.slow
 def test_the_fuzz_sees_a_reader_that_fills_up(fuzz_readers, monkeypatch):
     monkeypatch.setattr(fuzz_readers, "read", lambda path: np.asarray(Image.open(path)) if path.suffix == ".png" else 0)
     monkeypatch.setattr(fuzz_readers, "samples", lambda: {"gray.png": fuzz_readers._saved(save_png)})
@@ -253,6 +255,7 @@ def test_messages_leave_out_what_a_parser_quotes(tmp_path):
     assert damage._reason(KeyError(3)) == "KeyError"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/usr/bin/djpeg").is_file(), reason="libjpeg-turbo-progs is not installed")
 def test_what_libjpeg_warns_of_is_refused(tmp_path, fuzz_readers):
     rng = np.random.default_rng(3)

@@ -563,6 +563,7 @@ def test_what_a_file_cannot_hold_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["mri_breast_dce/UCSF-BR-06_phase2.nii.gz", "sts_pet_crops/STS_002/PET.nii.gz", "rgb_nuclei_dsb2018"]
 )
@@ -577,6 +578,7 @@ def test_real_files_come_back(shared_data, tmp_path, name):
         assert meta_again["original_dtype"] == meta["original_dtype"]
 
 
+@pytest.mark.slow
 def test_a_gzip_file_with_a_bit_error_is_refused(tmp_path):
     noise = np.random.default_rng(0).integers(-1000, 1000, (12, 10, 4)).astype(np.int16)
     nib.save(nib.Nifti1Image(noise, np.eye(4)), tmp_path / "a.nii.gz")

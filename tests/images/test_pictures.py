@@ -266,6 +266,7 @@ def test_the_resolution_of_a_jpeg_is_turned_with_it(tmp_path, orientation):
     assert Image.open(tmp_path / "b.png").info["dpi"] == pytest.approx((150, 300) if turned else (300, 150), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_png_with_a_bit_error_is_refused(tmp_path):
     Image.fromarray(data.astronaut()[100:160, 100:228]).save(tmp_path / "a.png")
     whole = (tmp_path / "a.png").read_bytes()

@@ -50,6 +50,7 @@ def test_parallel_projection_matches_scikit_image(phantom):
     assert np.abs(ours.numpy() - theirs).mean() < 0.005 * theirs.max()
 
 
+@pytest.mark.slow
 def test_parallel_fbp_matches_scikit_image(phantom):
     angles = view_angles(180)
     sinogram = radon(phantom, -np.rad2deg(angles.numpy()), circle=True)
@@ -80,6 +81,7 @@ def test_projections_of_a_disk_are_its_chords(center):
 WIDE_FAN = FanBeam(source_distance=120.0, detectors=240, pitch=0.8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beam", [None, FAN, WIDE_FAN], ids=["parallel", "fan", "wide fan"])
 def test_fbp_gives_back_value_and_place(beam):
     spacing, center, radius = 0.8, (20.0, -10.0), 22.0
@@ -97,6 +99,7 @@ def test_fbp_gives_back_value_and_place(beam):
     assert result[outside].abs().mean() < 0.0002
 
 
+@pytest.mark.slow
 def test_fan_fbp_of_a_phantom(phantom):
     image = torch.from_numpy(phantom)[None, None]
     angles = view_angles(360, 2 * math.pi)

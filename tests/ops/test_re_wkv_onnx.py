@@ -44,6 +44,7 @@ def reference(decay, bonus, k, v):
     return v
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (5, 7), (CHUNK, CHUNK), (33, 31), (9, 65)], ids=str)
 @pytest.mark.parametrize("strength", [0.0, 1.0, 20.0])
 def test_onnx_is_the_formula(session, size, strength):

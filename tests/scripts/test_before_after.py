@@ -31,6 +31,7 @@ def test_middle_has_rows_first(script):
     assert script.middle(image[..., None].repeat(1, 1, 1, 3), 100).shape == (7, 5, 2)
 
 
+@pytest.mark.slow
 def test_a_picture_of_a_degraded_slice(script, tmp_path, monkeypatch):
     bundle = make_tiny_bundle(tmp_path, "mri_superresolution_restore_rwkv")
     values = np.zeros((40, 33, 2), np.int16)

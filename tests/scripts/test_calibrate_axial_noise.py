@@ -27,6 +27,7 @@ def test_anatomy_does_not_hide_the_correlation_of_the_noise(script, known):
     assert found[1:3] == pytest.approx([correlation_of(weights, lag) for lag in (2, 3)], abs=0.03)
 
 
+@pytest.mark.slow
 def test_real_slices_are_correlated_as_the_simulation_assumes(script, shared_data):
     folder = shared_data / "ct_contiguous_tcia"
     meta = {one["key"]: one for one in json.loads((folder / "meta.json").read_text())}["ACRIN-FLT-Breast_013"]

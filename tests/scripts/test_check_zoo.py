@@ -28,6 +28,7 @@ def problems(zoo, root):
     return {name: text for name, text in zoo.check(root, schema).items() if text}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bundle", list_bundles(), ids=lambda bundle: bundle.name)
 def test_each_bundle_passes(bundle, tmp_path, zoo):
     folder, _ = package_bundle(bundle, tmp_path)
@@ -74,6 +75,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_breaks_a_rule_is_found(change, packaged, tmp_path, zoo):
     act, name, message = CHANGES[change]

@@ -26,6 +26,7 @@ def abdomen(shape=(231, 200)):
     return hu.astype(np.float32), body, organ
 
 
+@pytest.mark.slow
 def test_signal_is_where_the_body_is(drawing):
     hu, _, _ = abdomen()
     for seed in range(5):
@@ -39,6 +40,7 @@ def test_signal_is_where_the_body_is(drawing):
         assert outside < 0.1 * inside
 
 
+@pytest.mark.slow
 def test_contrast_between_tissues_goes_both_ways(drawing):
     hu, _, _ = abdomen()
     ratios = []

@@ -31,6 +31,7 @@ def test_the_field_of_a_convolution_is_its_kernel(script):
     np.testing.assert_allclose(field, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_field_is_that_of_finite_differences(script):
     network = RestoreRWKV(dim=8, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1).double().eval()
     torch.nn.init.normal_(network.output.weight, std=0.1)
@@ -56,6 +57,7 @@ def test_areas_by_hand(script):
     assert script.area_of(np.ones((9, 9)), 1) == 1
 
 
+@pytest.mark.slow
 def test_the_figure_and_its_table(script, tmp_path, capsys):
     script.main(["-o", str(tmp_path / "field.png"), "--only", "shipped", "sum/omni", "--size", "16", "--images", "1"])
     lines = capsys.readouterr().out.splitlines()

@@ -37,6 +37,7 @@ def run(monkeypatch, *options):
     return script
 
 
+@pytest.mark.slow
 def test_the_ranges_of_the_training_data_are_written(tmp_path, monkeypatch):
     root = make_tiny_bundle(tmp_path / "bundles", NAME)
     monkeypatch.setenv("MEDRESTORE_BUNDLES", str(tmp_path / "bundles"))
@@ -61,6 +62,7 @@ def test_the_ranges_of_the_training_data_are_written(tmp_path, monkeypatch):
     assert '"pixel_mm": [3.0, 4.0]' in text
 
 
+@pytest.mark.slow
 def test_several_trainings_are_joined(tmp_path, monkeypatch):
     root = make_tiny_bundle(tmp_path / "bundles", NAME)
     monkeypatch.setenv("MEDRESTORE_BUNDLES", str(tmp_path / "bundles"))
@@ -87,6 +89,7 @@ def test_a_block_takes_the_place_of_an_earlier_one_and_all_else_stays(monkeypatc
     assert '"lines": ["kept as they are", {"a": 1}]' in twice
 
 
+@pytest.mark.slow
 def test_each_modality_of_a_bundle_has_its_own_entry(tmp_path, monkeypatch):
     root = make_tiny_bundle(tmp_path / "bundles", ALL_IN_ONE)
     monkeypatch.setenv("MEDRESTORE_BUNDLES", str(tmp_path / "bundles"))
@@ -108,6 +111,7 @@ def test_each_modality_of_a_bundle_has_its_own_entry(tmp_path, monkeypatch):
     assert found["modalities"]["CT"]["degradations"]["dose"] == [0.1, 0.5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(path.parents[1].name for path in BUNDLES.glob("*/configs/train_blur.json")))
 def test_every_kind_of_blur_of_a_training_has_its_range(name, monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPTS))

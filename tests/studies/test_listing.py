@@ -44,6 +44,7 @@ def test_the_index_of_a_disk_does_not_make_it_one_study(tmp_path):
     assert names(tmp_path / "in") == ["a", "b"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packed", [False, True])
 def test_series_in_one_place_get_names_that_stay_and_can_be_had_alone(tmp_path, packed):
     place = tmp_path / "in"
@@ -65,6 +66,7 @@ def test_series_in_one_place_get_names_that_stay_and_can_be_had_alone(tmp_path, 
         assert not path.exists()
 
 
+@pytest.mark.slow
 def test_a_bad_file_among_several_series_is_reported_and_they_are_listed(tmp_path):
     for series in "ab":
         ct_series(tmp_path / "in", slices=3, size=8, series=series)

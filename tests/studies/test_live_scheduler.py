@@ -51,6 +51,7 @@ def ours(live):
     return [name for name in live.scheduler.worker_plugins if "medrestore" in name]
 
 
+@pytest.mark.slow
 def test_all_studies_are_restored_and_the_scheduler_keeps_no_bundle(job, live):
     with Notes() as notes:
         records = restore_studies(job, workers=on(live, job))
@@ -62,6 +63,7 @@ def test_all_studies_are_restored_and_the_scheduler_keeps_no_bundle(job, live):
     assert not live.scheduler.tasks
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_all(job, live, monkeypatch):
     attempts = []
 
@@ -77,6 +79,7 @@ def test_a_full_disk_stops_all(job, live, monkeypatch):
     assert ours(live) == []
 
 
+@pytest.mark.slow
 def test_what_works_for_a_client_that_is_gone_does_not_write(job, live, monkeypatch):
     begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
 
@@ -104,6 +107,7 @@ def test_what_works_for_a_client_that_is_gone_does_not_write(job, live, monkeypa
     assert not list((job.output / ".medrestore").rglob("*.json"))[1:]  # client.json alone
 
 
+@pytest.mark.slow
 def test_a_run_replaces_the_bundle_that_a_killed_one_has_left_open(job, live):
     with Client(live.scheduler_address, set_as_default=False) as client:
         for run in "ab":

@@ -29,6 +29,7 @@ def written(job):
     return sorted(path.parent.relative_to(job.output / "report").as_posix() for path in job.output.rglob("audit.html"))
 
 
+@pytest.mark.slow
 def test_each_study_has_its_report_and_the_page_leads_to_them(job):
     restore_studies(job)
     assert written(job) == ["a/series", "c d.npy"]
@@ -43,6 +44,7 @@ def test_each_study_has_its_report_and_the_page_leads_to_them(job):
     assert report["provenance"]["weights_sha256"] == job.restorer.weights_sha256
 
 
+@pytest.mark.slow
 def test_a_result_without_its_report_gets_it_and_is_not_restored_again(job, monkeypatch):
     restore_studies(replace(job, report=False))
     assert written(job) == []
@@ -54,6 +56,7 @@ def test_a_result_without_its_report_gets_it_and_is_not_restored_again(job, monk
     assert calls == ["nan.npy"]
 
 
+@pytest.mark.slow
 def test_a_new_result_takes_away_the_report_of_the_old_one(job):
     restore_studies(job)
     other = Restorer(job.restorer.bundle, device="cpu", strength=0.5)
@@ -61,6 +64,7 @@ def test_a_new_result_takes_away_the_report_of_the_old_one(job):
     assert written(job) == []
 
 
+@pytest.mark.slow
 def test_what_cannot_be_audited_is_noted_and_stays_restored(job, monkeypatch):
     def fail(*args, **options):
         raise ValueError("no such audit")
@@ -71,6 +75,7 @@ def test_what_cannot_be_audited_is_noted_and_stays_restored(job, monkeypatch):
     assert records["c d.npy"]["notes"][-1] == "there is no report: no such audit"
 
 
+@pytest.mark.slow
 def test_a_study_may_not_lie_among_the_reports(job, tmp_path):
     (tmp_path / "in" / "report").mkdir()
     np.save(tmp_path / "in" / "report" / "x.npy", np.zeros(SIZE))
@@ -85,6 +90,7 @@ def test_where_the_report_of_one_image_goes(tmp_path, name, folder):
     assert writing.report_folder(tmp_path / name).name == folder
 
 
+@pytest.mark.slow
 def test_on_the_command_line(job, tmp_path):
     def run(source, output, *more):
         line = ["restore", source, "-o", output, "--bundle", job.restorer.bundle.root, "--device", "cpu", "--report"]

@@ -66,6 +66,7 @@ def leftovers(output):
     return [*hidden, *ours, (output / ".medrestore/client.json").read_text()]
 
 
+@pytest.mark.slow
 def test_every_study_equals_one_restored_alone(job, bundle, tmp_path):
     records = restore_studies(job)
     assert set(outcomes(records).values()) == {"restored"}
@@ -86,6 +87,7 @@ def test_every_study_equals_one_restored_alone(job, bundle, tmp_path):
     assert (first["settings"]["strength"], first["settings"]["bundle"], first["files"]) == (1.0, NAME, 2)
 
 
+@pytest.mark.slow
 def test_what_is_done_is_skipped_and_what_is_missing_or_failed_is_not(job, calls, tmp_path):
     restore_studies(job)
     assert sorted(calls) == ["c.npy", "d.npy", "series", "series"]
@@ -98,6 +100,7 @@ def test_what_is_done_is_skipped_and_what_is_missing_or_failed_is_not(job, calls
     assert calls == ["c.npy", "e.npy"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["setting", "weights", "source"])
 def test_other_settings_weights_or_files_are_refused_in_one_sentence_by_default(job, calls, tmp_path, change):
     restore_studies(job)
@@ -121,6 +124,7 @@ def test_other_settings_weights_or_files_are_refused_in_one_sentence_by_default(
     assert calls == []
 
 
+@pytest.mark.slow
 def test_an_earlier_result_stays_recorded_if_a_later_run_fails(job, tmp_path):
     restore_studies(job)
     kept, good = (job.output / "c.npy").read_bytes(), (tmp_path / "in" / "c.npy").read_bytes()
@@ -135,6 +139,7 @@ def test_an_earlier_result_stays_recorded_if_a_later_run_fails(job, tmp_path):
     assert (again["c.npy"]["outcome"], again["c.npy"]["notes"]) == ("restored", [])
 
 
+@pytest.mark.slow
 def test_how_a_result_that_stays_was_made_stays_on_record(job, tmp_path):
     made = {record["name"]: record for record in restore_studies(job)}["c.npy"]
     good = (tmp_path / "in" / "c.npy").read_bytes()
@@ -154,6 +159,7 @@ def test_how_a_result_that_stays_was_made_stays_on_record(job, tmp_path):
     assert "earlier" not in again
 
 
+@pytest.mark.slow
 def test_another_series_of_the_same_size_and_time_is_not_done(job):
     """Two series that change places, as two anonymised cohorts with the same names would."""
     places = [job.source / patient for patient in "abc"]
@@ -169,6 +175,7 @@ def test_another_series_of_the_same_size_and_time_is_not_done(job):
         restore_studies(job)
 
 
+@pytest.mark.slow
 def test_weights_that_are_written_anew_meanwhile_change_nothing(job, tmp_path, monkeypatch):
     """A training may write better ones: all results are of those that the records name."""
     own, restored = write_tiny_weights(tmp_path / "own.pt"), Restorer.restore_file
@@ -187,6 +194,7 @@ def test_weights_that_are_written_anew_meanwhile_change_nothing(job, tmp_path, m
     assert (Restorer(job.restorer.bundle, weights=own)(alone) != wanted).any()
 
 
+@pytest.mark.slow
 def test_a_series_in_a_folder_named_like_a_picture_with_a_preview_beside_it(job):
     ct_series(job.source / "y.png", slices=2, size=SIZE, series="c")
     (job.source / "y.png" / "preview.png").write_bytes(b"")
@@ -205,6 +213,7 @@ def test_somebody_else_s_manifest_stays(job):
     assert [path.name for path in job.output.iterdir()] == ["manifest.json"]
 
 
+@pytest.mark.slow
 def test_bad_studies_are_reported_and_the_rest_is_restored(job, tmp_path):
     ct_series(tmp_path / "in" / "gap", slices=5, size=SIZE, series="g", skip=[2])
     (tmp_path / "in" / "bad.nii").write_bytes(b"nothing")
@@ -224,6 +233,7 @@ def test_bad_studies_are_reported_and_the_rest_is_restored(job, tmp_path):
     assert leftovers(job.output) == [""]
 
 
+@pytest.mark.slow
 def test_a_mistake_of_ours_is_a_failure_that_names_no_patient(job, monkeypatch):
     def mistaken(self, path, target, **options):
         raise KeyError("Canary^Name")
@@ -234,6 +244,7 @@ def test_a_mistake_of_ours_is_a_failure_that_names_no_patient(job, monkeypatch):
     }
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_work(job, monkeypatch):
     def full(self, path, target, **options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -244,6 +255,7 @@ def test_a_full_disk_stops_the_work(job, monkeypatch):
     assert leftovers(job.output) == [""]
 
 
+@pytest.mark.slow
 def test_what_comes_to_be_there_after_a_full_disk_is_not_replaced(job, monkeypatch):
     def full(self, path, target, **options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -255,6 +255,7 @@ def count_different(images):
     return len({image.numpy().tobytes() for image in images})
 
 
+@pytest.mark.slow
 def test_every_item_draws_its_own_in_workers_too(item):
     many = {**item, **{f"image_{name}": item["image"] for name in CASES}}
     transforms = Compose([case.make(key=f"image_{name}") for name, case in CASES.items()])

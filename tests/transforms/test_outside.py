@@ -105,6 +105,7 @@ def stored_values(path):
 SETTINGS = [{}, {"strength": 0.5, "self_ensemble": 2}, {"tile": 16, "halo": 0, "mean_hu": "off"}]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("bundle", [NAME, "all_in_one_restore_rwkv"])
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)

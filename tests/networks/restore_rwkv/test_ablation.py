@@ -58,6 +58,7 @@ def test_a_block_is_what_the_formulas_say(attention, token_shift):
     assert_close(block(x), middle + change, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("attention", "token_shift"), VARIANTS)
 def test_every_variant_trains_and_restores_alike_in_every_form(attention, token_shift):
     network, image = tiny(attention, token_shift), torch.rand(2, 1, 19, 25)

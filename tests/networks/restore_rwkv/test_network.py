@@ -37,6 +37,7 @@ def multiply_adds(network):
     return (counter.get_total_flops() - bi_wkv) / 2 * 4  # of 128x128: all of them are for a pixel
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "parameters", "gigaflops"), [({}, 27.91e6, 37.46), (LIGHT, 1.187e6, 1.45)], ids=["base", "light"]
 )
@@ -46,6 +47,7 @@ def test_has_the_papers_size(options, parameters, gigaflops):
     assert multiply_adds(network) / 1e9 == pytest.approx(gigaflops, rel=0.05)
 
 
+@pytest.mark.slow
 def test_biases_are_where_the_public_code_has_them():
     network, plain, image = tiny(bias=True), tiny(), torch.rand(1, 1, 19, 24)
     added = {name for name, _ in network.named_parameters()} - {name for name, _ in plain.named_parameters()}
@@ -132,6 +134,7 @@ def test_block_is_the_papers_formula():
     assert_close(block(x), x1 + block.gamma2 * mixed, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strip", [1, 8 * 24 * 5, 2**18])  # strips of 4 rows, of 5 and a rest, of the whole image
 @pytest.mark.parametrize("size", [(19, 24), (1, 2), (3, 9)])
 def test_inference_in_strips_equals_training(monkeypatch, strip, size):
@@ -165,6 +168,7 @@ def test_inference_leaves_the_image_alone():
     assert torch.equal(image, before)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not biwkv_cpu.is_available(), reason="the compiled Bi-WKV was not built")
 def test_inference_needs_little_memory():
     network = tiny().eval().merged()
@@ -202,6 +206,7 @@ def test_every_parameter_gets_a_finite_gradient():
         assert parameter.grad.abs().max() > 0, name
 
 
+@pytest.mark.slow
 def test_checkpointing_gives_the_same_gradients():
     image = torch.rand(1, 1, 16, 16)
     gradients = []
@@ -247,6 +252,7 @@ def test_cuda_equals_cpu():
     assert_close(network.cuda()(image.cuda()).cpu(), network.cpu()(image), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_papers_size_takes_a_training_step():
     torch.manual_seed(0)
     network = RestoreRWKV(use_checkpoint=True).train()

@@ -41,6 +41,7 @@ def test_the_instruction_set_follows_what_processor_and_system_say(ecx_1, ebx_7,
     assert widest_of(ecx_1, ebx_7, xcr0) == expected
 
 
+@pytest.mark.slow
 @needs_kernel
 def test_the_instruction_set_is_that_of_pytorch(monkeypatch):
     """PyTorch asks the processor by a library of its own, cpuinfo."""

@@ -126,6 +126,7 @@ def test_long_reference_matches_the_formula():
     assert_close(re_wkv_reference(*arguments, scan=long_scan), re_wkv_reference(*arguments))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scans", "columns"), [(1, False), (1, True), (2, False)])
 @pytest.mark.parametrize(("key_std", "decay"), [(1, 1), (5, 1), (1, 8)])
 def test_stays_accurate_over_262144_tokens(scans, columns, key_std, decay):
@@ -180,6 +181,7 @@ def test_number_of_threads_changes_nothing(columns):
     assert all(torch.equal(a, b) for a, b in zip(one, many, strict=True))
 
 
+@pytest.mark.slow
 def test_results_large_enough_to_pass_the_caches():
     """Beyond 16 MiB the kernel writes past the caches; the first image must not notice the others."""
     arguments = inputs((3, 150, 200, 48), 2, gated=True)
@@ -242,6 +244,7 @@ def test_holds_up_to_the_limit_of_linear_sums_and_beyond(w, u):
     compare([torch.full((1, 3), w / 99), torch.full((1, 3), u), *images], False, 1e-5, 5e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_operator_is_registered_correctly(gated, dtype):
@@ -262,6 +265,7 @@ class Module(torch.nn.Module):
         return re_wkv(self.decay / (k.shape[1] * k.shape[2]), self.first, k, v, r, backend="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradients", [False, True])
 def test_exports_for_images_of_any_size(gradients):
     module = Module(5)

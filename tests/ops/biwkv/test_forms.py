@@ -69,6 +69,7 @@ def test_any_bonus(bonus):
         assert_close(got, want, rtol=1e-7, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch", "robust"])
 @pytest.mark.parametrize("length", [1, 5, 40])
 def test_gradcheck(backend, length):
@@ -90,6 +91,7 @@ def sums_in_order(w, u, k, v):
     return totals[0] / totals[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch", CPU_KERNEL])
 def test_long_sequence_is_exact(backend):
     """Rounding must not pile up over 2^18 tokens: 1e-5 of the largest value."""

@@ -32,6 +32,7 @@ def test_kernels_in_the_interpreter():
     assert "skipped" not in run.stdout
 
 
+@pytest.mark.slow
 def test_importing_the_package_does_not_import_triton():
     code = "import torch, sys; had = 'triton' in sys.modules; import medrestore_monai.ops; "
     code += "sys.exit('triton' in sys.modules and not had)"
