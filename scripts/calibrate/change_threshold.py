@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.ndimage import label
 
 from medrestore_monai.audit import Volume
-from medrestore_monai.audit.faithfulness import measure_faithfulness, noise_map
+from medrestore_monai.audit.faithfulness import change_map, measure_faithfulness, noise_map
 from medrestore_monai.audit.noise import Noise, measure_noise
 from medrestore_monai.audit.threshold import choose_threshold, thresholds, write_threshold
 from medrestore_monai.bundles import find_bundle
@@ -47,7 +48,11 @@ def slices_of(model: Model, data: Path, part: str, count: int | None) -> list[tu
 
 
 def flags_by_threshold(image: Volume, result: Volume, noise: Noise) -> dict[float, int]:
-    return {one: measure_faithfulness(image, result, noise, one).count for one in thresholds()}
+    z = change_map(image, result, noise, noise.spectra["before"])[0][..., 0]
+    return {
+        one: sum(label(sign * z > one, np.ones((3, 3)))[1] for sign in (1, -1)) if np.abs(z).max() > one else 0
+        for one in thresholds()
+    }
 
 
 def disc_of(noise: Noise, pixel: tuple[float, float]) -> tuple[float, np.ndarray]:
@@ -72,21 +77,21 @@ def count_found(image: Volume, result: Volume, places: list[tuple[int, int]], re
     apart = [
         [np.hypot((flag.x - x) * image.pixel[0], (flag.y - y) * image.pixel[1]) for flag in flags] for x, y in places
     ]
-    return sum(bool(distances) and min(distances) <= reach for distances in apart)
+    return sum(bool(distances and min(distances) <= reach) for distances in apart)
 
 
 def check(found: list[tuple[str, Volume, Volume, np.ndarray]], threshold: float, modality: str) -> dict[str, object]:
     counts = {"slices": 0, "flags": 0, "planted": 0, "inventions_found": 0, "erasures_found": 0}
-    for number, (_, image, result, label) in enumerate(found):
+    for number, (_, image, result, clean) in enumerate(found):
         noise = measure_noise(image, image)
-        clean = measure_faithfulness(image, result, noise, threshold)
-        if not clean.z.size:
+        unplanted = measure_faithfulness(image, result, noise, threshold)
+        if not unplanted.z.size:
             continue
         counts["slices"] += 1
-        counts["flags"] += clean.count
+        counts["flags"] += unplanted.count
         diameter, disc = disc_of(noise, image.pixel)
         size = noise_map(image, noise, noise.spectra["before"])[..., 0]
-        places = find_sites(label, modality, image.pixel, max(12.0, diameter), number)
+        places = find_sites(clean, modality, image.pixel, max(12.0, diameter), number)
         invented = result.like(planted(result.array, places, disc, size))
         erased = image.like(planted(image.array, places, disc, size))
         counts["planted"] += len(places)
@@ -102,9 +107,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--part", default="train")
     parser.add_argument("--check", default="test")
+    parser.add_argument("--threshold", type=float, help="check this one, tune nothing and write no file")
     parser.add_argument("--slices", type=int, help="use so many slices of each part, evenly spread")
     parser.add_argument("--set", action="append", default=[], help="a setting, NAME=VALUE, of evaluate.json")
-    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("-o", "--output", type=Path, default=Path("change.json"))
     options = parser.parse_args()
     bundle = find_bundle(options.bundle)
     modality = options.modality or bundle.modalities[0]
@@ -114,6 +120,9 @@ def main() -> None:
         model = open_model(candidate, modality, options.data, "cpu", settings, {"part": part})
         return slices_of(model, options.data, part, options.slices)
 
+    if options.threshold is not None:
+        print(f"{options.check}: {check(read(options.check), options.threshold, modality)}")
+        return
     tuned = read(options.part)
     counts = []
     for _, image, result, _ in tuned:
