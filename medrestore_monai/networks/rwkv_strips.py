@@ -62,7 +62,8 @@ def _mix_space_compiled(block: RRWKVBlock, x: Tensor, room: Sequence[Tensor]) ->
     layers = (mix.receptance, mix.key, mix.value, mix.output)
     scans = (mix.decay.float() / tokens, mix.bonus.float() / tokens)
     parameters = (*_norm_and_kernel(block.norm1, mix.shift), *(layer.weight for layer in layers), block.gamma1)
-    return block_cpu.spatial_mix_(x, *room, *(p.float() for p in parameters), *scans, block.norm1.eps)
+    done: bool = block_cpu.spatial_mix_(x, *room, *(p.float() for p in parameters), *scans, block.norm1.eps)
+    return done
 
 
 def _mix_channels_compiled(block: RRWKVBlock, x: Tensor, out: Tensor) -> Tensor:
