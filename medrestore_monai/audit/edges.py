@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter1d
 from scipy.spatial import cKDTree
-from skimage.measure import find_contours
 
 from medrestore_monai.audit.regions import smoothed
 
@@ -91,6 +90,8 @@ def _band(
     """Return distance, place and segment of the pixels near the contours of one smoothed slice."""
     if min(smooth.shape) < 2:
         return None
+    from skimage.measure import find_contours  # slow to import; restoring does not need it
+
     sampled = [_resampled(curve * pixel) for curve in find_contours(smooth, level)]
     curves = [curve for curve in sampled if curve is not None and len(curve) * _STEP >= _LEAST_LENGTH]
     if not curves:

@@ -7,7 +7,6 @@ import itertools
 import numpy as np
 from scipy.ndimage import binary_dilation, find_objects
 from scipy.signal import fftconvolve
-from skimage.segmentation import flood
 
 SEED = 2.5  # SUV
 _GROWTH = 0.41  # of the maximum
@@ -60,6 +59,8 @@ def _grown(suv: np.ndarray, top: tuple[np.intp, ...]) -> tuple[np.ndarray, str]:
 
 
 def _component(above: np.ndarray, top: tuple[np.intp, ...]) -> np.ndarray:
+    from skimage.segmentation import flood  # slow to import; restoring does not need it
+
     mask: np.ndarray = flood(above.view(np.uint8), tuple(int(index) for index in top), connectivity=1)
     return mask
 

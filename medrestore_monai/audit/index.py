@@ -10,9 +10,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-
 from medrestore_monai.audit.verdict import GREEN, RED, YELLOW
 from medrestore_monai.audit.writing import FIGURES, PAGE
 from medrestore_monai.texts import printable
@@ -96,6 +93,9 @@ def read_listed(root: Path, name: str, folder: str, reason: str = "") -> Listed:
 
 def render_index(listed: Sequence[Listed]) -> str:
     """Return the page as HTML: one row a study, sorted by what needs a look."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     environment.filters["printable"] = printable
     place = Path(__file__)

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
 from medrestore_monai.audit.audit import Audit
 from medrestore_monai.audit.display import Z_RANGE, Display, make_display
@@ -36,6 +34,9 @@ _FAITHFULNESS = (
 
 def render_page(audit: Audit) -> str:
     """Return the page of an audit as HTML; with 40 slices of 512 x 512 under 15 MB."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
     display = make_display(audit.source, audit.restored, audit.faithfulness.z)
     views = [("source", "Source"), ("restored", "Restored"), ("difference", "Difference")]
     views += [("change", "Change over noise")] if display.change else []

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter, gaussian_filter1d
-from skimage.filters import threshold_multiotsu, threshold_otsu
 
 SMOOTHING = 2.5  # mm, standard deviation of the Gaussian by whose result pixels are put into classes
 _MARGIN = 6.0  # mm that a flat region keeps from other classes
@@ -60,6 +59,8 @@ def body_mask(smooth: np.ndarray, modality: str) -> np.ndarray:
         return np.ones(smooth.shape, dtype=bool)
     if modality == "PT":  # lesions and bladder would lift Otsu's threshold above the body
         return smooth > 0.5 * float(smooth.mean())
+    from skimage.filters import threshold_otsu  # slow to import, and no CT needs it
+
     sample = _sample(smooth)
     return smooth > (threshold_otsu(sample) * 0.6 if np.ptp(sample) > 0 else np.inf)
 
@@ -68,6 +69,8 @@ def classes_of(smooth: np.ndarray, body: np.ndarray, modality: str) -> tuple[Tis
     """Return the tissue classes of a smoothed image: fixed limits in HU for CT, else three by Otsu's method."""
     if modality == "CT":
         return CT_CLASSES
+    from skimage.filters import threshold_multiotsu
+
     sample = _sample(smooth[body])
     if sample.size < 3 or len(np.unique(sample)) < 3:
         return ()

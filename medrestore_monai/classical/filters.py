@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import gaussian_filter, median_filter
 from skimage import restoration
-from skimage.transform import resize
 
 
 def gaussian(image: np.ndarray, sigma: float) -> np.ndarray:
@@ -20,6 +19,8 @@ def unsharp_masking(image: np.ndarray, sigma: float, amount: float) -> np.ndarra
 
 def bicubic(image: np.ndarray, factor: float) -> np.ndarray:
     """Shrink by ``factor`` and enlarge again with cubic splines."""
+    from skimage.transform import resize  # slow to import; restoring does not need it
+
     small = [max(1, round(size / factor)) for size in image.shape[1:]]
     planes = [
         resize(resize(plane, small, order=3, anti_aliasing=True, mode="edge"), plane.shape, order=3, mode="edge")

@@ -12,11 +12,13 @@ times slower, and right for any finite decay.
 import ctypes
 import functools
 import importlib.machinery
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import SymInt, Tensor
+from torch._ops import OpOverloadPacket
 
 from medrestore_monai.ops.biwkv.build import NAME
 
@@ -138,7 +140,30 @@ def _kept(decay: Tensor, k: Tensor, columns: bool, keep: bool) -> tuple[Tensor, 
     return mids, k.new_zeros(_states_size(k, len(decay), columns), dtype=torch.float32)
 
 
-@torch.library.custom_op("medrestore::re_wkv", mutates_args=(), device_types="cpu")
+def _operator(name: str) -> Callable[[Callable], OpOverloadPacket]:
+    """Register a function as an operator on the CPU, as ``torch.library.custom_op`` does.
+
+    The first call of such a one would import PyTorch's compiler, which takes two seconds and is not needed.
+    """
+
+    def register(function: Callable) -> OpOverloadPacket:
+        schema = torch.library.infer_schema(function, mutates_args=())
+        torch.library.define(f"medrestore::{name}", schema, tags=torch.Tag.pt2_compliant_tag)
+        torch.library.impl(f"medrestore::{name}", "cpu", function)
+        return cast(OpOverloadPacket, getattr(torch.ops.medrestore, name))
+
+    return register
+
+
+def _shapes(name: str) -> Callable[[Callable], None]:
+    """Register a function that makes what an operator would, without values.
+
+    As ``torch.library.register_fake``, which would look through the files of all modules for the function's line.
+    """
+    return functools.partial(torch.library.impl, f"medrestore::{name}", "Meta")
+
+
+@_operator("re_wkv")
 def _forward(
     decay: Tensor, first: Tensor, k: Tensor, v: Tensor, r: Tensor | None, columns: bool, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -151,7 +176,7 @@ def _forward(
     return y, mids, states if keep else states.new_empty(0)
 
 
-@_forward.register_fake
+@_shapes("re_wkv")
 def _(
     decay: Tensor, first: Tensor, k: Tensor, v: Tensor, r: Tensor | None, columns: bool, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -159,7 +184,7 @@ def _(
     return k.new_empty(k.shape), mids, states if keep else states.new_empty(0)
 
 
-@torch.library.custom_op("medrestore::re_wkv_backward", mutates_args=(), device_types="cpu")
+@_operator("re_wkv_backward")
 def _backward(
     decay: Tensor,
     first: Tensor,
@@ -180,7 +205,7 @@ def _backward(
     return gdecay, gfirst, gk, gv, gr
 
 
-@_backward.register_fake
+@_shapes("re_wkv_backward")
 def _(
     decay: Tensor,
     first: Tensor,
@@ -212,7 +237,7 @@ def _autograd(ctx, gy, *_):  # type: ignore[no-untyped-def]
     return *gradients, None if saved[4] is None else gr, None, None
 
 
-_forward.register_autograd(_autograd, setup_context=_setup_context)
+torch.library.register_autograd("medrestore::re_wkv", _autograd, setup_context=_setup_context)
 
 
 def re_wkv(decay: Tensor, first: Tensor, k: Tensor, v: Tensor, r: Tensor | None, columns: bool) -> Tensor:
@@ -227,4 +252,4 @@ def re_wkv(decay: Tensor, first: Tensor, k: Tensor, v: Tensor, r: Tensor | None,
     gate = None if r is None else r.to(v.dtype)
     inputs = (decay.float(), first.float(), k.to(v.dtype), v, gate)
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
-    return _forward(*inputs, columns, keep)[0]
+    return cast(Tensor, _forward(*inputs, columns, keep)[0])

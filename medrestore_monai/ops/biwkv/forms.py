@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from medrestore_monai.notes import note
-from medrestore_monai.ops.biwkv import cpu, torch_form, triton_form
+from medrestore_monai.ops.biwkv import cpu, torch_form
 from medrestore_monai.ops.biwkv.check import disagreement
 
 
@@ -46,13 +46,27 @@ def _divided(form: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return re_wkv
 
 
+def _triton(
+    decay: Tensor, first: Tensor, k: Tensor, v: Tensor, r: Tensor | None, columns: bool, divisor: float
+) -> Tensor:
+    from medrestore_monai.ops.biwkv import triton_form  # which registers operators, and a CPU does not need it
+
+    return triton_form.re_wkv(decay, first, k, v, r, columns, divisor)
+
+
+def _refusal_of_triton(k: Tensor) -> str:
+    from medrestore_monai.ops.biwkv import triton_form
+
+    return triton_form.refusal(k)
+
+
 # where the C kernel has run its tests; elsewhere it is compared before it is used
 _CPU_TESTED = sys.platform == "linux" and platform.machine() == "x86_64"
 
 # in the order of preference: "auto" takes the first that does not refuse
 _FORMS = {
     "cpu": _Backend(_divided(cpu.re_wkv), cpu.refusal, on_probation=not _CPU_TESTED),
-    "triton": _Backend(triton_form.re_wkv, triton_form.refusal, on_probation=True),
+    "triton": _Backend(_triton, _refusal_of_triton, on_probation=True),
     "torch": _Backend(_divided(torch_form.re_wkv), lambda k: ""),
     "robust": _Backend(_divided(partial(torch_form.re_wkv, robust=True)), lambda k: ""),
 }
