@@ -4,6 +4,7 @@ What happens between two scans then stays in the cache, and next to nothing besi
 the blocks of :mod:`medrestore_monai.networks.rwkv_blocks`, which read like the paper, within rounding.
 """
 
+import copy
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
@@ -11,7 +12,6 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from medrestore_monai.networks.rwkv_blocks import ChannelMix, RRWKVBlock, SpatialMix
 from medrestore_monai.networks.token_shifts import KernelShift, UniShift
@@ -172,8 +172,8 @@ def apply_layer(layer: nn.Module, x: Tensor) -> Tensor:
     if torch.is_grad_enabled() or dtype == x.dtype:
         return layer(x)
     with torch.autocast(x.device.type, enabled=False):
-        parameters = {name: value.to(dtype) for name, value in layer.named_parameters()}
-        return functional_call(layer, parameters, x.to(dtype)).to(x.dtype)
+        # a copy: functional_call would exchange the parameters under the hands of other threads
+        return cast(Tensor, copy.deepcopy(layer).to(dtype)(x.to(dtype))).to(x.dtype)
 
 
 def _kernel(shift: nn.Module, x: Tensor) -> Tensor:

@@ -3,11 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
 from medrestore_monai.memory import measure_bytes_per_pixel
-from medrestore_monai.networks import RestoreRWKV
+from medrestore_monai.networks import RestoreRWKV, rwkv_strips
 from medrestore_monai.networks.residual import pad_to_multiple
 from medrestore_monai.networks.rwkv_blocks import RRWKVBlock
 from medrestore_monai.networks.rwkv_strips import run_block_
@@ -266,3 +267,22 @@ def test_the_papers_size_takes_a_training_step():
     assert not torch.equal(network.output.weight, before)
     with torch.no_grad():
         assert F.l1_loss(network(image), image.square()) < loss
+
+
+def test_a_layer_is_not_changed_while_it_computes_in_another_type(monkeypatch):
+    """Other threads may use it at the same time."""
+    monkeypatch.setattr(rwkv_strips, "_computed_type", lambda dtype, device: torch.float32)
+    seen = []
+
+    class Looks(nn.Linear):
+        def forward(self, x):
+            seen.append((layer.weight.dtype, layer.weight is weight, x.dtype))
+            return super().forward(x)
+
+    layer = Looks(3, 2).bfloat16()
+    weight, x = layer.weight, torch.rand(4, 3).bfloat16()
+    with torch.no_grad():
+        y = rwkv_strips.apply_layer(layer, x)
+    assert seen == [(torch.bfloat16, True, torch.float32)]
+    assert y.dtype == torch.bfloat16
+    assert torch.equal(y, F.linear(x.float(), weight.float(), layer.bias.float()).bfloat16())
