@@ -19,12 +19,12 @@ from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
 from torch import Tensor, nn
 
-from medrestore_monai.memory import available_bytes, measure_bytes_per_pixel
+from medrestore_monai.memory import available_bytes, measure_bytes_per_pixel, sharing_processes
 from medrestore_monai.neighbors import HALO, SLICE_STEPS, neighbor_numbers
 from medrestore_monai.notes import note
 from medrestore_monai.ops.precision import multiplies_bfloat16
 from medrestore_monai.slice_progress import shown_slices
-from medrestore_monai.stopping import stop_if_asked
+from medrestore_monai.workers import work_through
 
 __all__ = ["AutocastInferer", "SliceWiseInferer", "tile_spans", "tiling_error"]
 
@@ -100,10 +100,14 @@ class SliceWiseInferer(Inferer):
         context_distance: range in mm of the slice distances that the network was trained on; beyond it, slices are
             restored without neighbors. ``None`` for any.
         device: where the network runs; ``None``: where its parameters are, or the input for a plain function.
-        bytes_per_pixel: peak memory of the network per input pixel, for ``tile="auto"``; ``None``: measured.
+        bytes_per_pixel: peak memory of the network per input pixel, for ``tile="auto"`` and for workers; ``None``:
+            measured.
         report_tiling: where ``tile`` is given in pixels, measure once on a middle slice how much tiles change the
             result, and warn with that figure. It needs the memory of one whole slice.
         progress: show a progress bar over slices on the standard error stream.
+        workers: most slices, or tiles of one slice, that are restored at a time, see :meth:`most_workers`; ``None``: as
+            many as PyTorch has threads. Fewer where memory does not suffice. The network must allow several calls at
+            once. The number of workers changes the result by float rounding only.
 
     Raises:
         ValueError: for a parameter out of its range.
@@ -131,10 +135,13 @@ class SliceWiseInferer(Inferer):
         bytes_per_pixel: float | None = None,
         report_tiling: bool = False,
         progress: bool = False,
+        workers: int | None = None,
     ) -> None:
         super().__init__()
         if slice_batch_size < 1:
             raise ValueError(f"slice_batch_size must be at least 1, got {slice_batch_size}.")
+        if workers is not None and workers < 1:
+            raise ValueError(f"workers must be at least 1 or None, got {workers}.")
         if halo < 0 or alignment < 1:
             raise ValueError(f"halo must be >= 0 and alignment >= 1, got {halo} and {alignment}.")
         if clip_range is not None and not (len(clip_range) == 2 and clip_range[0] < clip_range[1]):
@@ -165,6 +172,7 @@ class SliceWiseInferer(Inferer):
         self.bytes_per_pixel = bytes_per_pixel
         self.report_tiling = report_tiling
         self.progress = progress
+        self.workers = workers
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """Return the restored ``inputs``.
@@ -197,26 +205,29 @@ class SliceWiseInferer(Inferer):
         slices = self._slices(image)
         numbers, first, last = self._neighbors(inputs, slices)
         device = torch.device(self.device) if self.device is not None else _device_of(network, image)
-        batch_size, tile = self._plan(slices, device, network, args, kwargs)
+        plan = self._plan(slices, device, network, args, kwargs)
         if self.report_tiling and isinstance(self.tile, tuple):
             self._report_tiling(slices[0, slices.shape[1] // 2][None], network, args, kwargs)
         output = torch.empty_like(self._middle(image)) if image.ndim == 4 else torch.empty_like(image)
         target = self._slices(output)
         if (first, last) != (0, slices.shape[1]):
             target[:, :first], target[:, last:] = slices[:, :first], slices[:, last:]
+        starts = product(range(slices.shape[0]), range(first, last, plan.batch_size))
+        batches = [(group, slice(start, min(start + plan.batch_size, last))) for group, start in starts]
+        of_tiles = plan.workers // max(1, min(plan.workers, len(batches)))
+
+        def restore(place: tuple[int, slice]) -> None:
+            group, chosen = place
+            batch = slices[group, chosen] if numbers is None else slices[group, numbers[group][chosen], 0]
+            batch = batch.to(device).contiguous()  # (N, C, X, Y)
+            _check_finite(batch, ValueError, f"inputs from slice {chosen.start}")
+            restored = self._restore(batch, plan.tile, lambda x: network(x, *args, **kwargs), of_tiles)
+            middle = self._middle(batch)
+            target[group, chosen] = torch.where(_constant(middle), middle, restored).to(output)
+
         with shown_slices(slices.shape[0] * (last - first), self.progress) as advance:
-            for group in range(slices.shape[0]):
-                for start in range(first, last, batch_size):
-                    stop_if_asked()
-                    chosen = slice(start, min(start + batch_size, last))
-                    batch = slices[group, chosen] if numbers is None else slices[group, numbers[group][chosen], 0]
-                    batch = batch.to(device).contiguous()  # (N, C, X, Y)
-                    _check_finite(batch, ValueError, f"inputs from slice {start}")
-                    restored = self._restore(batch, tile, lambda x: network(x, *args, **kwargs))
-                    middle = self._middle(batch)
-                    restored = torch.where(_constant(middle), middle, restored)
-                    target[group, chosen] = restored.to(output)
-                    advance(len(batch))
+            for _, chosen in work_through(restore, batches, plan.workers):
+                advance(chosen.stop - chosen.start)
         return convert_to_dst_type(output, inputs)[0]
 
     def _neighbors(self, inputs: Tensor, slices: Tensor) -> tuple[Tensor | None, int, int]:
@@ -284,7 +295,9 @@ class SliceWiseInferer(Inferer):
         """View ``image`` as ``(groups, slices, C, X, Y)``: a batch of 2D images is one group, a volume each is one."""
         return image[None] if image.ndim == 4 else image.movedim(2 + self.spatial_dim, 1)
 
-    def _restore(self, batch: Tensor, tile: tuple[int, int] | None, network: Callable[[Tensor], Tensor]) -> Tensor:
+    def _restore(
+        self, batch: Tensor, tile: tuple[int, int] | None, network: Callable[[Tensor], Tensor], workers: int
+    ) -> Tensor:
         """Restore one batch ``(N, C, X, Y)``: clip, run, mix; what was clipped stays as it is, or is added back."""
         clipped = batch if self.clip_range is None else batch.clamp(*self.clip_range)
         middle = self._middle(batch)
@@ -292,12 +305,17 @@ class SliceWiseInferer(Inferer):
             restored = self._mean_of_orientations(clipped, network)
         else:
             restored = torch.empty_like(middle)
-            for x, y in _tiles(clipped.shape[-2:], tile, self.halo, self.alignment):
+
+            def restore(place: tuple[Span, Span]) -> None:
+                x, y = place
                 part = clipped[..., x.start : x.stop, y.start : y.stop].contiguous()
                 inner = self._mean_of_orientations(part, network)[
                     ..., x.first - x.start : x.last - x.start, y.first - y.start : y.last - y.start
                 ]
                 restored[..., x.first : x.last, y.first : y.last] = inner
+
+            for _ in work_through(restore, list(_tiles(clipped.shape[-2:], tile, self.halo, self.alignment)), workers):
+                pass
         if self.clip_range is not None and self.clip_output:
             restored = restored.clamp(*self.clip_range)
         inside = self._middle(clipped)
@@ -317,18 +335,41 @@ class SliceWiseInferer(Inferer):
             total = total + (output.mT if mirrored else output)
         return total / self.self_ensemble
 
+    def most_workers(self, network: Callable[..., Tensor], device: torch.device) -> int:
+        """Return how many slices or tiles a call without gradients may restore at a time, were memory no limit.
+
+        More than one on a CPU only, and unless the network is in training mode or runs on threads of its own (its
+        attribute ``own_threads``). A plain function is called several times at once only where ``workers`` says so.
+        Processes that share the machine (see :func:`~medrestore_monai.memory.divide_memory`) restore one slice at a
+        time each.
+
+        Args:
+            network: as for a call.
+            device: where it runs.
+        """
+        if device.type != "cpu" or sharing_processes() > 1 or getattr(network, "own_threads", False):
+            return 1
+        if network.training if isinstance(network, nn.Module) else self.workers is None:
+            return 1
+        return min(self.workers or torch.get_num_threads(), torch.get_num_threads())
+
     def _plan(
         self, slices: Tensor, device: torch.device, network: Callable[..., Tensor], args: tuple, kwargs: dict
-    ) -> tuple[int, tuple[int, int] | None]:
-        """Slices per call and tile; for ``tile="auto"`` from the memory that is free."""
-        _, count, channels, *size = slices.shape
+    ) -> _Plan:
+        """Slices per call, tile and workers; for ``tile="auto"`` and several workers from the memory that is free."""
+        groups, count, channels, *size = slices.shape
         batch_size = min(self.slice_batch_size, count)
-        if self.tile != "auto":
-            return batch_size, cast("tuple[int, int] | None", self.tile)
+        fixed = None if self.tile == "auto" else cast("tuple[int, int] | None", self.tile)
+        most = 1 if torch.is_grad_enabled() else self.most_workers(network, device)
+        if fixed is None:
+            most = min(most, groups * -(-count // batch_size))  # a slice is one piece
+        if self.tile != "auto" and most == 1:
+            return _Plan(batch_size, fixed, 1)
         free = available_bytes(device)
         if free is None:
-            logger.warning("The free memory of %s is unknown here: working on whole slices.", device)
-            return batch_size, None
+            if self.tile == "auto":
+                logger.warning("The free memory of %s is unknown here: working on whole slices.", device)
+            return _Plan(batch_size, fixed, 1)
         per_pixel = self.bytes_per_pixel
         if per_pixel is None:
             side = _round_up(_PROBE, self.alignment)
@@ -339,13 +380,20 @@ class SliceWiseInferer(Inferer):
         # the output volume, and the copies that a batch of slices needs around the network
         volume = slices.numel() * slices.element_size()
         around = 6 * channels * size[0] * size[1] * slices.element_size()
-        room = _USABLE * free - (volume if slices.device == device else 0) - around
+        room = _USABLE * free - (volume if slices.device == device else 0)
+        if fixed is not None:
+            each = batch_size * (per_pixel * min(fixed[0], size[0]) * min(fixed[1], size[1]) + around)
+            return _Plan(batch_size, fixed, max(1, min(most, int(room // each))))
         whole = per_pixel * size[0] * size[1]
         logger.info(
             "%s: about %.2f GB per %dx%d slice, %.2f GB free.", device, (whole + around) / 1e9, *size, free / 1e9
         )
-        if whole <= room:
-            return max(1, min(batch_size, int(room // (whole + around)))), None
+        if whole + around <= room or self.tile is None:
+            fitting = max(1, int(room // (whole + around)))
+            if self.tile == "auto":
+                batch_size = min(batch_size, fitting)
+            return _Plan(batch_size, None, max(1, min(most, fitting // batch_size)))
+        room -= around
         side = int((max(room, 0) / per_pixel) ** 0.5) // self.alignment * self.alignment
         if side <= 2 * self.halo:
             raise RuntimeError(
@@ -358,7 +406,15 @@ class SliceWiseInferer(Inferer):
             "slice if the network sees further than the halo.",
             stacklevel=2,
         )
-        return 1, (side, side)
+        return _Plan(1, (side, side), 1)
+
+
+class _Plan(NamedTuple):
+    """Slices per network call, the tile, and how many calls run at a time."""
+
+    batch_size: int
+    tile: tuple[int, int] | None
+    workers: int
 
 
 class Span(NamedTuple):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-__all__ = ["available_bytes", "divide_memory", "measure_bytes_per_pixel", "used_bytes"]
+__all__ = ["available_bytes", "divide_memory", "measure_bytes_per_pixel", "sharing_processes", "used_bytes"]
 
 # What kernels allocate inside one operation is not seen: 7 % (BasicUNet) to 50 % (5x5 convolutions) of what is.
 _UNSEEN = 1.25
@@ -24,6 +24,11 @@ def divide_memory(processes: int) -> None:
     """Count this process as one of so many that share the main memory; :func:`available_bytes` gives its part."""
     global _processes
     _processes = max(1, processes)
+
+
+def sharing_processes() -> int:
+    """Return how many processes share the main memory, by :func:`divide_memory`; 1 where that was not called."""
+    return _processes
 
 
 def available_bytes(device: torch.device | str = "cpu") -> int | None:

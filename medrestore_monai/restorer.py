@@ -287,7 +287,9 @@ class Restorer:
         per_pixel = getattr(inferer, "bytes_per_pixel", None) or 0
         if self.device.type != "cpu" or getattr(inferer, "strength", 1) == 0:
             per_pixel = 0
-        needed, free = check_needs(planned, per_pixel, getattr(load, "context", 0))
+        most_workers = getattr(inferer, "most_workers", None)
+        workers = 1 if most_workers is None else most_workers(self._values["network"], self.device)
+        needed, free = check_needs(planned, per_pixel, getattr(load, "context", 0), workers)
         if show:
             room = "" if free is None else f", {free / 1e9:.1f} GB are free"
             Console(stderr=True).print(f"Memory: about {needed / 1e9:.2f} GB{room}.", highlight=False, soft_wrap=True)

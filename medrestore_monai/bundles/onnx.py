@@ -123,6 +123,8 @@ class OnnxNetwork(nn.Module):
         RuntimeError: onnxruntime is missing, or does not take the file.
     """
 
+    own_threads = True  # calls at once would share them
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         super().__init__()
         require_packages(TO_RUN)

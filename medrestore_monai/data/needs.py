@@ -23,13 +23,16 @@ def slices_in(item: Mapping[str, Any], context: int = 0) -> int:
     return min(slices, int(item["stop"]) - int(item["start"]) + 2 * context)
 
 
-def check_needs(items: Sequence[Mapping[str, Any]], per_pixel: float, context: int = 0) -> tuple[int, int | None]:
+def check_needs(
+    items: Sequence[Mapping[str, Any]], per_pixel: float, context: int = 0, workers: int = 1
+) -> tuple[int, int | None]:
     """Estimate the peak memory of restoring items one after the other, and refuse what cannot be done.
 
     Args:
         items: of :func:`~medrestore_monai.data.plan_outputs`, with ``slab``.
         per_pixel: bytes that the network needs per pixel of a slice; 0 where it runs elsewhere, or not at all.
         context: slices on each side that slabs are read with.
+        workers: most slices in the network at a time; fewer where memory does not suffice.
 
     Returns:
         Bytes that this process will use at most, with those that it uses already; and those that are free.
@@ -47,7 +50,10 @@ def check_needs(items: Sequence[Mapping[str, Any]], per_pixel: float, context: i
                 f"{item['image']} needs about {voxels / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free: "
                 "restore a part of it, or use a machine with more."
             )
-        most = max(most, voxels + per_pixel * pixels)
+        in_network = per_pixel * pixels * min(workers, slices_in(item))
+        if free is not None:
+            in_network = max(per_pixel * pixels, min(in_network, free - voxels))
+        most = max(most, voxels + in_network)
         if int(item.get("start") or 0) == 0 and int(item.get("stop") or 0):
             # the restored voxels wait beside the output, and the result is written from them
             require_space(Path(str(item["output"])), 8 * pixels * int(item["slices"]))

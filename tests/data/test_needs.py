@@ -30,6 +30,11 @@ def test_memory_is_that_of_the_largest_slab_and_of_a_slice_in_the_network(planne
     fixed = 1000 + needs._AROUND
     assert check_needs(planned, 0) == (fixed + 25 * 24 * 20 * 4, 10**9)
     assert check_needs(planned, 700, context=1) == (fixed + 25 * 24 * 20 * 6 + 700 * 24 * 20, 10**9)
+    # slices at a time, as far as there are such in a slab, and as far as they fit
+    assert check_needs(planned, 700, workers=3)[0] == fixed + 25 * 24 * 20 * 4 + 3 * 700 * 24 * 20
+    assert check_needs(planned, 700, workers=64)[0] == fixed + 25 * 24 * 20 * 4 + 4 * 700 * 24 * 20
+    monkeypatch.setattr(needs, "available_bytes", lambda: 600_000)
+    assert check_needs(planned, 700, workers=64)[0] == fixed + 600_000
 
 
 @pytest.mark.slow
