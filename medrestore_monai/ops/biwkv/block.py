@@ -8,7 +8,7 @@ cache. Arithmetic is float32 whatever the storage. Equal within rounding to
 import torch
 from torch import Tensor
 
-from medrestore_monai.ops.biwkv.cpu import call, is_available
+from medrestore_monai.ops.biwkv.cpu import call, is_available, operator, shapes
 
 _OUT_OF_RANGE = 2
 
@@ -20,7 +20,7 @@ def refusal(x: Tensor) -> str:
     return "" if is_available() else "it was not built."
 
 
-@torch.library.custom_op("medrestore::spatial_mix_", mutates_args=("x", "e", "ev", "gate"), device_types="cpu")
+@operator("spatial_mix_", mutates_args=("x", "e", "ev", "gate"))
 def spatial_mix_(
     x: Tensor,
     e: Tensor,
@@ -67,12 +67,12 @@ def spatial_mix_(
     return call("rwkv_spatial_mix", x, (x, e, ev, gate), parameters, epsilon, x.shape) != _OUT_OF_RANGE
 
 
-@spatial_mix_.register_fake
+@shapes("spatial_mix_")
 def _(*arguments: object) -> bool:
     return True
 
 
-@torch.library.custom_op("medrestore::channel_mix", mutates_args=("out",), device_types="cpu")
+@operator("channel_mix", mutates_args=("out",))
 def channel_mix(
     x: Tensor,
     out: Tensor,
@@ -106,6 +106,6 @@ def channel_mix(
     call("rwkv_channel_mix", x, (x, out), parameters, epsilon, (*x.shape, len(key)))
 
 
-@channel_mix.register_fake
+@shapes("channel_mix")
 def _(*arguments: object) -> None:
     return None

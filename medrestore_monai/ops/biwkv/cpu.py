@@ -140,14 +140,18 @@ def _kept(decay: Tensor, k: Tensor, columns: bool, keep: bool) -> tuple[Tensor, 
     return mids, k.new_zeros(_states_size(k, len(decay), columns), dtype=torch.float32)
 
 
-def _operator(name: str) -> Callable[[Callable], OpOverloadPacket]:
+def operator(name: str, mutates_args: Iterable[str] = ()) -> Callable[[Callable], OpOverloadPacket]:
     """Register a function as an operator on the CPU, as ``torch.library.custom_op`` does.
 
     The first call of such a one would import PyTorch's compiler, which takes two seconds and is not needed.
+
+    Args:
+        name: of the operator in ``torch.ops.medrestore``.
+        mutates_args: names of the arguments that it overwrites.
     """
 
     def register(function: Callable) -> OpOverloadPacket:
-        schema = torch.library.infer_schema(function, mutates_args=())
+        schema = torch.library.infer_schema(function, mutates_args=mutates_args)
         torch.library.define(f"medrestore::{name}", schema, tags=torch.Tag.pt2_compliant_tag)
         torch.library.impl(f"medrestore::{name}", "cpu", function)
         return cast(OpOverloadPacket, getattr(torch.ops.medrestore, name))
@@ -155,7 +159,7 @@ def _operator(name: str) -> Callable[[Callable], OpOverloadPacket]:
     return register
 
 
-def _shapes(name: str) -> Callable[[Callable], None]:
+def shapes(name: str) -> Callable[[Callable], None]:
     """Register a function that makes what an operator would, without values.
 
     As ``torch.library.register_fake``, which would look through the files of all modules for the function's line.
@@ -163,7 +167,7 @@ def _shapes(name: str) -> Callable[[Callable], None]:
     return functools.partial(torch.library.impl, f"medrestore::{name}", "Meta")
 
 
-@_operator("re_wkv")
+@operator("re_wkv")
 def _forward(
     decay: Tensor, first: Tensor, k: Tensor, v: Tensor, r: Tensor | None, columns: bool, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -176,7 +180,7 @@ def _forward(
     return y, mids, states if keep else states.new_empty(0)
 
 
-@_shapes("re_wkv")
+@shapes("re_wkv")
 def _(
     decay: Tensor, first: Tensor, k: Tensor, v: Tensor, r: Tensor | None, columns: bool, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -184,7 +188,7 @@ def _(
     return k.new_empty(k.shape), mids, states if keep else states.new_empty(0)
 
 
-@_operator("re_wkv_backward")
+@operator("re_wkv_backward")
 def _backward(
     decay: Tensor,
     first: Tensor,
@@ -205,7 +209,7 @@ def _backward(
     return gdecay, gfirst, gk, gv, gr
 
 
-@_shapes("re_wkv_backward")
+@shapes("re_wkv_backward")
 def _(
     decay: Tensor,
     first: Tensor,
