@@ -7,6 +7,6 @@ adopt. ``new_bundle`` and ``report`` write.
 """
 
 from medrestore_monai.adapt.request import Request
-from medrestore_monai.adapt.run import Adapted, adapt, run
+from medrestore_monai.adapt.run import Adapted, adapt, run_request
 
-__all__ = ["Adapted", "Request", "adapt", "run"]
+__all__ = ["Adapted", "Request", "adapt", "run_request"]

@@ -84,10 +84,10 @@ def adapt(
         >>> done.decision.line  # doctest: +SKIP
     """
     chosen = os.fspath(bundle)
-    return run(Request(Path(data), Path(output), chosen, **options), progress)
+    return run_request(Request(Path(data), Path(output), chosen, **options), progress)
 
 
-def run(request: Request, progress: bool = False) -> Adapted:
+def run_request(request: Request, progress: bool = False) -> Adapted:
     """Do what is asked for; see :func:`adapt`."""
     request.check()
     with Notes() as notes:

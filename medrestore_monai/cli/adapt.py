@@ -73,8 +73,7 @@ def adapt(
     """
     check_source(data)
     with reported(USAGE, ADAPT_FLAGS):
-        from medrestore_monai.adapt import Request
-        from medrestore_monai.adapt import run as adapting
+        from medrestore_monai.adapt import Request, run_request
 
         if minutes is not None and steps is not None:
             raise ValueError("give --minutes or --steps, not both.")
@@ -95,7 +94,7 @@ def adapt(
         )
         request.check()
     with reported(flags=ADAPT_FLAGS), stopping_at_once():
-        done = adapting(request, progress=not mode().quiet)
+        done = run_request(request, progress=not mode().quiet)
     console.print(printable(done.decision.line), soft_wrap=True, markup=False)
     written = f"Bundle: {done.output}. " if done.adopted else "No bundle was written. "
     console.print(

@@ -5,6 +5,7 @@ from itertools import combinations, pairwise
 import nibabel as nib
 import numpy as np
 import pytest
+from phantoms import ct_series
 
 from medrestore_monai.data import adaptation_part, divide
 
@@ -52,6 +53,12 @@ def test_parts_of_one_person_are_apart(tmp_path, distance, slices):
     middles = [distance * (start + stop) / 2 for start, stop in spans["verdict"]]
     assert all(b - a >= 19.9 for a, b in pairwise(middles))
     assert division.units == len(middles)
+
+
+def test_a_patient_id_goes_before_the_folder(tmp_path):
+    for folder in ("monday", "tuesday"):
+        ct_series(tmp_path / folder, slices=8, series=folder)
+    assert divide(tmp_path).people == 1
 
 
 def test_another_seed_draws_others(tmp_path):

@@ -27,7 +27,7 @@ from medrestore_monai.cli import app
 
 SIZE = (24, 16)
 COMMANDS = [
-    *(["restore"], ["audit"], ["degrade"], ["evaluate"], ["export"], ["demo"], ["doctor"]),
+    *(["restore"], ["adapt"], ["audit"], ["degrade"], ["evaluate"], ["export"], ["demo"], ["doctor"]),
     *(["bundles", name] for name in ("list", "show", "check", "package")),
     *(["bundles", "weights", name] for name in ("get", "verify")),
 ]
