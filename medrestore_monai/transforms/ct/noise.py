@@ -25,6 +25,7 @@ __all__ = [
     "SOFT_CUTOFF",
     "ct_noise_map",
     "estimate_ct_noise",
+    "flat_soft_tissue",
     "kernel_gain",
     "log_variance",
     "noise_spectrum",
@@ -246,7 +247,7 @@ def estimate_ct_noise(
     """
     _check_slice(hu)
     relative = total_noise_std(ct_noise_map(hu, spacing) if noise_map is None else noise_map)[0]
-    flat = _flat_soft_tissue(hu[0], spacing)
+    flat = flat_soft_tissue(hu[0], spacing)
     if int(flat.sum()) < 256:
         raise NoFlatTissueError(
             f"too little flat soft tissue ({int(flat.sum())} pixels) to measure the noise of this slice."
@@ -289,8 +290,11 @@ def _direction_weights(size: tuple[int, int], directions: int) -> Tensor:
     return (1 - torch.minimum(distance, directions - distance)).clamp(min=0) if directions > 1 else torch.ones(1, 1, 1)
 
 
-def _flat_soft_tissue(hu: Tensor, spacing: float) -> Tensor:
-    """Mask of shape ``(X, Y)``: smoothed value in -100..200 HU for 6 mm around, and the flatter half of that."""
+def flat_soft_tissue(hu: Tensor, spacing: float) -> Tensor:
+    """Mask of a slice ``(X, Y)`` in HU, where noise can be measured.
+
+    Its smoothed value is in -100..200 HU for 6 mm around; of such places, the flatter half.
+    """
     fx, fy = _frequencies((hu.shape[0], hu.shape[1]), spacing)
     smooth_gain = torch.exp(-2 * (math.pi * 2.5) ** 2 * (fx * fx + fy * fy)).to(hu)
     smooth = torch.fft.irfft2(torch.fft.rfft2(hu) * smooth_gain, s=hu.shape)
