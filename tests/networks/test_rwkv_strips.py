@@ -44,12 +44,22 @@ def instruction_set(request, monkeypatch):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-2)])
 def test_compiled_blocks_match_the_formula(monkeypatch, shape, dtype, tolerance):
     monkeypatch.setattr(rwkv_strips, "run_block_", None)  # nothing else may compute
+    monkeypatch.setattr(rwkv_strips, "multiplies_bfloat16", lambda: False)
     block = random_block(shape[-1])
     x = torch.randn(shape).to(dtype)
     expected = exact(block, exact(block, x))
     result = run_blocks([block.to(dtype), block], x.clone())
     assert result.dtype == dtype
     assert_close(result.double() / expected.abs().max(), expected / expected.abs().max(), rtol=0, atol=tolerance)
+
+
+@needs_kernel
+@pytest.mark.parametrize("able", [False, True])
+def test_products_in_bfloat16_are_left_to_a_cpu_that_has_them(monkeypatch, able):
+    monkeypatch.setattr(rwkv_strips, "multiplies_bfloat16", lambda: able)
+    block = random_block(8)
+    assert rwkv_strips._is_compiled(block, torch.zeros(1, 4, 5, 8))
+    assert rwkv_strips._is_compiled(block, torch.zeros(1, 4, 5, 8, dtype=torch.bfloat16)) is not able
 
 
 @needs_kernel

@@ -159,7 +159,7 @@ def operator(name: str, mutates_args: Iterable[str] = ()) -> Callable[[Callable]
     return register
 
 
-def shapes(name: str) -> Callable[[Callable], None]:
+def shapes(name: str) -> Callable[[Callable], object]:
     """Register a function that makes what an operator would, without values.
 
     As ``torch.library.register_fake``, which would look through the files of all modules for the function's line.
