@@ -9,7 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medrestore_monai.networks.residual import ResidualNetwork, draw_weights, require_same_channels, start_with_sum_zero
+from medrestore_monai.networks.residual import (
+    ResidualNetwork,
+    draw_weights,
+    pointwise,
+    require_same_channels,
+    start_with_sum_zero,
+)
 from medrestore_monai.ops.wavelet import haar_dwt, haar_iwt
 
 __all__ = ["DMRFAB", "DSC", "MLFF", "MLFFUNet", "MRFAB", "RDSC"]
@@ -116,7 +122,7 @@ class DSC(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``(B, in_channels, H, W)`` to ``(B, out_channels, H, W)``."""
-        return self.pointwise(self.depthwise(x))
+        return pointwise(self.pointwise, self.depthwise(x))
 
 
 class RDSC(nn.Module):

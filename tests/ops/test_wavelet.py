@@ -71,3 +71,14 @@ def test_wrong_input_is_refused():
             haar_iwt(wrong)
     with pytest.raises(ValueError, match="bands of 2x3 are not those of an image of 3x4"):
         haar_iwt(torch.rand(1, 4, 2, 3), (3, 4))
+
+
+def test_channels_that_lie_last_stay_there():
+    x = torch.randn(2, 8, 6, 10)
+    last = x.contiguous(memory_format=torch.channels_last)
+    bands, image = haar_dwt(x), haar_iwt(x)
+    with torch.no_grad():
+        for result, expected in ((haar_dwt(last), bands), (haar_iwt(last), image)):
+            assert result.is_contiguous(memory_format=torch.channels_last)
+            assert torch.equal(result, expected)
+        assert torch.equal(haar_iwt(last, (11, 20)), haar_iwt(x, (11, 20)))
