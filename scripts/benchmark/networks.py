@@ -60,17 +60,34 @@ NETWORKS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
     "light-checkpoint": ("Restore-RWKV light, checkpointing", lambda: RestoreRWKV(**LIGHT, use_checkpoint=True)),
     "light-torch": ("Restore-RWKV light, pure PyTorch", lambda: RestoreRWKV(**LIGHT)),
     "restormer": ("Restormer (MONAI)", lambda: Restormer(**PLANES, dim=48, heads=(1, 2, 4, 8), **RESTORMER)),
+    "restormer-equal": (
+        "Restormer (MONAI) of the light one's size",
+        lambda: Restormer(**PLANES, dim=16, heads=(1, 2, 4, 8), num_blocks=(1, 2, 2, 2), num_refinement_blocks=1),
+    ),
     "red-cnn": ("RED-CNN", REDCNN),
     "unet": ("UNet (MONAI), 32 to 256", lambda: UNet(**PLANES, channels=(32, 64, 128, 256), **UNET)),
+    "unet-equal": (
+        "UNet (MONAI) of the light one's size, 27 to 216",
+        lambda: UNet(**PLANES, channels=(27, 54, 108, 216), **UNET),
+    ),
     "basic-unet": ("BasicUNet (MONAI)", lambda: BasicUNet(**PLANES)),
 }
 RESTORMER = {"num_blocks": (4, 6, 6, 8), "num_refinement_blocks": 4}
 UNET = {"strides": (2, 2, 2), "num_res_units": 2}
-INFERENCE = ("base", "light", "light-torch", "restormer", "red-cnn", "unet", "basic-unet")
-GROWTH = ("base", "light", "restormer")
-TRAINING = ("base", "base-checkpoint", "light", "light-checkpoint", "light-torch", "restormer", "unet")
+# as published, and of the size of the light network: 1.14 M parameters beside 1.19 M
+EQUAL = ("restormer-equal", "unet-equal")
+INFERENCE = ("base", "light", "light-torch", "restormer", "red-cnn", "unet", "basic-unet", *EQUAL)
+GROWTH = ("base", "light", "restormer", "restormer-equal")
+TRAINING = ("base", "base-checkpoint", "light", "light-checkpoint", "light-torch", "restormer", "unet", *EQUAL)
 # pairs whose ratio is printed; of the second, the faster precision counts where none is given
-RATIOS = (("base", "restormer"), ("light", "restormer"), ("light", "red-cnn"), ("light", "light-torch"))
+RATIOS = (
+    ("base", "restormer"),
+    ("light", "restormer"),
+    ("light", "red-cnn"),
+    ("light", "light-torch"),
+    ("light", "restormer-equal"),
+    ("light", "unet-equal"),
+)
 
 
 @dataclass

@@ -33,10 +33,10 @@ from typing import Any
 
 # stage: module, class or function
 STAGES = {
-    "read": ("saving.plan_outputs", "loading.LoadImageOrSeriesd"),
+    "read": ("data.plan_outputs", "data.LoadImageOrSeriesd"),
     "scale": ("intensity.ToUnitRanged", "intensity.FromUnitRanged"),
     "network": ("bundles.load_network", "inferers.SliceWiseInferer"),
-    "write": ("saving.SaveLikeSourced",),
+    "write": ("data.SaveLikeSourced",),
 }
 NAMES = ("import", *STAGES, "other")
 
