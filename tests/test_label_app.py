@@ -274,6 +274,7 @@ class Store:
         return item
 
 
+@pytest.mark.slow
 def test_a_series_comes_from_the_store_whole(tmp_path):
     files = ct_series(tmp_path / "ct", series="a")
     others = ct_series(tmp_path / "other", series="b")

@@ -152,6 +152,7 @@ def test_a_coroutine_becomes_a_function_with_the_same_parameters():
     assert in_thread(len) is len
 
 
+@pytest.mark.slow
 def test_endpoints_that_are_off_answer_403_and_slow_ones_do_not_block():
     import fastapi
     from starlette.testclient import TestClient
@@ -201,6 +202,7 @@ def test_endpoints_that_are_off_answer_403_and_slow_ones_do_not_block():
         slow.join()
 
 
+@pytest.mark.slow
 def test_only_bundles_that_may_run_are_offered(tmp_path, monkeypatch):
     root = make_tiny_bundle(tmp_path / "bundles")
     hostile = make_tiny_bundle(tmp_path / "bundles", "mri_superresolution_restore_rwkv")

@@ -185,6 +185,7 @@ def test_bad_input_is_refused():
         SliceWiseMetric(RMSEMetric())(torch.zeros(1, 5, 5), torch.zeros(1, 5, 5))
 
 
+@pytest.mark.slow
 def test_real_pairs_score_as_in_scikit_image(shared_data):
     pydicom = pytest.importorskip("pydicom")
     for full in sorted((shared_data / "ct_lowdose_pairs").glob("*/full_*/*.IMA"))[::8]:

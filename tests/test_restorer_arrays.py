@@ -53,6 +53,7 @@ def volume_of(modality):
     return {"CT": hu, "MR": (hu + 1024).clip(0) * 2, "PT": (hu + 1024).clip(0) / 200}[modality]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "modality"), CASES)
 def test_file_array_and_monai_bundle_give_equal_voxels(tmp_path, roots, name, modality):
     """The physics is on, as the configuration has it."""
@@ -101,6 +102,7 @@ def test_file_array_and_monai_bundle_give_equal_voxels(tmp_path, roots, name, mo
         np.testing.assert_array_equal(found, wanted)
 
 
+@pytest.mark.slow
 def test_a_series_and_its_voxels_give_equal_ones(tmp_path, restorer):
     ct_series(tmp_path / "in", volume=ct_volume(3, SIZE), signed=True, bits_stored=16)
     restorer.restore_file(tmp_path / "in", tmp_path / "out")
@@ -181,6 +183,7 @@ def test_meta_tensors_keep_their_meta_data(restorer, shape):
     np.testing.assert_array_equal(restored.numpy().reshape(values.shape), restorer(values))
 
 
+@pytest.mark.slow
 def test_pictures_of_monai_are_columns_first(roots):
     restorer = Restorer(roots["rgb_deblur_mlff_unet"], device="cpu")
     array = picture(19, 22, 3)
@@ -222,6 +225,7 @@ def test_images_of_nibabel(tmp_path, restorer, slope, form, extra):
     assert (tmp_path / "c.nii").read_bytes() == (tmp_path / "d.nii").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nibabel", "nibabel with slice_dim", "SimpleITK"])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_the_slice_axis_of_an_image_in_memory_is_that_of_a_file(tmp_path, restorer, kind, axis):
@@ -251,6 +255,7 @@ def test_the_slice_axis_of_an_image_in_memory_is_that_of_a_file(tmp_path, restor
     assert notes.messages == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", ["CT", "MR", "PT"])
 def test_nan_in_memory_is_padding_as_in_a_file(tmp_path, roots, modality):
     restorer = Restorer(roots[ALL], device="cpu", modality=modality)
@@ -290,6 +295,7 @@ def test_slices_stacked_along_another_axis(restorer):
     np.testing.assert_array_equal(opened(np.moveaxis(volume, -1, 0)), np.moveaxis(wanted, -1, 0))
 
 
+@pytest.mark.slow
 def test_neighbors_need_the_spacing_along_the_slices(roots):
     restorer, volume = Restorer(roots[PET], device="cpu"), volume_of("PT")
     with Notes() as notes:
@@ -302,6 +308,7 @@ def test_neighbors_need_the_spacing_along_the_slices(roots):
     assert (near != alone).any()
 
 
+@pytest.mark.slow
 def test_pet_in_other_units(roots):
     restorer, suv = Restorer(roots[PET], device="cpu", keep_total_activity=False), volume_of("PT")
     restored = restorer(suv, spacing=(2, 2, 3))
@@ -350,12 +357,14 @@ def test_a_volume_of_three_slices_is_a_picture_for_bundles_of_pictures_alone(roo
         both(volume)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", ["pet", "PET", "pt", "PT"])
 def test_what_people_call_a_modality(roots, modality):
     restorer, suv = Restorer(roots[ALL], device="cpu"), volume_of("PT")
     np.testing.assert_array_equal(restorer(suv, modality=modality), restorer(suv, modality="PT"))
 
 
+@pytest.mark.slow
 def test_inference_json_is_read_once_for_each_restorer_and_never_by_a_call(tmp_path, roots, monkeypatch):
     read, built, load = [], [], json.loads
     monkeypatch.setattr(json, "loads", lambda text, **options: (read.append(str(text)), load(text, **options))[1])
@@ -391,6 +400,7 @@ def state():
     )
 
 
+@pytest.mark.slow
 def test_opening_and_calls_leave_no_trace(tmp_path, roots):
     torch.manual_seed(3)
     torch.rand(7)  # not where the seed begins, to which a data loader of MONAI would go back
@@ -405,6 +415,7 @@ def test_opening_and_calls_leave_no_trace(tmp_path, roots):
     assert state() == before
 
 
+@pytest.mark.slow
 def test_two_restorers_side_by_side_in_threads(tmp_path, roots):
     """Each gives what it gives alone, and notes of its own; filters stay, and log levels."""
     bundles = {"CT": roots[NAME], "PT": roots[PET]}
@@ -438,6 +449,7 @@ def test_two_restorers_side_by_side_in_threads(tmp_path, roots):
         assert [("neighbors" in note) for note in notes] == ([False, True] if modality == "PT" else [])  # the unit
 
 
+@pytest.mark.slow
 def test_what_a_result_holds(tmp_path, roots):
     np.save(tmp_path / "a.npy", ct_volume(2, SIZE).astype(np.float64))
     restorer = Restorer(roots[NAME], device="cpu", self_ensemble=2)

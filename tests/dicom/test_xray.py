@@ -35,6 +35,7 @@ def xray(folder, modality="DX", photometric="MONOCHROME1", **knobs):
     return phantoms.ct_series(folder, volume=volume, intercept=0, edit=edit, **knobs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", CLASSES)
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 def test_no_stored_value_changes(tmp_path, modality, photometric):

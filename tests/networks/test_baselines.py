@@ -138,6 +138,7 @@ def test_discriminator_learns_and_refuses_wrong_input():
             network(wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bundle", ["ct_denoise", "mri_superresolution", "pet_synthesis"])
 @pytest.mark.parametrize("overlay", ["unet", "restormer"])
 def test_comparators_are_about_the_light_network_and_keep_any_size(bundle, overlay):

@@ -27,6 +27,7 @@ def test_the_middle_slice_is_restored(kind, shape, size):
     assert network.in_channels == 5
 
 
+@pytest.mark.slow
 @networks
 def test_neighbors_matter_and_merged_exported_and_training_forms_agree(kind, shape):
     network, slab = build(kind, shape, 1), torch.rand(2, 3, 11, 14)

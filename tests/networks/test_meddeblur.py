@@ -31,12 +31,14 @@ def count(network):
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+@pytest.mark.slow
 def test_has_the_papers_sizes():
     assert count(MedDeblur(attention="published")) == 8_028_917
     assert count(MedDeblur()) == 8_031_671  # of the shipped weights: biases and a second map more
     assert count(MedDeblur(channels=(16, 32, 64))) < 2.2e6
 
 
+@pytest.mark.slow
 def test_the_papers_24_million_are_the_shared_weights_counted_at_each_use():
     network, used = MedDeblur(attention="published", residual=False), []
     for module in network.modules():
@@ -121,6 +123,7 @@ def test_memory_is_its_formula_and_starts_with_zeros():
     assert_close(lstm(x, None), lstm(x, torch.zeros_like(state)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(16, 32), (13, 22), (1, 5)])
 def test_all_scales_are_those_of_forward_rounded_up(size):
     network, image = tiny().eval(), torch.rand(2, 1, *size)
@@ -139,6 +142,7 @@ def calls_of(network, image):
     return results, inputs
 
 
+@pytest.mark.slow
 def test_each_scale_sees_the_image_and_the_doubled_coarser_result():
     image = torch.rand(1, 1, 32, 48)
     (full, half, quarter), inputs = calls_of(tiny().eval(), image)
@@ -157,6 +161,7 @@ def test_each_scale_sees_the_image_and_the_doubled_coarser_result():
     assert full.shape == image.shape
 
 
+@pytest.mark.slow
 def test_as_published_the_result_is_no_sum_and_stays_in_range():
     network, image = tiny(attention="published", residual=False).eval(), torch.rand(1, 1, 32, 48)
     (full, half, quarter), inputs = calls_of(network, image)
@@ -175,6 +180,7 @@ def test_as_published_the_result_is_no_sum_and_stays_in_range():
     assert 0 <= float(far.min()) < float(far.max()) <= 1
 
 
+@pytest.mark.slow
 def test_without_recurrence_there_is_one_scale_and_no_memory():
     network = tiny(scales=1)
     assert not any(isinstance(module, _ConvLSTM) for module in network.modules())
@@ -183,6 +189,7 @@ def test_without_recurrence_there_is_one_scale_and_no_memory():
     assert torch.equal(only, network(image))
 
 
+@pytest.mark.slow
 def test_srn_deblur_is_meddeblur_without_rd_sam():
     srn, plain = SRNDeblur(**TINY), MedDeblur(**TINY, rd_sam=False)
     plain.load_state_dict(srn.state_dict())
@@ -192,6 +199,7 @@ def test_srn_deblur_is_meddeblur_without_rd_sam():
     assert not any(isinstance(module, attentions) for module in srn.modules())
 
 
+@pytest.mark.slow
 def test_coarser_scales_are_supervised_through_a_wrapper_that_shares_weights():
     network = tiny()
     keys = set(network.state_dict())

@@ -101,6 +101,7 @@ def as_published(weights, image):
     return (result.tanh() + 1) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("widths", "channels"), [((16, 32, 48), 3), ((16, 16, 16), 1)])
 def test_converted_weights_compute_what_their_layout_says(widths, channels):
     weights = {name: value.double() for name, value in published_weights(widths, channels).items()}
@@ -128,6 +129,7 @@ def script():
     return load_script("train/convert_meddeblur.py")
 
 
+@pytest.mark.slow
 def test_the_script_writes_weights_that_load(script, tmp_path):
     checkpoint = {"step": 1, "stateDictEG": published_weights(), "optimizerEG": {}, "schedulerLR": None}
     assert sum(weight.numel() for weight in checkpoint["stateDictEG"].values()) == 8_028_917

@@ -17,6 +17,7 @@ def count(network):
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+@pytest.mark.slow
 def test_has_the_papers_size():
     network = MLFFUNet()
     assert count(network) == pytest.approx(6.1e6, rel=0.03)

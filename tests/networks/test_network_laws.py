@@ -47,6 +47,7 @@ def make(name, in_channels=1):
     return network
 
 
+@pytest.mark.slow
 def test_keeps_any_size_and_the_image(build):
     network = build().eval()
     with torch.no_grad():
@@ -76,6 +77,7 @@ def test_takes_colors_and_refuses_wrong_input(build):
         type(network)(in_channels=0, out_channels=0)
 
 
+@pytest.mark.slow
 def test_every_parameter_gets_a_finite_gradient(build):
     network = build()
     network(torch.rand(2, 1, 48, 33)).sin().square().mean().backward()

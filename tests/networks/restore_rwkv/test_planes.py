@@ -97,6 +97,7 @@ def test_a_captured_program_is_saved_loaded_and_takes_other_sizes(captured):
         assert_same(loaded(x), network(x), x)
 
 
+@pytest.mark.slow
 def test_the_form_compiles_as_one_graph():
     torch._dynamo.reset()
     network = tiny()
@@ -106,6 +107,7 @@ def test_the_form_compiles_as_one_graph():
         assert_same(compiled(x), network(x), x)
 
 
+@pytest.mark.slow
 def test_a_trace_takes_other_sizes():
     network = tiny()
     traced = torch.jit.trace(network.merged().exportable(), torch.zeros(2, 1, 41, 70), check_trace=False)

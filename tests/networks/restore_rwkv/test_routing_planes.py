@@ -26,6 +26,7 @@ def assert_same(actual, expected, x):
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5 * float((expected - x).abs().max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_the_form_computes_the_same(size):
     network, x = tiny(), torch.rand(size)

@@ -41,6 +41,7 @@ def volume():
     return torch.where(body[None, ..., None], 40.0, -1000.0) + noise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", [0.0, 0.3, 0.8])
 def test_inserted_noise_has_the_level_and_the_correlation(asked):
     zero, noise_map = torch.zeros(1, 65, 70, 30), torch.full((4, 65, 70, 30), 10.0)
@@ -72,6 +73,7 @@ def test_slices_of_a_slab_are_those_of_the_volume(volume, scan):
         insert_ct_noise(volume, noise_map, 0.4, SPACING, scan, numbers=[1, 2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exact", [False, True])
 def test_low_dose_ct_agrees_for_slice_slab_and_volume(volume, exact):
     volume = volume[..., :3] if exact else volume
@@ -97,6 +99,7 @@ def test_low_dose_ct_agrees_for_slice_slab_and_volume(volume, exact):
     assert correlation(inside) == pytest.approx(0.0 if exact else 0.3, abs=0.08)
 
 
+@pytest.mark.slow
 def test_a_volume_has_one_kernel_and_a_level_for_each_slice(volume):
     louder = volume.clone()
     louder[..., 4] = torch.where(volume[..., 4] > -500, 40 + 3 * (volume[..., 4] - 40), volume[..., 4])
@@ -116,6 +119,7 @@ def test_a_volume_has_one_kernel_and_a_level_for_each_slice(volume):
     assert 0.1 * middle[0] < middle[1] < middle[0]  # the level of the others, in a slice without attenuation
 
 
+@pytest.mark.slow
 def test_slices_without_tissue_take_the_fallback_where_no_other_has_any(volume):
     air = MetaTensor(torch.full_like(volume, -1000.0), affine=AFFINE)
     with pytest.raises(NoFlatTissueError, match="none of 6 slices"):
@@ -133,6 +137,7 @@ def test_slices_without_tissue_take_the_fallback_where_no_other_has_any(volume):
     assert 0 < (out - half)[..., 2].std() < (out - half)[:, 40:57, 45:65, 3].std()
 
 
+@pytest.mark.slow
 def test_random_low_dose_takes_slabs_and_draws_the_correlation(volume):
     item = CTNoiseMapd("image")({"image": MetaTensor(volume, affine=AFFINE)})
     item = {

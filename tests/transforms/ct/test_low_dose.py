@@ -55,6 +55,7 @@ def spectrum(noises):
     return power, f[:, None].expand(64, 64), f[None].expand(64, 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cutoff", [0.12, 0.5])  # pixels of 2.2 mm: a soft and a sharp kernel
 @pytest.mark.parametrize("geometry", [None, FanBeam(595.0, 440, 0.9)])
 def test_fast_matches_exact(slice_hu, cutoff, geometry):
