@@ -114,7 +114,7 @@ def measure_processing(
         volume: in HU or SUV, shape ``(X, Y, Z)``.
         flat: mask of flat regions.
         pixel: size in mm.
-        modality: ``CT`` or ``PT``. PET is always smooth, so its spectrum tells nothing.
+        modality: ``CT`` or ``PT``. PET is always smooth, so its spectrum shows nothing.
         header: all that it says of the reconstruction, such as ImageType, ConvolutionKernel and SeriesDescription.
         variation: of the level of the noise from place to place.
     """

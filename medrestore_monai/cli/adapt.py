@@ -1,4 +1,4 @@
-"""``medrestore adapt``: fit a bundle to one's own scanner, and be told whether it helped."""
+"""``medrestore adapt``: fit a bundle to one's own scanner, and judge whether it helped."""
 
 from pathlib import Path
 from typing import Annotated
@@ -37,8 +37,9 @@ def adapt(
     targets: Annotated[
         str,
         typer.Option(
-            help="clean (routine images, which the bundle's simulation degrades), pairs, or none (not offered yet).",
-            autocompletion=complete("clean", "pairs", "none"),
+            help="clean: routine images, degraded by the bundle's simulation; pairs: degraded and clean. "
+            "none, degraded images alone, is not offered yet.",
+            autocompletion=complete("clean", "pairs"),
         ),
     ] = "clean",
     modality: Annotated[

@@ -201,7 +201,7 @@ def compiled(of: Compilation, architecture: int) -> Compiled:
         return result
     used = [int(number) for number in re.findall(r"Used (\d+) registers", log.getvalue())]
     if not used:
-        raise RuntimeError(f"ptxas tells nothing of the registers of {of.title}: {log.getvalue()[:300]!r}.")
+        raise RuntimeError(f"ptxas does not state the registers of {of.title}: {log.getvalue()[:300]!r}.")
     result.registers, result.shared = max(used), done.metadata.shared
     result.spilled = max((int(n) for n in re.findall(r"(\d+) bytes spill stores", log.getvalue())), default=0)
     device, threads = DEVICES[architecture], 32 * result.warps

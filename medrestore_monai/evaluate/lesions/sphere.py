@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter
 
 from medrestore_monai.evaluate.lesions.kinds import LesionKind
 
-_PARTS = 12  # of the diameter, at least, that are told apart
+_PARTS = 12  # of the diameter, at least, that can be distinguished
 BLURS = 3.0  # standard deviations of the blur that a lesion reaches beyond its radius
 
 
