@@ -366,5 +366,24 @@ def test_the_segmentation_experiment_writes_its_table(dice_script, bundle, tmp_p
     monkeypatch.setattr(sys, "argv", ["downstream_dice.py", *map(str, arguments)])
     dice_script.main()
     lines = (tmp_path / "out" / "dice.md").read_text().splitlines()
-    assert [line.split(" | ")[1] for line in lines[2:]] == ["blurred", "unsharp_masking", bundle.name]
+    cells = [line.split(" | ") for line in lines[2:]]
+    assert [row[1] for row in cells] == ["sharp", "blurred", "unsharp_masking", bundle.name]
+    assert cells[0][3] == "1.0000"
     assert Image.open(tmp_path / "out" / "dice.png").size == (3 * (51 + 4), 2 * (48 + 4))
+
+
+@pytest.mark.slow
+def test_a_segmentation_is_learned_from_sharp_pictures(dice_script, tmp_path):
+    picture = np.random.default_rng(0).normal(20, 3, (150, 131, 3)).clip(0, 255)
+    picture[20:60, 30:70], picture[90:130, 60:110] = 200, 180
+    Image.fromarray(picture.astype(np.uint8)).save(tmp_path / "one.png")
+    gray = picture.mean(axis=-1)
+    first, again = (dice_script.learned_segmentation(tmp_path, 2, 0)(gray, True) for _ in range(2))
+    assert first.shape == gray.shape
+    assert first.dtype == bool
+    np.testing.assert_array_equal(first, again)
+    standardized = dice_script.standardized(255 - gray, bright=False)
+    torch.testing.assert_close(standardized, dice_script.standardized(gray, bright=True))
+    assert abs(float(standardized.mean())) < 1e-5
+    with pytest.raises(ValueError, match="no PNG file"):
+        dice_script.learned_segmentation(tmp_path / "none", 1, 0)
