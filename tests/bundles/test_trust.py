@@ -1,7 +1,6 @@
 """A bundle from elsewhere runs only if it is one of ours with other plain values; hostile ones run nothing."""
 
 import json
-import os
 import pickle
 import shutil
 from contextlib import suppress
@@ -181,7 +180,6 @@ HOSTILE = {
 }
 
 
-@pytest.mark.skipif(not hasattr(os, "symlink"), reason="links are a matter of Unix")
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_bundles_are_not_opened(guest, name):
     HOSTILE[name](guest)
@@ -211,7 +209,6 @@ OF_EACH_KIND += [
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "symlink"), reason="links are a matter of Unix")
 @pytest.mark.parametrize("name", OF_EACH_KIND)
 def test_no_command_runs_anything_of_hostile_bundles(guest, name):
     HOSTILE[name](guest)
@@ -416,7 +413,6 @@ def test_nothing_in_the_working_folder_goes_before_the_package(guest, monkeypatc
         open_bundle(NAME)
 
 
-@pytest.mark.skipif(not hasattr(os, "symlink"), reason="links are a matter of Unix")
 def test_a_configuration_is_trusted_where_it_lies_and_not_where_a_link_lies(guest):
     target = BUNDLES / NAME / "configs" / "inference.json"
     (guest / "configs" / "mine.json").symlink_to(target)

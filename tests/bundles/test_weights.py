@@ -1,7 +1,6 @@
 """Large files are fetched whole and right or not at all, and a transfer that was cut off goes on."""
 
 import hashlib
-import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -217,7 +216,6 @@ LINKS = {
 }
 
 
-@pytest.mark.skipif(not hasattr(os, "symlink"), reason="links are a matter of Unix")
 @pytest.mark.parametrize("name", LINKS)
 def test_no_link_is_followed(bundle, source, tmp_path, name):
     place = tmp_path / "elsewhere"

@@ -29,6 +29,7 @@ print(json.dumps([[one.title for one in found], *flaws]))
 
 
 @pytest.mark.slow
+# Triton exists for Linux on x86-64 only, where the tests' requirements install it
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 def test_all_launches_are_recorded_and_what_spills_is_found():
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
