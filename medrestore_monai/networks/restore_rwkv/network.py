@@ -132,7 +132,7 @@ class RestoreRWKV(nn.Module):
                 features = apply_layer(self.fuse[level - 1], features)
             features = self._run(self.decoder[level], enter(features, level, True))
         features = self._run(self.refinement, features)
-        change = _convolve(self.output, features).permute(0, 3, 1, 2)
+        change = _convolve_to_few(self.output, features)
         # the sum in the type of the image: weights of lower precision blur the change only
         return self.middle(x) + change[:, :, : x.shape[2], : x.shape[3]].to(x.dtype)
 
@@ -222,6 +222,29 @@ class RestoreRWKV(nn.Module):
 def _convolve(convolution: nn.Module, x: Tensor) -> Tensor:
     """Apply a 2D convolution to channels-last features, which it takes and gives without a copy."""
     return apply_layer(convolution, x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
+
+
+def _convolve_to_few(convolution: nn.Module, x: Tensor) -> Tensor:
+    """Apply a 3x3 convolution with few outputs to channels-last features; the result is ``(B, outputs, H, W)``.
+
+    Without gradients on a CPU it is a matrix product and a sum of nine shifted images: a convolution is slow there
+    whose outputs are fewer than the lanes of a register.
+    """
+    if torch.is_grad_enabled() or x.device.type != "cpu" or not isinstance(convolution, nn.Conv2d):
+        return _convolve(convolution, x).permute(0, 3, 1, 2)
+    (batch, height, width, channels), outputs = x.shape, convolution.out_channels
+    weight = convolution.weight.float().permute(2, 3, 0, 1).reshape(-1, channels)
+    taps = (weight @ x.float().flatten(1, 2).transpose(1, 2)).view(batch, 3, 3, outputs, height, width)
+    result = taps[:, 1, 1].clone()
+    for row, column in ((row, column) for row in range(3) for column in range(3) if (row, column) != (1, 1)):
+        (to_y, from_y), (to_x, from_x) = _overlap(row - 1, height), _overlap(column - 1, width)
+        result[..., to_y, to_x] += taps[:, row, column, :, from_y, from_x]
+    return result if convolution.bias is None else result + convolution.bias.float().view(-1, 1, 1)
+
+
+def _overlap(offset: int, size: int) -> tuple[slice, slice]:
+    """Return which positions have a neighbor at an offset, and where these neighbors are."""
+    return slice(max(-offset, 0), size - max(offset, 0)), slice(max(offset, 0), size + min(offset, 0))
 
 
 def _downsample(convolution: nn.Module, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from medrestore_monai.memory import measure_bytes_per_pixel
 from medrestore_monai.networks import RestoreRWKV, rwkv_strips
 from medrestore_monai.networks.residual import pad_to_multiple
+from medrestore_monai.networks.restore_rwkv.network import _convolve_to_few
 from medrestore_monai.networks.rwkv_blocks import RRWKVBlock
 from medrestore_monai.networks.rwkv_strips import run_block_
 from medrestore_monai.networks.token_shifts import OmniShift
@@ -286,3 +287,16 @@ def test_a_layer_is_not_changed_while_it_computes_in_another_type(monkeypatch):
     assert seen == [(torch.bfloat16, True, torch.float32)]
     assert y.dtype == torch.bfloat16
     assert torch.equal(y, F.linear(x.float(), weight.float(), layer.bias.float()).bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("batch", "height", "width", "outputs"), [(1, 1, 1, 1), (2, 1, 7, 3), (1, 9, 2, 1), (2, 13, 11, 3)]
+)
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_convolution_to_few_channels_is_that_convolution(batch, height, width, outputs, bias):
+    convolution = torch.nn.Conv2d(5, outputs, 3, padding=1, bias=bias).requires_grad_(False)
+    x = torch.randn(batch, height, width, 5)
+    expected = convolution.double()(x.double().permute(0, 3, 1, 2))
+    with torch.no_grad():
+        result = _convolve_to_few(convolution.float(), x)
+    assert_close(result.double(), expected, rtol=1e-5, atol=1e-6)
