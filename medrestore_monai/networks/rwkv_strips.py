@@ -54,8 +54,7 @@ def _is_compiled(block: RRWKVBlock, x: Tensor) -> bool:
     mix = block.spatial
     known = type(mix) is SpatialMix and not mix.columns and len(mix.decay) == 2 and not isinstance(mix.shift, UniShift)
     fits = x.is_contiguous() and not block_cpu.refusal(x) and choose_backend(x) == "cpu"
-    # the kernel multiplies in float32: products that the CPU makes in bfloat16 stay PyTorch's
-    return known and fits and not (x.dtype == torch.bfloat16 and multiplies_bfloat16())
+    return known and fits
 
 
 def _mix_space_compiled(block: RRWKVBlock, x: Tensor, room: Sequence[Tensor]) -> bool:

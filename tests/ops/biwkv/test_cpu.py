@@ -62,10 +62,10 @@ SHAPES = [(2, 1, 1, 20), (1, 1, 2, 1), (2, 7, 5, 3), (1, 1, 65, 7), (1, 65, 1, 1
 SHAPES += [(1, 70, 3, 20), (1, 6, 7, 200)]
 
 
-@pytest.fixture(params=["generic", "AVX2", "AVX-512"])
+@pytest.fixture(params=["generic", "AVX2", "AVX-512", "AVX-512 BF16"])
 def instruction_set(request, monkeypatch):
     """Run with every variant of the kernel that this machine has."""
-    number = ["generic", "AVX2", "AVX-512"].index(request.param)
+    number = ["generic", "AVX2", "AVX-512", "AVX-512 BF16"].index(request.param)
     if number > biwkv_cpu._widest():
         pytest.skip(f"{request.param} is not available on this machine")
     monkeypatch.setattr(biwkv_cpu, "_widest", lambda: number)

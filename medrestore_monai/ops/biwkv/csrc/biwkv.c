@@ -138,6 +138,7 @@ static Tile locate(const Scan *c, int64_t i) {
 #include <immintrin.h>
 #endif
 
+#define PRODUCTS_BF16 0
 #define LANES 4
 #ifdef __aarch64__
 #define FUSED 1 /* multiplies and adds in one rounding */
@@ -174,6 +175,14 @@ TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
 #define VARIANT avx512_bf16
 #define STORE_BF16 1
 #include "biwkv_sweeps.h"
+#undef PRODUCTS_BF16
+TARGET_END
+
+#define PRODUCTS_BF16 1
+TARGET_BEGIN("avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
+#define VARIANT avx512_products_bf16
+#define STORE_BF16 1
+#include "biwkv_sweeps.h"
 #undef LANES
 TARGET_END
 #endif
@@ -182,7 +191,8 @@ TARGET_END
 
 static const Phases *phases_of(int isa, int bf16) {
 #ifdef __x86_64__
-    if (isa == AVX512) return bf16 ? &phases_avx512_bf16 : &phases_avx512;
+    if (isa == AVX512_BF16 && bf16) return &phases_avx512_products_bf16;
+    if (isa >= AVX512) return bf16 ? &phases_avx512_bf16 : &phases_avx512;
     if (isa == AVX2) return bf16 ? &phases_avx2_bf16 : &phases_avx2;
 #endif
     (void)isa;

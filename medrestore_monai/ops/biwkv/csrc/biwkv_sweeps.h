@@ -1,6 +1,7 @@
 /* Sweeps of the Bi-WKV kernel, written once with vector types and included by biwkv.c for every instruction set and
    storage type. Expects LANES (floats per register), FUSED (whether it has multiply-add), VARIANT (the suffix that F
-   adds to names) and STORE_BF16 (1: k, v, r, y and their gradients are bfloat16 in memory; 0: float). */
+   adds to names), STORE_BF16 (1: k, v, r, y and their gradients are bfloat16 in memory; 0: float) and PRODUCTS_BF16 (1: it
+   multiplies bfloat16 and rounds to it by instructions of its own). */
 
 #if STORE_BF16
 #define STORE_T uint16_t
@@ -28,10 +29,17 @@ INLINE void F(store_f)(float *p, VF x) { *(F(vf_mem) *)p = x; }
 INLINE VF F(widen)(F(vh) half) { return (VF)(__builtin_convertvector(half, F(vu)) << 16); }
 
 INLINE F(vh) F(narrow)(VF x) { /* round to nearest, ties to even; a NaN stays one */
+#if PRODUCTS_BF16
+    const __m256bh rounded = _mm512_cvtneps_pbh((__m512)x);
+    F(vh) half;
+    __builtin_memcpy(&half, &rounded, sizeof(half));
+    return half;
+#else
     F(vu) bits = (F(vu))x;
     F(vu) rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     F(vu) nan = (F(vu))(x != x);
     return __builtin_convertvector((rounded & ~nan) | (nan & 0x7fc0), F(vh));
+#endif
 }
 #endif
 

@@ -10,17 +10,57 @@
 #define PANEL (2 * LANES) /* columns of a matrix that are used together */
 #define PIXELS 8 /* neighboring pixels that the convolution works on together */
 
+/* What products take: rows of floats or, where the processor multiplies them, of bfloat16. */
+#if PRODUCTS_BF16
+#define INPUT_T uint16_t
+#else
+#define INPUT_T float
+#endif
+
 /* sum of the lanes */
 INLINE float F(total)(VF x) {
-    float sum = 0;
-    for (int i = 0; i < LANES; i++) sum += x[i];
-    return sum;
+#if LANES == 16
+    return _mm512_reduce_add_ps((__m512)x);
+#elif LANES == 8
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128((__m256)x), _mm256_extractf128_ps((__m256)x, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#else
+    return (x[0] + x[1]) + (x[2] + x[3]);
+#endif
+}
+
+/* What a product of `rows` rows takes, `step` floats (a multiple of 16) from row to row; `room` is memory for it. */
+INLINE const INPUT_T *F(inputs)(const float *a, int64_t step, int rows, uint16_t *room) {
+#if PRODUCTS_BF16
+    const int64_t count = (rows + ROWS - 1) / ROWS * ROWS * step;
+    for (int64_t i = 0; i < count; i += LANES) *(F(vh_mem) *)(room + i) = F(narrow)(F(load_f)(a + i));
+    return room;
+#else
+    (void)step, (void)rows, (void)room;
+    return a;
+#endif
 }
 
 /* Rows a of a matrix times `depth` rows of one or two registers each, to rows of `out`. */
-INLINE void F(multiply_rows)(const float *a, int64_t a_step, const float *b, int64_t depth, int registers, float *out,
+INLINE void F(multiply_rows)(const INPUT_T *a, int64_t a_step, const float *b, int64_t depth, int registers, float *out,
                              int64_t out_step, int then) {
     VF sums[ROWS][2] = {{{0}}};
+#if PRODUCTS_BF16
+    for (int64_t k = 0; k < depth; k += 2, b += registers * LANES) {
+        __m512bh first, second, pair;
+        __builtin_memcpy(&first, b, sizeof(first));
+        if (registers > 1) __builtin_memcpy(&second, b + LANES, sizeof(second));
+        for (int i = 0; i < ROWS; i++) {
+            int32_t two;
+            __builtin_memcpy(&two, a + i * a_step + k, sizeof(two));
+            const __m512i all = _mm512_set1_epi32(two);
+            __builtin_memcpy(&pair, &all, sizeof(pair));
+            sums[i][0] = (VF)_mm512_dpbf16_ps((__m512)sums[i][0], pair, first);
+            if (registers > 1) sums[i][1] = (VF)_mm512_dpbf16_ps((__m512)sums[i][1], pair, second);
+        }
+    }
+#else
     for (int64_t k = 0; k < depth; k++, b += registers * LANES) {
         const VF first = F(load_f)(b), second = registers > 1 ? F(load_f)(b + LANES) : first;
         for (int i = 0; i < ROWS; i++) {
@@ -29,6 +69,7 @@ INLINE void F(multiply_rows)(const float *a, int64_t a_step, const float *b, int
             if (registers > 1) sums[i][1] += x * second;
         }
     }
+#endif
     for (int i = 0; i < ROWS; i++)
         for (int j = 0; j < registers; j++) {
             VF y = sums[i][j];
@@ -42,18 +83,21 @@ INLINE void F(multiply_rows)(const float *a, int64_t a_step, const float *b, int
         }
 }
 
+/* Rows of a packed matrix: of floats, or of pairs of bfloat16. */
+INLINE int64_t F(depth)(int64_t rows) { return PRODUCTS_BF16 ? (rows + 1) / 2 : rows; }
+
 /* `rows` rows of a, rounded up to a multiple of ROWS, times a packed matrix. */
-INLINE void F(multiply)(const float *a, int64_t a_step, const Matrix *b, int rows, float *out, int64_t out_step, int then) {
+INLINE void F(multiply)(const INPUT_T *a, int64_t a_step, const Matrix *b, int rows, float *out, int64_t out_step, int then) {
     const float *panel = b->values;
     for (int64_t column = 0; column < b->columns; column += PANEL) {
         const int two = b->columns - column > LANES;
         for (int i = 0; i < rows; i += ROWS) {
-            const float *from = a + i * a_step;
+            const INPUT_T *from = a + i * a_step;
             float *to = out + i * out_step + column;
             if (two) F(multiply_rows)(from, a_step, panel, b->rows, 2, to, out_step, then);
             else F(multiply_rows)(from, a_step, panel, b->rows, 1, to, out_step, then);
         }
-        panel += b->rows * (two ? PANEL : LANES);
+        panel += F(depth)(b->rows) * (two ? PANEL : LANES);
     }
 }
 
@@ -62,9 +106,18 @@ static void F(pack)(const float *matrix, const float *scale, Matrix *b) {
     float *out = b->values;
     for (int64_t column = 0; column < b->columns; column += PANEL) {
         const int64_t wide = b->columns - column > LANES ? PANEL : LANES;
-        for (int64_t row = 0; row < b->rows; row++)
-            for (int64_t i = column; i < column + wide; i++)
-                *out++ = i < b->columns ? matrix[i * b->rows + row] * (scale ? scale[i] : 1.0f) : 0.0f;
+        for (int64_t row = 0; row < b->rows; row += PRODUCTS_BF16 ? 2 : 1)
+            for (int64_t i = column; i < column + wide; i++, out++) {
+                const float by = i < b->columns ? (scale ? scale[i] : 1.0f) : 0.0f;
+#if PRODUCTS_BF16
+                float two[2] = {0};
+                for (int j = 0; j < 2 && row + j < b->rows && i < b->columns; j++) two[j] = matrix[i * b->rows + row + j] * by;
+                const F(vh) pair = F(narrow)((VF){two[0], two[1]});
+                __builtin_memcpy(out, &pair, sizeof(*out));
+#else
+                *out = i < b->columns ? matrix[i * b->rows + row] * by : 0.0f;
+#endif
+            }
     }
 }
 
@@ -121,12 +174,14 @@ static void F(convolve)(const Block *b, const float *const rows[5], int count, f
 /* Scratch memory of a tile: a ring of normalized rows, and results of products. */
 typedef struct {
     float *ring, *zeros, *shifted, *one, *two, *wide;
+    uint16_t *inputs; /* of a product, in bfloat16 */
     void *memory;
 } F(Rows);
 
 INLINE int F(rows_of)(const Block *b, F(Rows) *s) {
     const int64_t pad = b->padded, width = b->tile + 2 * PIXELS, row = (width + 4) * pad;
-    const int64_t floats = 6 * row + 3 * width * pad + b->hidden * width;
+    const int64_t most = b->hidden > pad ? b->hidden : pad;
+    const int64_t floats = 6 * row + 3 * width * pad + b->hidden * width + (PRODUCTS_BF16 ? most * width / 2 : 0);
     s->memory = calloc((size_t)floats + 16, sizeof(float));
     if (!s->memory) {
         __atomic_store_n(b->failed, NO_MEMORY, __ATOMIC_RELAXED);
@@ -138,6 +193,7 @@ INLINE int F(rows_of)(const Block *b, F(Rows) *s) {
     s->one = s->shifted + width * pad;
     s->two = s->one + width * pad;
     s->wide = s->two + width * pad;
+    s->inputs = (uint16_t *)(s->wide + b->hidden * width);
     return 1;
 }
 
@@ -166,9 +222,10 @@ static void F(project)(const Scan *scan, int64_t begin, int64_t end) {
         for (int64_t row = p.top; row < p.bottom; row++) {
             float *keys = s.one, *values = s.two, *gates = s.wide;
             F(shift_row)(b, &p, row, &s);
-            F(multiply)(s.shifted, pad, &b->matrices[0], count, gates, pad, SIGMOID);
-            F(multiply)(s.shifted, pad, &b->matrices[1], count, keys, pad, AS_IS);
-            F(multiply)(s.shifted, pad, &b->matrices[2], count, values, pad, AS_IS);
+            const INPUT_T *shifted = F(inputs)(s.shifted, pad, count, s.inputs);
+            F(multiply)(shifted, pad, &b->matrices[0], count, gates, pad, SIGMOID);
+            F(multiply)(shifted, pad, &b->matrices[1], count, keys, pad, AS_IS);
+            F(multiply)(shifted, pad, &b->matrices[2], count, values, pad, AS_IS);
             float *states = c->states + ((p.image * c->grid.chunks + row * c->grid.line_chunks) + p.part) * 4 * pad;
             for (int64_t ch = 0; ch < b->channels; ch += LANES) {
                 const VF decay = F(load_f)(c->high + ch);
@@ -220,7 +277,7 @@ static void F(output)(const Scan *c, int64_t begin, int64_t end) {
         for (int l = 0; l < count; l++)
             for (int64_t ch = 0; ch < b->channels; ch += LANES)
                 F(store_f)(s.shifted + l * pad + ch, F(load)(y + l * b->channels + ch, LANES_AT(ch)));
-        F(multiply)(s.shifted, pad, &b->matrices[3], count, s.one, pad, AS_IS);
+        F(multiply)(F(inputs)(s.shifted, pad, count, s.inputs), pad, &b->matrices[3], count, s.one, pad, AS_IS);
         for (int l = 0; l < count; l++)
             for (int64_t ch = 0; ch < b->channels; ch += LANES) {
                 STORE_T *to = x + l * b->channels + ch;
@@ -241,9 +298,11 @@ static void F(channels)(const Scan *c, int64_t begin, int64_t end) {
         const int count = (int)(p.right - p.left);
         for (int64_t row = p.top; row < p.bottom; row++) {
             F(shift_row)(b, &p, row, &s);
-            F(multiply)(s.shifted, pad, &b->matrices[0], count, s.one, pad, SIGMOID);
-            F(multiply)(s.shifted, pad, &b->matrices[1], count, s.wide, b->hidden, SQUARED_RELU);
-            F(multiply)(s.wide, b->hidden, &b->matrices[2], count, s.two, pad, AS_IS);
+            const INPUT_T *shifted = F(inputs)(s.shifted, pad, count, s.inputs);
+            F(multiply)(shifted, pad, &b->matrices[0], count, s.one, pad, SIGMOID);
+            F(multiply)(shifted, pad, &b->matrices[1], count, s.wide, b->hidden, SQUARED_RELU);
+            const INPUT_T *wide = F(inputs)(s.wide, b->hidden, count, s.inputs);
+            F(multiply)(wide, b->hidden, &b->matrices[2], count, s.two, pad, AS_IS);
             const int64_t at = ((p.image * b->height + row) * b->width + p.left) * b->channels;
             const STORE_T *x = (const STORE_T *)b->x + at;
             STORE_T *out = (STORE_T *)b->out + at;
@@ -258,6 +317,7 @@ static void F(channels)(const Scan *c, int64_t begin, int64_t end) {
     free(s.memory);
 }
 
+#undef INPUT_T
 #undef ROWS
 #undef PANEL
 #undef PIXELS
