@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from medrestore_monai.cli.imports import importing
 from medrestore_monai.cli.modes import USAGE, console, mode
 from medrestore_monai.cli.options import (
     DeviceOption,
@@ -74,7 +75,8 @@ def adapt(
     """
     check_source(data)
     with reported(USAGE, ADAPT_FLAGS):
-        from medrestore_monai.adapt import Request, run_request
+        with importing():
+            from medrestore_monai.adapt import Request, run_request
 
         if minutes is not None and steps is not None:
             raise ValueError("give --minutes or --steps, not both.")

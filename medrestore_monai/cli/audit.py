@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from medrestore_monai.cli.imports import importing
 from medrestore_monai.cli.modes import USAGE, console
 from medrestore_monai.cli.options import (
     HUOffsetOption,
@@ -63,9 +64,10 @@ def audit(
     check_source(source)
     check_source(restored)
     with reported(USAGE, AUDIT_FLAGS):
-        from medrestore_monai.audit.writing import check_output, write_audit
-        from medrestore_monai.bundles import open_bundle
-        from medrestore_monai.intensity import INTENSITY_RANGES
+        with importing():
+            from medrestore_monai.audit.writing import check_output, write_audit
+            from medrestore_monai.bundles import open_bundle
+            from medrestore_monai.intensity import INTENSITY_RANGES
 
         check_output(output, source, restored, overwrite)
         if threshold is not None and not threshold > 0:

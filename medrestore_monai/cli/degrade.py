@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from medrestore_monai.cli.imports import importing
 from medrestore_monai.cli.modes import USAGE, console, mode, write_document
 from medrestore_monai.cli.options import (
     GapsOption,
@@ -143,8 +144,9 @@ def degrade(
     settings |= {"axial_correlation": axial_correlation, "axial_width": axial_width}
     options: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
     with reported(USAGE):
-        from medrestore_monai.degrader import check_hu_offset, check_task
-        from medrestore_monai.degrader import degrade as run
+        with importing():
+            from medrestore_monai.degrader import check_hu_offset, check_task
+            from medrestore_monai.degrader import degrade as run
 
         check_task(task, options)
         check_hu_offset(task, hu_offset)

@@ -8,6 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from medrestore_monai.cli.imports import importing
 from medrestore_monai.cli.modes import USAGE, console, errors
 from medrestore_monai.cli.options import OverwriteOption
 from medrestore_monai.cli.output import RESEARCH, reported
@@ -28,7 +29,8 @@ def demo(
     """
     begin = time.monotonic()
     with reported(USAGE):
-        from medrestore_monai.demo.run import PICTURE, SCORES, check_demo, run_demo
+        with importing():
+            from medrestore_monai.demo.run import PICTURE, SCORES, check_demo, run_demo
 
         check_demo(output, overwrite)
     with reported():

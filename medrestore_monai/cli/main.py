@@ -14,6 +14,7 @@ from medrestore_monai.cli.audit import audit
 from medrestore_monai.cli.bundles import bundles_app
 from medrestore_monai.cli.degrade import degrade
 from medrestore_monai.cli.demo import demo
+from medrestore_monai.cli.imports import importing
 from medrestore_monai.cli.modes import USAGE, JsonGroup, console, errors, mode, reporting, write_document
 from medrestore_monai.cli.options import (
     DeviceOption,
@@ -168,11 +169,12 @@ def evaluate(
     """
     check_source(data)
     with reported(USAGE, EVALUATE_FLAGS):
-        from medrestore_monai.bundles import DEFAULT_BUNDLE
-        from medrestore_monai.bundles.settings import parse_settings
-        from medrestore_monai.evaluate import Request
-        from medrestore_monai.evaluate import evaluate as score
-        from medrestore_monai.evaluate.lesions import check_lesions, evaluate_lesions
+        with importing():
+            from medrestore_monai.bundles import DEFAULT_BUNDLE
+            from medrestore_monai.bundles.settings import parse_settings
+            from medrestore_monai.evaluate import Request
+            from medrestore_monai.evaluate import evaluate as score
+            from medrestore_monai.evaluate.lesions import check_lesions, evaluate_lesions
 
         changes = parse_settings(settings or [])
         refuse_own_options(changes, EVALUATE_FLAGS)
@@ -230,8 +232,9 @@ def export(
       medrestore export --bundle ./my_bundle --weights runs/model.pt -o mine.onnx --overwrite
     """
     with reported(USAGE):
-        from medrestore_monai.bundles import export_bundle, open_bundle
-        from medrestore_monai.bundles.onnx import TO_WRITE, require_packages
+        with importing():
+            from medrestore_monai.bundles import export_bundle, open_bundle
+            from medrestore_monai.bundles.onnx import TO_WRITE, require_packages
 
         require_packages(TO_WRITE)
         if output.exists() and not overwrite:

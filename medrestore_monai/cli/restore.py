@@ -12,6 +12,7 @@ import typer
 
 from medrestore_monai.cli.choice import READABLE, choose_bundle
 from medrestore_monai.cli.cluster import check_workers, refuse_torchrun, warn_without_tls
+from medrestore_monai.cli.imports import importing
 from medrestore_monai.cli.modes import USAGE, console, detail, mode, write_document
 from medrestore_monai.cli.options import (
     DeviceOption,
@@ -165,10 +166,11 @@ def restore(
     # PyTorch then asks Linux for large pages: a seventh less time for volumes, a tenth more memory
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     with reported(USAGE, RESTORE_FLAGS):
-        from medrestore_monai.bundles.settings import parse_settings
-        from medrestore_monai.data import check_folder
-        from medrestore_monai.restorer import Restorer
-        from medrestore_monai.studies import Workers, are_many, list_studies, make_job
+        with importing():
+            from medrestore_monai.bundles.settings import parse_settings
+            from medrestore_monai.data import check_folder
+            from medrestore_monai.restorer import Restorer
+            from medrestore_monai.studies import Workers, are_many, list_studies, make_job
 
         refuse_torchrun()
         check_workers(workers, scheduler)
