@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from medrestore_monai.inferers import SliceWiseInferer
 from medrestore_monai.networks import RestoreRWKV
 
-BYTES_PER_PIXEL = 1300.0  # as the bundles of this network say
+BYTES_PER_PIXEL = 800.0  # as the bundles of this network say
 
 
 @dataclass
