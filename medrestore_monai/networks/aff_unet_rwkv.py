@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from medrestore_monai.networks.residual import ResidualNetwork, require_same_channels, start_with_sum_zero
+from medrestore_monai.networks.residual import Pointwise, ResidualNetwork, require_same_channels, start_with_sum_zero
 
 __all__ = ["AFF", "AFFUNetRWKV", "RWKVLiteMixer"]
 
@@ -117,7 +117,7 @@ class AFF(nn.Module):
         def branch(norm: type[nn.Module] | str) -> nn.Sequential:
             inner = channels // 4
             norms = [nn.BatchNorm2d(n) if norm == "batch" else nn.GroupNorm(1, n) for n in (inner, channels)]
-            first, second = nn.Conv2d(channels, inner, 1, bias=False), nn.Conv2d(inner, channels, 1, bias=False)
+            first, second = Pointwise(channels, inner, bias=False), Pointwise(inner, channels, bias=False)
             return nn.Sequential(first, norms[0], nn.ReLU(), second, norms[1])
 
         self.local = branch("batch")
@@ -145,13 +145,13 @@ class RWKVLiteMixer(nn.Module):
         super().__init__()
         self.norm = _ChannelNorm(channels)
         self.shift = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
-        self.receptance_key_value = nn.Conv2d(channels, 3 * channels, 1, bias=False)
+        self.receptance_key_value = Pointwise(channels, 3 * channels, bias=False)
         self.mix = nn.Sequential(
             nn.Conv2d(channels, channels, (REACH, 1), padding=(REACH // 2, 0), groups=channels, bias=False),
             nn.Conv2d(channels, channels, (1, REACH), padding=(0, REACH // 2), groups=channels, bias=False),
-            nn.Conv2d(channels, channels, 1),
+            Pointwise(channels, channels),
         )
-        self.output = nn.Conv2d(channels, channels, 1, bias=False)
+        self.output = Pointwise(channels, channels, bias=False)
         self.scale = nn.Parameter(torch.full((channels, 1, 1), 0.1))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medrestore_monai.networks.residual import (
+    Pointwise,
     ResidualNetwork,
     draw_weights,
-    pointwise,
+    leaky_relu,
     require_same_channels,
     start_with_sum_zero,
 )
@@ -118,11 +119,11 @@ class DSC(nn.Module):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.depthwise = nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False)
-        self.pointwise = nn.Conv2d(in_channels, out_channels, 1)
+        self.pointwise = Pointwise(in_channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``(B, in_channels, H, W)`` to ``(B, out_channels, H, W)``."""
-        return pointwise(self.pointwise, self.depthwise(x))
+        return cast(Tensor, self.pointwise(self.depthwise(x)))
 
 
 class RDSC(nn.Module):
@@ -139,8 +140,8 @@ class RDSC(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Refine ``(B, C, H, W)``."""
-        change = self.second(F.leaky_relu(self.first(x), SLOPE))
-        return F.leaky_relu(x + change, SLOPE)
+        change = self.second(leaky_relu(self.first(x), SLOPE))
+        return leaky_relu(x + change if torch.is_grad_enabled() else change.add_(x), SLOPE)
 
 
 class MLFF(nn.Module):
@@ -163,7 +164,7 @@ class MLFF(nn.Module):
         # a transform down multiplies the channels by the number of bands, one up divides them
         adapted = [width * bands**other // bands**level for other in range(3)]
         self.adapt = nn.ModuleList(
-            nn.Identity() if other == level else nn.Conv2d(channels[other], adapted[other], 1) for other in range(3)
+            nn.Identity() if other == level else Pointwise(channels[other], adapted[other]) for other in range(3)
         )
         self.squeeze = nn.Conv2d(width, width // 8, 1)
         self.expand = nn.Conv2d(width // 8, 3 * width, 1)
@@ -195,7 +196,7 @@ class DMRFAB(nn.Module):
     def __init__(self, channels: int, growth: int, attention: bool = True) -> None:
         super().__init__()
         self.units = nn.ModuleList(MRFAB(channels + i * growth, growth, attention) for i in range(4))
-        self.bottleneck = nn.Conv2d(channels + 4 * growth, channels, 1)
+        self.bottleneck = Pointwise(channels + 4 * growth, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Refine ``(B, C, H, W)``."""
@@ -222,7 +223,7 @@ class MRFAB(nn.Module):
     def __init__(self, in_channels: int, growth: int, attention: bool = True) -> None:
         super().__init__()
         joined = in_channels + 4 * growth
-        self.squeeze = nn.Conv2d(in_channels, growth, 1)
+        self.squeeze = Pointwise(in_channels, growth)
         self.branches = nn.ModuleList(nn.Conv2d(growth, growth, 3, padding=d, dilation=d) for d in (1, 2, 3, 4))
         self.attention = attention
         if attention:
@@ -231,7 +232,7 @@ class MRFAB(nn.Module):
                 nn.Conv2d(joined, inner, 1), nn.LeakyReLU(SLOPE), nn.Conv2d(inner, joined, 1), nn.Sigmoid()
             )
             self.by_place = nn.Sequential(nn.Conv2d(2, 1, 7, padding=3), nn.Sigmoid())
-        self.join = nn.Conv2d(2 * joined if attention else joined, growth, 1)
+        self.join = Pointwise(2 * joined if attention else joined, growth)
 
     def forward(self, x: Tensor) -> Tensor:
         """Give ``(B, growth, H, W)`` for ``(B, in_channels, H, W)``."""

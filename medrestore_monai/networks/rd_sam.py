@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medrestore_monai.networks.residual import draw_weights
+from medrestore_monai.networks.residual import Pointwise, draw_weights, runs_channels_last
 
 __all__ = [
     "ATTENTIONS",
@@ -153,7 +153,7 @@ class ResidualDenseBlock(nn.Module):
     def __init__(self, channels: int, bias: bool = True) -> None:
         super().__init__()
         self.layers = nn.ModuleList(nn.Conv2d(channels + i * GROWTH, GROWTH, 3, padding=1, bias=bias) for i in range(3))
-        self.fuse = nn.Conv2d(channels + 3 * GROWTH, channels, 1, bias=bias)
+        self.fuse = Pointwise(channels + 3 * GROWTH, channels, bias=bias)
 
     def draw_weights(self) -> None:
         """Let features keep their scale, and let the block add little at the start."""
@@ -163,10 +163,30 @@ class ResidualDenseBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Refine ``(B, C, H, W)``."""
+        if runs_channels_last(x):
+            return self._refine_by_pieces(x)
         features = x
         for layer in self.layers:
             features = torch.cat([features, F.relu(layer(features))], dim=1)
         return x + self.fuse(features)
+
+    def _refine_by_pieces(self, x: Tensor) -> Tensor:
+        """The same, without putting features side by side: what each piece gives all layers after it, at once."""
+        layers, piece, start = [cast(nn.Conv2d, layer) for layer in self.layers], x, 0
+        biases = [] if self.fuse.bias is None else [cast(Tensor, layer.bias) for layer in layers]
+        waiting: Tensor | None = None  # what the layers still to come have got so far
+        result = x.permute(0, 2, 3, 1) if self.fuse.bias is None else x.permute(0, 2, 3, 1) + self.fuse.bias
+        for i in range(len(layers) + 1):
+            seen = slice(start, start + piece.shape[1])
+            part = piece.permute(0, 2, 3, 1) @ self.fuse.weight[:, seen].flatten(1).t()
+            result = result + part if i == 0 else result.add_(part)
+            if i == len(layers):
+                break
+            weight = torch.cat([layer.weight[:, seen] for layer in layers[i:]])
+            given = F.conv2d(piece, weight, torch.cat(biases) if i == 0 and biases else None, padding=1)
+            waiting = given if waiting is None else given.add_(waiting[:, GROWTH:])
+            piece, start = F.relu(waiting[:, :GROWTH]), seen.stop
+        return result.permute(0, 3, 1, 2)
 
 
 def _mean_and_maximum(x: Tensor) -> Tensor:

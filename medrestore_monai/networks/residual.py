@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 __all__ = [
     "CONTRAST",
+    "Pointwise",
     "ResidualNetwork",
     "crop",
     "draw_weights",
+    "leaky_relu",
     "pad_to_multiple",
-    "pointwise",
     "require_same_channels",
+    "runs_channels_last",
     "start_with_sum_zero",
 ]
 
@@ -123,28 +125,47 @@ def require_same_channels(in_channels: int, out_channels: int) -> None:
 
 def _in_fast_layout(x: Tensor) -> Tensor:
     """Return a batch with channels last in memory where convolutions are faster so: on CPUs, in inference."""
-    if torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_compiling():
+    if torch.is_grad_enabled() or x.device.type != "cpu" or _is_captured():
         return x
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def pointwise(convolution: nn.Conv2d, x: Tensor) -> Tensor:
-    """Apply a 1x1 convolution; to channels that lie last in memory, in inference, as one matrix product.
+class Pointwise(nn.Conv2d):
+    """A 1x1 convolution; of channels that lie last in memory, in inference, it is one matrix product.
 
     Args:
-        convolution: without stride, padding or groups.
-        x: shape ``(B, C, H, W)``.
-
-    Returns:
-        Shape ``(B, C_out, H, W)``, in the layout of ``x``.
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        bias: as in PyTorch.
     """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or not _is_channels_last(x):
-        return convolution(x)
-    return F.linear(x.permute(0, 2, 3, 1), convolution.weight.flatten(1), convolution.bias).permute(0, 3, 1, 2)
+
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
+        super().__init__(in_channels, out_channels, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, H, W)``, in the layout of ``x``."""
+        if not runs_channels_last(x):
+            return super().forward(x)
+        product = x.permute(0, 2, 3, 1) @ self.weight.flatten(1).t()
+        # not F.linear: it would write the bias to all pixels first
+        return (product if self.bias is None else product.add_(self.bias)).permute(0, 3, 1, 2)
 
 
-def _is_channels_last(x: Tensor) -> bool:
+def _is_captured() -> bool:
+    """Whether a program is made of what runs, which must then fit other sizes, too."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def runs_channels_last(x: Tensor) -> bool:
+    """Whether this is inference, not to be captured as a program, on features whose channels lie last in memory."""
+    if torch.is_grad_enabled() or _is_captured():
+        return False
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+def leaky_relu(x: Tensor, slope: float) -> Tensor:
+    """As ``torch.nn.functional.leaky_relu``; without gradients ``x`` itself is overwritten."""
+    return F.leaky_relu(x, slope, inplace=not torch.is_grad_enabled())
 
 
 def draw_weights(convolution: nn.Conv2d | nn.ConvTranspose2d, gain: float = 1.0) -> None:
@@ -191,6 +212,8 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """
     for axis in (2, 3):
         size = x.shape[axis]
+        if not _is_captured() and size % multiple == 0:
+            continue
         index = torch.arange((size + multiple - 1) // multiple * multiple, device=x.device)
         mirrored = 2 * (size - 1) - index
         beyond = torch.where(mirrored[-1:] >= 0, mirrored, size - 1)
@@ -200,6 +223,8 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
 
 def crop(x: Tensor, height: int, width: int) -> Tensor:
     """Keep the first rows and columns, by index: a slice would tie a captured program to sizes that need padding."""
+    if not _is_captured():
+        return x[:, :, :height, :width]
     for axis, size in ((2, height), (3, width)):
         x = x.index_select(axis, torch.arange(size, device=x.device))
     return x

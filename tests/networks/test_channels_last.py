@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from medrestore_monai.networks import AFFUNetRWKV, MedDeblur, MLFFUNet
-from medrestore_monai.networks.residual import pointwise
+from medrestore_monai.networks.residual import Pointwise
 
 NETWORKS = {
     "aff": lambda: AFFUNetRWKV(channels=(8, 8, 16, 16)),
@@ -33,9 +33,9 @@ def test_inference_equals_the_form_with_gradients(name):
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_pointwise_convolution_keeps_the_layout(bias):
-    convolution, x = torch.nn.Conv2d(5, 7, 1, bias=bias), torch.randn(2, 5, 3, 4)
+    convolution, x = Pointwise(5, 7, bias=bias), torch.randn(2, 5, 3, 4)
     x = x.contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
-        result = pointwise(convolution, x)
+        result = convolution(x)
     assert result.is_contiguous(memory_format=torch.channels_last)
     assert_close(result, convolution(x))

@@ -44,8 +44,7 @@ def test_the_papers_24_million_are_the_shared_weights_counted_at_each_use():
     for module in network.modules():
         if not list(module.children()):  # as a summary tool walks the calls
             module.register_forward_hook(lambda module, inputs, output: used.append(count(module)))
-    with torch.no_grad():
-        network(torch.rand(1, 3, 16, 16))
+    network(torch.rand(1, 3, 16, 16))  # with gradients: in inference, layers are taken apart and go around the hooks
     lstm = network.networks[0].lstm.gates
     walked = sum(used)
     if used.count(count(lstm)) == 2:  # the first use, of a state of zeros, goes around the layer
