@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import binary_dilation, gaussian_filter
 
 from medrestore_monai.adapt.noise_check import BLOCKS, LEVEL, MOST_OUTSIDE, LevelCheck, compact_band, spread
 from medrestore_monai.adapt.noise_model import NoiseModel, measure_noise
@@ -34,6 +34,8 @@ MOST_OVERLAP = 0.6  # correlation of the noise of neighboring slices
 MOST_SHARED = 0.1  # correlation of the noise of two scans
 MOST_CLIPPED = 0.001  # of the voxels of soft tissue
 MOST_REMOVED = 1.15  # squared correlation, which is 1 at most
+_CHANCE = 15.0  # of the square root of pixels: correlation of different scans was at most 12
+_EDGE = 5  # pixels across what is left out where two scans are compared
 _SIDE = 64  # pixels of the patches of the power at high frequencies
 _MOST_PATCHES = 400
 _LEAST_FLAT = 2000  # pixels
@@ -285,7 +287,9 @@ def shared_noise(first: np.ndarray, second: np.ndarray, pixel: tuple[float, floa
         inside = body_mask(smoothed(some, pixel), modality)
         band = compact_band(some)
         limit = [3 * spread(band[..., z][inside[..., z]]) if inside[..., z].any() else 0 for z in range(band.shape[2])]
-        band = np.clip(band, -np.asarray(limit), np.asarray(limit)) * inside
+        # edges and vessels, which are alike in other people
+        edges = binary_dilation(np.abs(band) > np.asarray(limit), np.ones((_EDGE, _EDGE, 1)))
+        band = np.where(inside & ~edges, band, 0)
         norm = np.sqrt((band**2).sum(axis=(0, 1)))
         spectra.append(np.fft.rfft2(band / np.maximum(norm, 1e-12), axes=(0, 1)))
     most = 0.0
@@ -295,9 +299,14 @@ def shared_noise(first: np.ndarray, second: np.ndarray, pixel: tuple[float, floa
     return most
 
 
-def refuse_shared(correlation: float) -> str | None:
-    """Refuse two scans of which one trains and one judges, given :func:`shared_noise`."""
-    if correlation <= MOST_SHARED:
+def refuse_shared(correlation: float, pixels: int = 0) -> str | None:
+    """Refuse two scans of which one trains and one judges.
+
+    Args:
+        correlation: of :func:`shared_noise`.
+        pixels: of the body in a slice: of few of them, the largest of all shifts is larger by chance; 0 for many.
+    """
+    if correlation <= max(MOST_SHARED, _CHANCE / math.sqrt(pixels) if pixels else 0.0):
         return None
     return (
         f"Two scans on both sides of the split share their noise (correlation {correlation:.2f}): they are one scan, "
