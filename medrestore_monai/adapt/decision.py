@@ -31,6 +31,7 @@ class Decision:
         p_value: one-sided, of a paired t-test over units.
         least_visible: dB that would have been significant with the spread of these units.
         units: how many were judged.
+        estimated: whether there was no target, so that all figures are estimates.
     """
 
     adopt: bool
@@ -39,11 +40,13 @@ class Decision:
     p_value: float = math.nan
     least_visible: float = math.nan
     units: int = 0
+    estimated: bool = False
 
     @property
     def line(self) -> str:
         """The verdict in one line."""
-        return f"{'adopt' if self.adopt else 'keep the shipped weights'}: {'; '.join(self.reasons)}."
+        how = " (estimated without truth)" if self.estimated else ""
+        return f"{'adopt' if self.adopt else 'keep the shipped weights'}: {'; '.join(self.reasons)}{how}."
 
 
 def too_few(units: int) -> Decision:
@@ -66,7 +69,7 @@ def decide(units: Sequence[UnitScores], modality: str) -> Decision:
     before = np.array([unit.psnr[BEFORE] for unit in units])
     gain, spread = float((after - before).mean()), float((after - before).std(ddof=1))
     p_value = one_sided(after, before, [unit.unit for unit in units])
-    visible = float(stats.t.ppf(1 - ONE_SIDED, len(units) - 1)) * spread / math.sqrt(len(units))
+    visible = least_visible(spread, len(units))
     against = []
     if gain < LEAST_GAIN:
         against.append(f"the gain of {gain:+.2f} dB is below {LEAST_GAIN} dB")
@@ -74,7 +77,12 @@ def decide(units: Sequence[UnitScores], modality: str) -> Decision:
         against.append(f"the gain of {gain:+.2f} dB may be chance (p = {p_value:.3f}, one-sided)")
     against += _guards(units, modality)
     reasons = against or [f"{gain:+.2f} dB on {len(units)} units that did not train (p = {p_value:.2g}, one-sided)"]
-    return Decision(not against, tuple(reasons), gain, p_value, max(visible, LEAST_GAIN), len(units))
+    return Decision(not against, tuple(reasons), gain, p_value, visible, len(units))
+
+
+def least_visible(spread: float, units: int) -> float:
+    """Return the gain in dB that would have been significant with this standard deviation over units."""
+    return max(float(stats.t.ppf(1 - ONE_SIDED, units - 1)) * spread / math.sqrt(units), LEAST_GAIN)
 
 
 def one_sided(values: np.ndarray, baseline: np.ndarray, groups: Sequence[int]) -> float:

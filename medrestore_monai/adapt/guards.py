@@ -18,6 +18,7 @@ SIGNAL_GAIN = 0.05
 MEAN_FREQUENCY = 0.10  # relative
 KEPT = 0.05
 _LEAST_VOXELS = 500
+FLAGS = "regions changed beyond noise"
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def measure_guards(source: Volume, shipped: Volume, adapted: Volume, flags: bool
         if flags:
             pairs = zip((shipped, adapted), noises, strict=True)
             before, after = (float(measure_faithfulness(source, image, noise).count) for image, noise in pairs)
-            guards.append(Guard("regions changed beyond noise", before, after, 0.0, upward_only=True))
+            guards.append(Guard(FLAGS, before, after, 0.0, upward_only=True))
     return guards
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from medrestore_monai.bundles import WEIGHTS, Bundle, sha256
 from medrestore_monai.files import atomic_folder
+from medrestore_monai.intensity import INTENSITY_RANGES
 
 KEPT = ("LICENSE", "configs", "docs/data_license.txt", "docs/tuned.json")
 _VERSION = "0.1.0"
@@ -68,9 +69,6 @@ def _metadata(source: Bundle, digest: str, about: Mapping[str, Any]) -> dict[str
 
 def _card(source: Bundle, metadata: Mapping[str, Any], about: Mapping[str, Any], folder: str) -> str:
     verdict, data, training = about["verdict"], about["data"], about["training"]
-    rows = "\n".join(
-        f"| {name} | {values['psnr_db']:.2f} | {values['ssim']:.4f} |" for name, values in about["scores"].items()
-    )
     settings = ", ".join(f"{name} {value}" for name, value in training["settings"].items()) or "those of adapt.json"
     limits = "Other scanners, tissues and degradations than those of the site and of the first training were not seen."
     return f"""# {metadata["name"]}
@@ -101,11 +99,26 @@ The first weights were trained on the data of `docs/data_license.txt`. No image 
 
 {verdict["line"]}
 
-| {verdict["units"]} units | PSNR, dB | SSIM |
-|---|---|---|
-{rows}
+{_table(about)}
 
 ## Limits
 
 {limits} One verdict on one site's images is no validation.
 """
+
+
+def _table(about: Mapping[str, Any]) -> str:
+    units = about["verdict"]["units"]
+    if "estimated" in about:
+        unit = INTENSITY_RANGES[about["modality"]].unit
+        rows = [
+            f"| {name} | {values['estimated_error']:.4g} | {values['noise_kept']:.3f} |"
+            for name, values in about["estimated"]["means"].items()
+        ]
+        head = f"| {units} units, estimated without truth | error, {unit}² | part of the noise kept |"
+    else:
+        rows = [
+            f"| {name} | {values['psnr_db']:.2f} | {values['ssim']:.4f} |" for name, values in about["scores"].items()
+        ]
+        head = f"| {units} units | PSNR, dB | SSIM |"
+    return "\n".join([head, "|---|---|---|", *rows])

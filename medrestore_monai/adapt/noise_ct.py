@@ -64,12 +64,17 @@ class CTNoiseModel:
         slices = [total_noise_std(one) for one in self.maps.unbind(-1)]
         return torch.stack(slices, dim=-1) * factor
 
-    def draw(self, generator: torch.Generator | None = None) -> Tensor:
-        """Draw noise in HU, shape ``(1, X, Y, Z)``; neighboring slices are correlated as they are in the volume."""
+    def draw(self, generator: torch.Generator | None = None, numbers: Sequence[int] | None = None) -> Tensor:
+        """Draw noise in HU, shape ``(1, X, Y, Z)``; neighboring slices are correlated as they are in the volume.
+
+        Args:
+            generator: of the seed.
+            numbers: of the slices in their volume, ``Z`` of them; equal ones get equal noise. From 0 on by default.
+        """
         seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
         size = (self.maps.shape[1] + 2 * _MARGIN, self.maps.shape[2] + 2 * _MARGIN)
         weights = axial_weights(self.axial_width, self.spacing[2])
-        white = torch.from_numpy(white_slices(seed, range(self.maps.shape[3]), size, weights))
+        white = torch.from_numpy(white_slices(seed, numbers or range(self.maps.shape[3]), size, weights))
         spectrum = self._spectrum(size)
         drawn = [shape_noise(one, known, spectrum) for one, known in zip(white, self.maps.unbind(-1), strict=True)]
         return torch.stack(drawn, dim=-1)

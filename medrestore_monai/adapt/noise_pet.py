@@ -25,7 +25,7 @@ from medrestore_monai.transforms.pet.low_count import PETLowCount, insert_pet_no
 from medrestore_monai.transforms.pet.noise import pet_noise, pet_noise_map
 
 LOCAL_MEAN = 6.0  # mm, standard deviation
-_LEAST_SUV = 0.2  # of the local mean, below which a voxel has no relative noise worth measuring
+LEAST_SUV = 0.2  # of the local mean, below which a voxel has no relative noise worth measuring
 _WIDTHS = (3.0, 4.0, 5.0, 6.0, 7.0, 8.5, 10.0)  # mm, full widths at half maximum that are tried
 _MOST_SLICES = 8  # that the grain is measured in
 _LEAST_FLAT = 512  # voxels in all
@@ -65,12 +65,17 @@ class PETNoiseModel:
         slices = [pet_noise(white, one, known, self.spacing[0], updates, self.width)[1] for one, known in pairs]
         return torch.stack(slices, dim=-1) / math.sqrt(self.counts)
 
-    def draw(self, generator: torch.Generator | None = None) -> Tensor:
-        """Draw noise in SUV, shape ``(1, X, Y, Z)``; with it the volume is not negative where it was not before."""
+    def draw(self, generator: torch.Generator | None = None, numbers: Sequence[int] | None = None) -> Tensor:
+        """Draw noise in SUV, shape ``(1, X, Y, Z)``; with it the volume is not negative where it was not before.
+
+        Args:
+            generator: of the seed.
+            numbers: of the slices in their volume, ``Z`` of them; equal ones get equal noise. From 0 on by default.
+        """
         seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
         # half the dose inserts noise of the variance that is there
         scan = PETLowCount(2.0, self.counts, self.width, axial_width=self.axial_width, seed=seed)
-        noisier, _ = insert_pet_noise(self.volume, self.maps, self.spacing[0], scan, distance=self.spacing[2])
+        noisier, _ = insert_pet_noise(self.volume, self.maps, self.spacing[0], scan, numbers, self.spacing[2])
         return noisier - self.volume
 
     def cropped(self, place: Sequence[slice]) -> PETNoiseModel:
@@ -91,7 +96,7 @@ class PETNoiseModel:
     def relative(self) -> float:
         """Median relative standard deviation where the local mean is above 0.2 SUV; NaN if it is nowhere."""
         mean = torch.from_numpy(smoothed(self.volume[0].numpy(), self.spacing[:2], LOCAL_MEAN))
-        at = mean > _LEAST_SUV
+        at = mean > LEAST_SUV
         return float((self.std[0][at] / mean[at]).median()) if bool(at.any()) else float("nan")
 
 
@@ -117,7 +122,7 @@ def measure_pet_noise(volume: Tensor, spacing: Sequence[float]) -> PETNoiseModel
             f"too few flat voxels of the body ({int(flat.sum())}) to measure the noise of this PET."
         )
     model = replace(model, width=_fitted_width(model, mean, flat))
-    image = volume[0].numpy() / np.maximum(mean, _LEAST_SUV)
+    image = volume[0].numpy() / np.maximum(mean, LEAST_SUV)
     ratios = robust_ratio(image, _relative_draws(model, mean), flat)
     middle = float(np.median(ratios))
     model = model.scaled(middle)
@@ -129,7 +134,7 @@ def flat_body(suv: np.ndarray, pixel: tuple[float, float]) -> tuple[np.ndarray, 
     """Return the local mean of a PET volume ``(X, Y, Z)`` in SUV, and a mask of the flat part of the body."""
     mean = smoothed(suv, pixel, LOCAL_MEAN)
     smooth = smoothed(suv, pixel)
-    return mean, flat_mask(smooth, body_mask(smooth, "PT") & (mean > _LEAST_SUV), pixel)
+    return mean, flat_mask(smooth, body_mask(smooth, "PT") & (mean > LEAST_SUV), pixel)
 
 
 def _fitted_width(model: PETNoiseModel, mean: np.ndarray, flat: np.ndarray) -> float:
@@ -139,7 +144,7 @@ def _fitted_width(model: PETNoiseModel, mean: np.ndarray, flat: np.ndarray) -> f
     mean, flat = mean[..., chosen], flat[..., chosen]
     if not flat.any():
         return model.width
-    wanted = _grain(some.volume[0].numpy() / np.maximum(mean, _LEAST_SUV), flat)
+    wanted = _grain(some.volume[0].numpy() / np.maximum(mean, LEAST_SUV), flat)
     found = [_grain(_relative_draws(replace(some, width=width), mean, 1)[0], flat) for width in _WIDTHS]
     return float(np.interp(wanted, np.maximum.accumulate(found), _WIDTHS))
 
@@ -153,5 +158,5 @@ def _relative_draws(model: PETNoiseModel, mean: np.ndarray, count: int = 2) -> l
     """Draw noise relative to the local mean, less its own: the volume is divided by a mean that follows the noise."""
     generator = torch.Generator().manual_seed(0)
     drawn = [model.draw(generator)[0].numpy() for _ in range(count)]
-    local = np.maximum(mean, _LEAST_SUV)
+    local = np.maximum(mean, LEAST_SUV)
     return [(one - smoothed(one, model.spacing[:2], LOCAL_MEAN)) / local for one in drawn]

@@ -17,6 +17,7 @@ from jinja2 import Environment, StrictUndefined
 
 from medrestore_monai import __version__
 from medrestore_monai.adapt.decision import LEAST_GAIN, Decision
+from medrestore_monai.adapt.probed import SCORE
 from medrestore_monai.adapt.request import REPORT, Request
 from medrestore_monai.adapt.scores import AFTER, BEFORE, INPUT, Shown, UnitScores
 from medrestore_monai.adapt.training import Trained
@@ -37,8 +38,19 @@ def summary(
     trained: Trained | None,
     units: Sequence[UnitScores],
     measured: Mapping[str, Any],
+    estimated: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return what a card and a report say, as plain values without any name of an image."""
+    """Return what a card and a report say, as plain values without any name of an image.
+
+    Args:
+        request: what was asked for.
+        division: of the images.
+        decision: the verdict.
+        trained: what came of the training.
+        units: scores with a target.
+        measured: values of ``adapt.json``.
+        estimated: of :func:`~medrestore_monai.adapt.estimated_report.estimated_part`, without targets.
+    """
     source = request.opened
     verdict = {
         "adopt": decision.adopt,
@@ -64,6 +76,8 @@ def summary(
         "verdict": verdict,
         "scores": _means(units),
     }
+    if estimated is not None:
+        about["estimated"] = {name: estimated[name] for name in ("recorruption", "means")}
     if trained is not None:
         about["training"] = {
             "trained": trained.trained,
@@ -84,8 +98,9 @@ def write_report(
     trained: Trained | None,
     units: Sequence[UnitScores],
     shown: Shown | None,
+    estimated: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write the report beside the bundle, whole or not at all.
+    """Write the report beside the bundle, whole or not at all; the arguments are those of :func:`summary`.
 
     Returns:
         Its folder.
@@ -97,9 +112,9 @@ def write_report(
         "schema": SCHEMA,
         "medrestore-monai": __version__,
         **about,
-        "tuning_psnr_db": dict(trained.tuning) if trained else {},
-        "curve": list(trained.curve) if trained else [],
+        **_training(trained, request.targets == "none"),
         "units": [_unit(one) for one in units],
+        **({} if estimated is None else {"estimated": dict(estimated)}),
     }
     with atomic_folder(request.report, request.overwrite) as folder:
         text = json.dumps(content, indent=2, allow_nan=False) + "\n"
@@ -108,10 +123,26 @@ def write_report(
         if shown is not None:
             unit = INTENSITY_RANGES[request.of_modality].unit
             panels = {_NAMES.get(name, name): image for name, image in shown.images.items()}
-            draw_panels(folder / PICTURE, panels, "target", _NAMES[AFTER], shown.window, unit)
+            if estimated is None:
+                draw_panels(folder / PICTURE, panels, "target", _NAMES[AFTER], shown.window, unit)
+            else:
+                reference, name = _NAMES[BEFORE], "adapted - shipped"
+                draw_panels(folder / PICTURE, panels, reference, _NAMES[AFTER], shown.window, unit, name)
             picture = base64.b64encode((folder / PICTURE).read_bytes()).decode()
         (folder / PAGE).write_text(_page(content, picture), encoding="utf-8")
     return request.report
+
+
+def _training(trained: Trained | None, is_estimated: bool) -> dict[str, Any]:
+    """Return tuning and curve; minus the estimated error, which is the score without targets, as the error."""
+    tuning = dict(trained.tuning) if trained else {}
+    curve = [dict(row) for row in trained.curve] if trained else []
+    if not is_estimated:
+        return {"tuning_psnr_db": tuning, "curve": curve}
+    for row in curve:
+        if SCORE in row:
+            row["estimated_error"] = -row.pop(SCORE)
+    return {"tuning_estimated_error": {size: -score for size, score in tuning.items()}, "curve": curve}
 
 
 def _plain(value: float) -> float | None:
@@ -141,4 +172,5 @@ def _page(content: Mapping[str, Any], picture: str) -> str:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     environment.filters["number"] = lambda value: "" if value is None else f"{value:.4g}"
     template = Path(__file__).with_name("page.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(report=content, picture=picture)
+    square = f"{INTENSITY_RANGES[content['modality']].unit}²"
+    return environment.from_string(template).render(report=content, picture=picture, square=square)

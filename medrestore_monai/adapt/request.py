@@ -19,12 +19,14 @@ from medrestore_monai.data.adaptation import TARGETS
 from medrestore_monai.files import UsageError, require_writable
 
 CONFIGS = ("inference", "evaluate", "train", "adapt")
-PAIRS = "adapt_pairs"
+OVERLAYS = {"pairs": "adapt_pairs", "none": "adapt_none"}  # of adapt.json, by targets
 REPORT = "report.json"
 _WITHOUT_TARGETS = ("denoising", "synthesis")
 _WHY_NOT = {
-    "deblurring": "degraded images alone say nothing about the blur's lost frequencies",
-    "super-resolution": "degraded images alone say nothing about the k-space that was not measured",
+    "deblurring": "degraded images alone say nothing about the blur's lost frequencies, which shifts and rotations of "
+    "them do not add",
+    "super-resolution": "degraded images alone say nothing about the k-space that was not measured, and there is no "
+    "noise to remove",
 }
 
 
@@ -38,7 +40,7 @@ class Request:
             ``<output>_report`` beside it.
         bundle: what to begin with, by name or folder.
         targets: ``clean``, routine images that the bundle's own simulation degrades; ``pairs``; or ``none``, degraded
-            images alone, which is not offered yet.
+            images alone, for CT and PET.
         modality: of the images, for a bundle of several.
         minutes: that it may take, verdict included.
         steps: of the training, instead of ``minutes``; rounded up to whole epochs.
@@ -87,8 +89,7 @@ class Request:
         if self.targets == "none" and task not in _WITHOUT_TARGETS:
             reason = _WHY_NOT.get(task, "no method without targets is known for it")
             raise UsageError(f"{task} cannot be adapted without targets: {reason}. Give clean images or pairs.")
-        if self.targets == "none":
-            raise UsageError("adapting without targets is not offered yet: give clean images or pairs.")
+        self._require(self.opened, *([OVERLAYS[self.targets]] if self.targets in OVERLAYS else []))
         if self.hu_offset is not None and self.of_modality != "CT":
             raise ValueError(f"`hu_offset` is for CT, not for {self.of_modality}.")
         if self.data.resolve() in (self.output.resolve(), *self.output.resolve().parents):
@@ -109,13 +110,15 @@ class Request:
         Raises:
             ValueError: there is no such bundle, it may not run, or it has no such ``adapt.json``.
         """
-        bundle = open_bundle(self.bundle, self.trust_bundle, (*CONFIGS, PAIRS))
-        names = [*CONFIGS, *([PAIRS] if self.targets == "pairs" else [])]
+        bundle = open_bundle(self.bundle, self.trust_bundle, (*CONFIGS, *OVERLAYS.values()))
+        self._require(bundle, *CONFIGS)
+        verify_weights(bundle.weights, bundle.root)
+        return bundle
+
+    def _require(self, bundle: Bundle, *names: str) -> None:
         missing = [name for name in names if not bundle.config(name).is_file()]
         if missing:
             raise ValueError(f"the bundle {bundle.name} cannot be adapted to {self.targets}: no {missing[0]}.json.")
-        verify_weights(bundle.weights, bundle.root)
-        return bundle
 
     @property
     def of_modality(self) -> str:

@@ -77,7 +77,7 @@ def score_units(
     Raises:
         ValueError: an image cannot be used.
     """
-    models = _models(request, weights, values)
+    models = open_weights(request, {BEFORE: None, AFTER: weights}, values)
     window_of = PROTOCOLS["standard"].window
     found: dict[int, _Collected] = defaultdict(_Collected)
     shown: tuple[float, Shown] | None = None
@@ -97,11 +97,18 @@ def score_units(
     return [found[unit].scores(unit, request.of_modality) for unit in sorted(found)], shown[1] if shown else None
 
 
-def _models(request: Request, weights: Path, values: Mapping[str, Any]) -> dict[str, Model]:
+def open_weights(request: Request, files: Mapping[str, Path | None], values: Mapping[str, Any]) -> dict[str, Model]:
+    """Open the bundle with several weights, by name.
+
+    Args:
+        request: what is asked for.
+        files: of weights; ``None`` for those that ship.
+        values: of the bundle's ``evaluate.json``.
+    """
     wishes = {"seed": request.seed, "hu_offset": request.hu_offset if request.of_modality == "CT" else None, **values}
     wishes["allow_gaps"] = request.allow_gaps
     models = {}
-    for name, file in ((BEFORE, None), (AFTER, weights)):
+    for name, file in files.items():
         candidate = Candidate(name, request.opened, weights=file)
         models[name] = open_model(candidate, request.of_modality, request.data, request.device, {}, wishes)
     return models

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from medrestore_monai.adapt.request import Request
+from medrestore_monai.adapt.probed import SCORE
+from medrestore_monai.adapt.request import OVERLAYS, Request
 from medrestore_monai.bundles import foreign_values_explained, read_config
 from medrestore_monai.bundles.settings import path_text
 from medrestore_monai.data import Division
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from monai.bundle import ConfigParser
 
 TRAINING_SHARE = 0.75  # of the minutes; the rest is for step size and verdict
+ESTIMATED_SHARE = 0.6  # without targets, where noise is measured before and probes are restored after
 FEW_SLICES = 10  # below, gains alone are trained
 STEP_SIZES = (0.0, 0.25, 0.5, 0.75, 1.0)
 WEIGHTS, ENDED, DONE = "adapted.pt", "ended.json", "trained.json"
@@ -44,8 +46,9 @@ class Trained:
         planned: that were planned; a run with as many steps and the same seed begins with the same weights.
         best_step: whose moving average is the best on the slices that tune; 0 if none was validated.
         step_size: how far from the first weights to these the result lies.
-        curve: step, learning rate, loss and PSNR of each epoch.
-        tuning: PSNR in dB on the slices that tune, by step size; 0 are the weights that ship.
+        curve: step, learning rate, loss and score of each epoch.
+        tuning: score on the slices that tune, by step size; 0 are the weights that ship. It is PSNR in dB; without
+            targets minus the estimated error in HU^2 or SUV^2.
     """
 
     weights: Path
@@ -81,13 +84,19 @@ def train(request: Request, division: Division, place: Path, values: Mapping[str
         steps, planned, length = _run(request, chosen, place)
         curve = _curve(place / "history.csv", length)
         tuning, step_size = _tune(request, chosen, place)
-    best = max((row for row in curve if "PSNR" in row), key=lambda row: row["PSNR"], default=None)
+    score = score_name(request)
+    best = max((row for row in curve if score in row), key=lambda row: row[score], default=None)
     best_step = 0 if best is None else int(best["step"])
     done = Trained(place / WEIGHTS, str(chosen["parameters"]), steps, planned, best_step, step_size, curve, tuning)
     content = {**asdict(done), "weights": ""}
     with atomic_file(noted, single_writer=True) as file:
         file.write(json.dumps(content).encode())
     return done
+
+
+def score_name(request: Request) -> str:
+    """Return the metric of the validation by which a training stops and chooses; larger is better."""
+    return SCORE if request.targets == "none" else "PSNR"
 
 
 def _run(request: Request, values: Mapping[str, Any], place: Path) -> tuple[int, int, int]:
@@ -140,12 +149,13 @@ def _values(request: Request, place: Path, progress: bool) -> dict[str, Any]:
     if request.steps is not None:
         values["steps"] = request.steps
     elif request.minutes is not None:
-        values |= {"minutes": request.minutes * TRAINING_SHARE, "max_epochs": _WITHOUT_END}
+        share = ESTIMATED_SHARE if request.targets == "none" else TRAINING_SHARE
+        values |= {"minutes": request.minutes * share, "max_epochs": _WITHOUT_END}
     return values
 
 
 def _parser(request: Request, values: Mapping[str, Any]) -> ConfigParser:
-    names = ["train", "adapt", *(["adapt_pairs"] if request.targets == "pairs" else [])]
+    names = ["train", "adapt", *([OVERLAYS[request.targets]] if request.targets in OVERLAYS else [])]
     parser = read_config(*(request.opened.config(name) for name in names))
     config = parser.config
     if request.steps is not None:
@@ -169,7 +179,7 @@ def _tune(request: Request, values: Mapping[str, Any], place: Path) -> tuple[dic
     for size in STEP_SIZES if best.is_file() else (0.0,):
         network.load_state_dict(moved(first, last, size))
         evaluator.run()
-        scores[f"{size:g}"] = float(evaluator.state.metrics["PSNR"])
+        scores[f"{size:g}"] = float(evaluator.state.metrics[score_name(request)])
     chosen = max(STEP_SIZES, key=lambda size: (scores.get(f"{size:g}", -np.inf), -size))
     write_atomically(moved(first, last, chosen), place / WEIGHTS)
     return scores, chosen
@@ -180,7 +190,7 @@ def _curve(path: Path, epoch_length: int) -> list[dict[str, float]]:
         return []
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    named = ("learning_rate", "loss", "PSNR", "SSIM")
+    named = ("learning_rate", "loss", "PSNR", "SSIM", SCORE)
     return [
         {"step": int(row["epoch"]) * epoch_length, **{name: float(row[name]) for name in named if row.get(name)}}
         for row in rows

@@ -40,12 +40,12 @@ def refuse_unfit(request: Request, division: Division) -> None:
         raise DataError(
             f"{count} slices are left to train, and {LEAST_TO_TRAIN} are needed: give more images of {request.data}."
         )
-    load, seen = _load(request), dict[bytes, tuple[str, Item]]()
+    load, seen = loader(request), dict[bytes, tuple[str, Item]]()
     series: dict[str, tuple[str, Item]] = {}
     for part, slabs in division.parts.items():
         for slab in slabs:
             _refuse_twice(part, slab, _uids(slab, division.key), series, "series")
-            images = _read(load, slab)
+            images = read_slab(load, slab)
             _refuse_twice(part, slab, _digests(images[division.key]), seen, "slice")
             if request.targets == "pairs":
                 degraded, clean = (np.asarray(images[key])[0] for key in ("image", "label"))
@@ -53,7 +53,8 @@ def refuse_unfit(request: Request, division: Division) -> None:
                     raise DataError(f"{slab['name']} {problem}: no pairs to learn from.")
 
 
-def _load(request: Request) -> Compose:
+def loader(request: Request) -> Compose:
+    """Return what loads the images of a slab in HU, SUV or the unit of the file."""
     keys = {"clean": ("label",), "pairs": ("image", "label"), "none": ("image",)}[request.targets]
     modality = request.of_modality
     of_series = modality if modality in ("CT", "PT", "MR") else None
@@ -64,7 +65,12 @@ def _load(request: Request) -> Compose:
     return Compose(steps)
 
 
-def _read(load: Compose, slab: Item) -> dict[Any, Any]:
+def read_slab(load: Compose, slab: Item) -> dict[Any, Any]:
+    """Return a slab with its images, shape ``(C, X, Y, Z)``.
+
+    Raises:
+        DataError: an image cannot be used; the message names it.
+    """
     try:
         with unwrapped():
             images: dict[Any, Any] = load(slab)
@@ -112,4 +118,4 @@ def _refuse_twice(part: str, slab: Item, marks: Any, seen: dict[Any, tuple[str, 
             )
 
 
-__all__ = ["LEAST_TO_TRAIN", "refuse_unfit"]
+__all__ = ["LEAST_TO_TRAIN", "loader", "read_slab", "refuse_unfit"]

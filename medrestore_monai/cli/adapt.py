@@ -38,9 +38,9 @@ def adapt(
     targets: Annotated[
         str,
         typer.Option(
-            help="clean: routine images, degraded by the bundle's simulation; pairs: degraded and clean. "
-            "none, degraded images alone, is not offered yet.",
-            autocompletion=complete("clean", "pairs"),
+            help="clean: routine images, degraded by the bundle's simulation; pairs: degraded and clean; "
+            "none: noisy CT or PET alone, whose noise is measured, and which are judged by estimated errors.",
+            autocompletion=complete("clean", "pairs", "none"),
         ),
     ] = "clean",
     modality: Annotated[
@@ -72,6 +72,8 @@ def adapt(
       medrestore adapt pet_scans/ -o my_bundle --from pet_synthesis_restore_rwkv --minutes 60
 
       medrestore adapt paired/ -o my_bundle --targets pairs --steps 1000
+
+      medrestore adapt low_dose/ -o my_bundle --targets none
     """
     check_source(data)
     with reported(USAGE, ADAPT_FLAGS):

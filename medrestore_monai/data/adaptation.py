@@ -114,6 +114,7 @@ def adaptation_part(
     channels: int | None = 1,
     allow_gaps: bool = False,
     single: bool = False,
+    thick: int = 0,
 ) -> list[Item]:
     """List one part of :func:`divide`, for a bundle's ``adapt.json``.
 
@@ -126,6 +127,7 @@ def adaptation_part(
         channels: see :func:`divide`.
         allow_gaps: see :func:`divide`.
         single: list single slices, ``slice`` instead of ``start`` and ``stop``.
+        thick: see :func:`shortened`.
 
     Returns:
         Slabs, as of :func:`divide`.
@@ -135,7 +137,7 @@ def adaptation_part(
     """
     if part not in ADAPTATION_PARTS:
         raise ValueError(f"part must be one of {', '.join(ADAPTATION_PARTS)}, got {part!r}.")
-    slabs = shortened(divide(folder, targets, seed, channels, allow_gaps).parts[part], most)
+    slabs = shortened(divide(folder, targets, seed, channels, allow_gaps).parts[part], most, thick)
     return [item for slab in slabs for item in single_slices(slab)] if single else slabs
 
 
@@ -145,13 +147,20 @@ def single_slices(slab: Item) -> list[Item]:
     return [{**rest, "slice": number} for number in range(slab["start"], slab["stop"])]
 
 
-def shortened(slabs: Sequence[Item], most: int) -> list[Item]:
-    """Return slabs of at most ``most`` slices together: the middle of each, and some of the slabs if they are more."""
+def shortened(slabs: Sequence[Item], most: int, thick: int = 0) -> list[Item]:
+    """Return slabs of at most ``most`` slices together: the middle of each, and some of the slabs if they are more.
+
+    Args:
+        slabs: all of them.
+        most: slices; 0 for no bound.
+        thick: slices that each should keep, if need be by taking fewer slabs: noise is measured in several slices.
+    """
     total = sum(slab["stop"] - slab["start"] for slab in slabs)
     if not most or total <= most:
         return [dict(slab) for slab in slabs]
-    if len(slabs) > most:
-        slabs = [slabs[number * len(slabs) // most] for number in range(most)]
+    count = max(1, most // max(1, thick))
+    if len(slabs) > count:
+        slabs = [slabs[number * len(slabs) // count] for number in range(count)]
     left, out = most, []
     for number, slab in enumerate(sorted(slabs, key=lambda one: one["stop"] - one["start"])):
         kept = min(slab["stop"] - slab["start"], left // (len(slabs) - number))

@@ -13,7 +13,13 @@ _ERROR_SPAN = 8  # an error of an eighth of the window is shown in full color
 
 
 def draw_panels(
-    path: Path, images: Mapping[str, Tensor], reference: str, restored: str, window: tuple[float, float], unit: str
+    path: Path,
+    images: Mapping[str, Tensor],
+    reference: str,
+    restored: str,
+    window: tuple[float, float],
+    unit: str,
+    difference: str = "error",
 ) -> None:
     """Draw images side by side in a window, and the error of one of them: red is too high, blue is too low.
 
@@ -24,13 +30,14 @@ def draw_panels(
         restored: caption of the image whose error is drawn.
         window: values that become black and white.
         unit: for the caption of the error.
+        difference: what the error is called.
     """
     lower, upper = window
     scaled = {name: (_pixels(image) - lower) / (upper - lower) for name, image in images.items()}
     panels = {name: _gray_or_rgb(values) for name, values in scaled.items()}
     span = (upper - lower) / _ERROR_SPAN
     error = (scaled[restored] - scaled[reference]).mean(axis=2) * _ERROR_SPAN
-    panels[f"error, +-{span:.4g} {unit}"] = _red_and_blue(error)
+    panels[f"{difference}, +-{span:.4g} {unit}"] = _red_and_blue(error)
     height, width = error.shape
     canvas = Image.new("RGB", (len(panels) * (width + _GAP) - _GAP, height + _CAPTION), "black")
     draw = ImageDraw.Draw(canvas)
