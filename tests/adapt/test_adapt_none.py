@@ -1,6 +1,7 @@
 """Degraded images alone: a whole adaptation, what it says, and that it goes on after a kill."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,10 @@ from tiny_bundle import edit_json, make_tiny_bundle
 from typer.testing import CliRunner
 
 from medrestore_monai.adapt import adapt, probed, recorrupted
+from medrestore_monai.adapt.new_bundle import write_bundle
 from medrestore_monai.adapt.unfit_noise import CHECKS
+from medrestore_monai.bundles import open_bundle, read_config
+from medrestore_monai.bundles.check import check_bundle
 from medrestore_monai.cli import app
 from medrestore_monai.files import DataError
 
@@ -63,6 +67,18 @@ def test_no_name_enters_the_report(place, done):
     for path in (one for one in done.report.rglob("*") if one.is_file()):
         assert SECRET.encode() not in path.read_bytes()
         assert str(place[1]).encode() not in path.read_bytes()
+
+
+def test_what_is_adopted_says_how_it_was_judged(place, done, tmp_path):
+    means = {"estimated_error": 100.0, "noise_kept": 0.3}
+    estimated = {**done.about["estimated"], "means": {"as shipped": means, "adapted": means}}
+    source = open_bundle(place[0])
+    write_bundle(source, source.weights, tmp_path / "mine", {**done.about, "estimated": estimated})
+    assert check_bundle(tmp_path / "mine") == []
+    assert open_bundle(tmp_path / "mine", configs=("inference", "train", "adapt", "adapt_none"))
+    card = (tmp_path / "mine" / "docs" / "README.md").read_text()
+    assert "| adapted | 100 | 0.300 |" in card
+    assert "estimated without truth" in card
 
 
 def test_a_run_that_was_killed_goes_on_to_the_same_end(place, done, tmp_path, monkeypatch):
@@ -152,3 +168,15 @@ def test_recorrupted_items_have_the_noise_of_the_image():
     inside = (slice(50, 110), slice(40, 90))
     own = (volume - clean)[inside].std()
     assert float(torch.as_tensor(added)[0][inside].std()) == pytest.approx(own, rel=0.15)
+
+
+def test_monai_trains_by_the_configurations_alone(place, tmp_path):
+    bundle, data = place
+    configs = [str(bundle / "configs" / f"{name}.json") for name in ("train", "adapt", "adapt_none")]
+    parser = read_config(*map(Path, configs))
+    parser.update({"dataset_dir": str(data), "output_dir": str(tmp_path / "runs"), "first_bundle": str(bundle)})
+    parser.update({"bundle_root": str(bundle), "steps": 1, "epoch_length": 1, "val_interval": 1, "progress": False})
+    parser.update({"patch_size": [32, 32], "scheduler#warmup_steps": 0})
+    for part in ("initialize", "training"):
+        parser.get_parsed_content(part)
+    assert (tmp_path / "runs" / "model.pt").is_file()

@@ -43,6 +43,7 @@ _DISTRIBUTED = (
 )
 _SAMPLERS = "ConcatDataset DataLoader Dataset RandomSampler SequentialSampler Subset WeightedRandomSampler"
 _OURS = "bundle_root load_network load_weights name_with_copy require_inference start_from verify_weights"
+_ADAPT = "probed.EstimatedError probed.ProbedNoised recorrupted.MeasuredNoised recorrupted.RandRecorruptd"
 
 NAMES = frozenset(
     (
@@ -52,6 +53,7 @@ NAMES = frozenset(
         *(f"torch.utils.data.{name}" for name in _SAMPLERS.split()),
         *(f"torch.cuda.{name}" for name in ("device_count", "is_available", "is_bf16_supported", "set_device")),
         *(f"medrestore_monai.bundles.{name}" for name in _OURS.split()),
+        *(f"medrestore_monai.adapt.{name}" for name in _ADAPT.split()),
         *(f"math.{name}" for name in ("ceil", "cos", "e", "exp", "floor", "inf", "log", "log2", "nan", "pi", "prod")),
         *(f"math.{name}" for name in ("sin", "sqrt", "tan")),
         *("torch.utils.data.distributed.DistributedSampler", "torch.amp.GradScaler"),
