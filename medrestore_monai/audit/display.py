@@ -14,7 +14,7 @@ from medrestore_monai.intensity import INTENSITY_RANGES, NOT_YET_SUV
 
 BUDGET = 13_200_000  # bytes of base64 for all slices of all views
 Z_RANGE = 10.0  # of the change map: what becomes the darkest and the brightest gray
-_MAP_SIDE = 128  # pixels of the change map
+MAP_SIDE = 128  # pixels of the change map
 _SUV_SHOWN = 7.0
 _MR_PERCENTILE = 99.5
 
@@ -55,7 +55,7 @@ def make_display(source: Volume, restored: Volume, z: np.ndarray, budget: int = 
     """
     window = display_window(source)
     low, high = window
-    flips = _flips(source)
+    flips = display_flips(source)
     numbers = list(range(source.slices))
     step, skip = 1, 1
     while True:
@@ -64,15 +64,15 @@ def make_display(source: Volume, restored: Volume, z: np.ndarray, budget: int = 
         maps = _maps(z, shown, flips) if z.size else []
         total = sum(len(text) for texts in (*pictures, maps) for text in texts)
         smallest = min(source.array.shape[:2]) // (2 * step)
-        if total <= budget or (len(shown) == 1 and smallest < _MAP_SIDE):
+        if total <= budget or (len(shown) == 1 and smallest < MAP_SIDE):
             break
-        if smallest >= _MAP_SIDE and step < 4:
+        if smallest >= MAP_SIDE and step < 4:
             step *= 2
         else:
             skip *= 2
     columns, rows = (-(-size // step) for size in source.array.shape[:2])
     size = (source.array.shape[0] * source.pixel[0], source.array.shape[1] * source.pixel[1])
-    return Display(pictures[0], pictures[1], maps, shown, window, (columns, rows), size, _note(step, skip))
+    return Display(pictures[0], pictures[1], maps, shown, window, (columns, rows), size, left_out(step, skip))
 
 
 def display_window(source: Volume) -> tuple[float, float]:
@@ -88,15 +88,16 @@ def display_window(source: Volume) -> tuple[float, float]:
     return low, high if high > low else low + 1.0
 
 
-def _note(step: int, skip: int) -> str:
+def left_out(step: int, skip: int) -> str:
+    """Say what the copies lack: they have 1 of ``step`` columns and rows, and one of ``skip`` slices."""
     parts = [f"with 1/{step} of their columns and rows"] * (step > 1) + [f"one of {skip}"] * (skip > 1)
     return (
         f"Slices are shown {' and '.join(parts)}, to keep this file small; figures come from all data." if parts else ""
     )
 
 
-def _flips(source: Volume) -> tuple[bool, bool]:
-    """Radiological display: columns run to the patient's left, rows to the back or to the feet."""
+def display_flips(source: Volume) -> tuple[bool, bool]:
+    """Return whether columns and rows are turned for radiological display: to the left, and to the back or feet."""
     if source.affine is None or source.length != "mm":
         return False, False
     axes = source.affine[:3, :2]
@@ -111,28 +112,29 @@ def _pictures(
     for number in numbers:
         one = array[..., number]
         if step > 1:
-            one = _reduced(one, step, np.mean)
+            one = reduced(one, step, np.mean)
         gray = np.rint(np.clip((one - low) / (high - low), 0, 1) * 255).astype(np.uint8)
         out.append(_png(gray, flips))
     return out
 
 
 def _maps(z: np.ndarray, numbers: list[int], flips: tuple[bool, bool]) -> list[str]:
-    step = max(1, -(-max(z.shape[:2]) // _MAP_SIDE))
+    step = max(1, -(-max(z.shape[:2]) // MAP_SIDE))
     out = []
     for number in numbers:
-        one = _reduced(z[..., number], step, _extreme)
+        one = reduced(z[..., number], step, extreme)
         out.append(_png(np.rint(127.5 + 127.5 * np.clip(one / Z_RANGE, -1, 1)).astype(np.uint8), flips))
     return out
 
 
-def _extreme(blocks: np.ndarray, axis: tuple[int, int]) -> np.ndarray:
+def extreme(blocks: np.ndarray, axis: tuple[int, int]) -> np.ndarray:
+    """Return the value of the largest magnitude along the axes."""
     top, bottom = blocks.max(axis=axis), blocks.min(axis=axis)
     strongest: np.ndarray = np.where(top > -bottom, top, bottom)
     return strongest
 
 
-def _reduced(one: np.ndarray, step: int, reduce: object) -> np.ndarray:
+def reduced(one: np.ndarray, step: int, reduce: object) -> np.ndarray:
     """Reduce blocks of ``step`` pixels a side to one; the last blocks repeat the border."""
     missing = [-size % step for size in one.shape]
     whole = np.pad(one, [(0, more) for more in missing], mode="edge")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import functools
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import numpy as np
 
 from medrestore_monai.audit.audit import Audit
 from medrestore_monai.audit.display import Z_RANGE, Display, make_display
+from medrestore_monai.audit.display_volume import VolumeDisplay, is_volume, make_volume_display
 from medrestore_monai.audit.plots import Curve, Plot
 
 _LIGHTS = {
@@ -30,6 +34,14 @@ _FAITHFULNESS = (
     "Where the result differs from the source by more than noise explains, structure was added or removed. Details "
     "under three noise grains cannot be judged this way."
 )
+_SCRIPTS = ("page.js", "plain_view.js", "volume_view.js")
+_VIEWS = {
+    "source": "Source",
+    "restored": "Restored",
+    "difference": "Difference",
+    "change": "Change over noise",
+    "interval": "Interval, half-width",
+}
 
 
 def render_page(audit: Audit) -> str:
@@ -37,9 +49,13 @@ def render_page(audit: Audit) -> str:
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    display = make_display(audit.source, audit.restored, audit.faithfulness.z)
-    views = [("source", "Source"), ("restored", "Restored"), ("difference", "Difference")]
-    views += [("change", "Change over noise")] if display.change else []
+    display: Display | VolumeDisplay
+    if is_volume(audit.source):
+        display = make_volume_display(audit.source, audit.restored, audit.faithfulness.z, audit.interval.half_width)
+        maps = [name for name in ("change", "interval") if name in display.copies]
+    else:
+        display = make_display(audit.source, audit.restored, audit.faithfulness.z)
+        maps = ["change"] * bool(display.change)
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     environment.filters["number"] = _number
     return environment.from_string(_part("page.html.j2")).render(
@@ -47,18 +63,26 @@ def render_page(audit: Audit) -> str:
         lights=_LIGHTS,
         display=display,
         start=_start(audit, display),
-        views=views,
+        views={name: _VIEWS[name] for name in ("source", "restored", "difference", *maps)},
         sections=_sections(audit),
         provenance=_provenance(audit),
         z_range=f"{Z_RANGE:g}",
         data=_data(audit, display),
         css=Markup(_part("page.css")),
-        script=Markup(_part("page.js")),
+        script=Markup("\n".join(map(_part, _SCRIPTS))),
+        viewer=_viewer() if isinstance(display, VolumeDisplay) else "",
+        viewer_licenses=_part("niivue/LICENSES.txt"),
     )
 
 
 def _part(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
+@functools.cache
+def _viewer() -> str:
+    """Return NiiVue as base64 of its gzip."""
+    return base64.b64encode(gzip.compress(_part("niivue/niivue.umd.js").encode(), 9, mtime=0)).decode("ascii")
 
 
 def _number(value: float | int | None) -> str:
@@ -67,7 +91,7 @@ def _number(value: float | int | None) -> str:
     return f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
 
 
-def _start(audit: Audit, display: Display) -> int:
+def _start(audit: Audit, display: Display | VolumeDisplay) -> int:
     """Return the index of the slice that the page opens with: that of the strongest flag, else the middle one."""
     if audit.faithfulness.flags:
         away = np.abs(np.array(display.numbers) - audit.faithfulness.flags[0].slice)
@@ -75,15 +99,28 @@ def _start(audit: Audit, display: Display) -> int:
     return len(display.numbers) // 2
 
 
-def _data(audit: Audit, display: Display) -> dict[str, Any]:
-    return {
-        "source": display.source,
-        "restored": display.restored,
-        "change": display.change,
+def _data(audit: Audit, display: Display | VolumeDisplay) -> dict[str, Any]:
+    found = {
         "numbers": display.numbers,
         "window": display.window,
         "threshold": audit.faithfulness.threshold,
         "zRange": Z_RANGE,
+    }
+    if isinstance(display, Display):
+        pictures = {"source": display.source, "restored": display.restored, "change": display.change}
+        return {**found, "pictures": {name: slices for name, slices in pictures.items() if slices}}
+    flags = audit.faithfulness.flags
+    return {
+        **found,
+        "volumes": display.copies,
+        "width": display.size[0],
+        "shape": audit.source.array.shape,
+        "flips": display.flips,
+        "flag": {"x": flags[0].x, "y": flags[0].y, "slice": flags[0].slice} if flags else None,
+        "toMm": display.affine.tolist(),
+        "toVoxel": np.linalg.inv(display.affine).tolist(),
+        # NiiVue's numbers of axial, coronal and sagittal, by the axis that slices are stacked along
+        "plane": 2 - int(np.abs(display.affine[:3, 2]).argmax()),
     }
 
 
