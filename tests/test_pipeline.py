@@ -12,6 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from forked_python import MONAI_BUNDLE, forked_python
 from phantoms import ct_series, ct_volume
 from tiny_bundle import BUNDLES, NAME, TINY, make_tiny_bundle
 from typer.testing import CliRunner
@@ -83,14 +84,17 @@ def patients(tmp_path_factory):
     return root
 
 
-def monai_bundle(cwd, run_id, configs, dataset_dir, output_dir, **options):
+def monai_bundle(cwd, run_id, configs, dataset_dir, output_dir, fresh=False, **options):
     """``python -m monai.bundle run`` as a user types it, without any setting of ours."""
-    environment = {k: v for k, v in os.environ.items() if k != "MEDRESTORE_BUNDLES"}
     files = "[" + ",".join(f"'{file}'" for file in configs) + "]"
-    command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", files]
+    command = ["run", run_id, "--config_file", files]
     options = {"dataset_dir": dataset_dir, "output_dir": output_dir, **options}
     for name, value in options.items():
         command += [f"--{name}", str(value)]
+    if not fresh:
+        return forked_python().run(MONAI_BUNDLE, *command, folder=cwd)
+    environment = {k: v for k, v in os.environ.items() if k != "MEDRESTORE_BUNDLES"}
+    command = [sys.executable, "-m", "monai.bundle", *command]
     return subprocess.run(
         command, cwd=cwd, capture_output=True, text=True, env={**environment, "OMP_NUM_THREADS": "1"}, timeout=600
     )
@@ -104,7 +108,7 @@ OVERLAY = ["configs/train.json", "configs/train_cpu.json"]
 def trained(tmp_path_factory, bundle, patients):
     """One epoch, started in the bundle's folder."""
     output = tmp_path_factory.mktemp("runs") / "run"
-    result = monai_bundle(bundle, "training", OVERLAY, patients, output, max_epochs=1, **QUICK)
+    result = monai_bundle(bundle, "training", OVERLAY, patients, output, fresh=True, max_epochs=1, **QUICK)
     assert result.returncode == 0, result.stderr
     return output
 

@@ -1,12 +1,11 @@
 """Exported to ONNX and run by onnxruntime, a network and a bundle give what they give in PyTorch."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from forked_python import MONAI_BUNDLE, forked_python
 from phantoms import ct_series, ct_volume
 from tiny_bundle import NAME, TINY, make_tiny_bundle
 from typer.testing import CliRunner
@@ -174,8 +173,7 @@ MONAI_EXPORT = [
 def test_monai_exports_torchscript_that_takes_other_sizes(tmp_path, bundle, network):
     output = tmp_path / "model.ts"
     options = ["--filepath", str(output), "--use_trace", "True", "--input_shape", "[2,1,41,70]"]
-    command = [sys.executable, "-m", "monai.bundle", "ckpt_export", *MONAI_EXPORT, *options]
-    done = subprocess.run(command, cwd=bundle, capture_output=True, text=True, timeout=300)
+    done = forked_python().run(MONAI_BUNDLE, "ckpt_export", *MONAI_EXPORT, *options, folder=bundle)
     assert done.returncode == 0, done.stderr
     loaded = torch.jit.load(output)
     x = torch.rand(1, 1, 17, 30)

@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from forked_python import ForkedPython
 from miniatures import write_clean, write_recipe_data, write_volumes
 from monai.bundle import ConfigParser
 from phantoms import ct_volume
@@ -34,10 +35,9 @@ from medrestore_monai.restorer import restore
 DRIVER = """
 import importlib.util, json, runpy, sys, warnings
 warnings.simplefilter("ignore")
-if {hidden}:
-    sys.path.remove("")
-    assert importlib.util.find_spec("medrestore_monai") is None, "medrestore_monai is not hidden"
-    sys.path.insert(0, "")
+sys.path.remove("")
+assert importlib.util.find_spec("medrestore_monai") is None, "medrestore_monai is not hidden"
+sys.path.insert(0, "")
 for command in json.loads(sys.argv[1]):
     sys.argv = ["monai.bundle", *command]
     runpy.run_module("monai.bundle", run_name="__main__")
@@ -65,23 +65,23 @@ def packaged(bundle, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory):
-    """The installed packages without ours, by links: no path file and no finder of an installation is followed."""
+    """A Python with the installed packages without ours, by links: no path file and no finder is followed."""
     folder = tmp_path_factory.mktemp("site")
     for place in sys.path:
         if place.endswith(("site-packages", "dist-packages")):
             for entry in Path(place).iterdir():
                 if "medrestore" not in entry.name and entry.suffix != ".pth" and not (folder / entry.name).exists():
                     (folder / entry.name).symlink_to(entry)
-    return folder
-
-
-def run_there(site, folder, *commands, path=(), hidden=True):
-    """Run commands of MONAI in ``folder`` with a Python that knows nothing of this installation."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "MEDRESTORE"))}
-    environment["PYTHONPATH"] = os.pathsep.join(str(place) for place in (*path, site))
-    driver = DRIVER.format(hidden=hidden and not path)
-    call = [sys.executable, "-S", "-c", driver, json.dumps([[str(word) for word in command] for command in commands])]
-    result = subprocess.run(call, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
+    python = ForkedPython(["-S"], {**environment, "PYTHONPATH": str(folder)})
+    yield python
+    python.close()
+
+
+def run_there(python, folder, *commands, fresh=False):
+    """Run commands of MONAI in ``folder`` with a Python that knows nothing of this installation."""
+    words = json.dumps([[str(word) for word in command] for command in commands])
+    result = (python.run_fresh if fresh else python.run)(DRIVER, words, folder=folder)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result.stdout + result.stderr
 
@@ -108,7 +108,7 @@ def test_it_runs_from_its_folder_without_our_package(bundle, packaged, elsewhere
         (tmp_path / "eval").mkdir()
         shutil.copy(next(Path(schema, "schema").glob("meta_schema_*.json")), tmp_path / "eval" / "schema.json")
         commands.append(["verify_metadata", *files[2:], "--filepath", tmp_path / "eval" / "schema.json"])
-    output = run_there(elsewhere, folder, *commands)
+    output = run_there(elsewhere, folder, *commands, fresh=True)
     assert f"source: {folder}" in output
     assert "kernel: False" in output  # pure PyTorch
     assert output.count("data shape of network is verified") == 2
