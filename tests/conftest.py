@@ -1,12 +1,35 @@
 """Settings all tests share: one thread, fixed seeds, and the place of the larger real data."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 torch.set_num_threads(1)  # threads that wait for each other on a busy machine make tests ten times slower
+
+
+SLOW = 0.2  # seconds of CPU time; what takes more is marked slow
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    start = time.process_time()
+    try:
+        return (yield)
+    finally:
+        item.user_properties.append(("cpu", time.process_time() - start))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """With ``--durations``, name what should be marked slow; the first use of a package also counts its import."""
+    if config.getoption("durations") is None:
+        return
+    passed = terminalreporter.stats.get("passed", [])
+    unmarked = [one for one in passed if dict(one.user_properties).get("cpu", 0) > SLOW and "slow" not in one.keywords]
+    for one in sorted(unmarked, key=lambda one: one.nodeid):
+        terminalreporter.line(f"{dict(one.user_properties)['cpu']:.2f} s of CPU time, not marked slow: {one.nodeid}")
 
 
 @pytest.fixture(autouse=True)

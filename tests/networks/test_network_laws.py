@@ -90,6 +90,7 @@ def test_every_parameter_gets_a_finite_gradient(build):
         assert parameter.grad.abs().max() > 0 or parameter in dead, name
 
 
+@pytest.mark.slow
 def test_eval_is_deterministic_and_changes_no_weight(build):
     network, image = build().eval(), torch.rand(2, 1, 33, 24)
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -120,6 +121,7 @@ def test_brightness_stays_out_of_it(name):
         assert (network(2 * image) - 2 * image - change).abs().max() > 0.01 * change.abs().max()
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close(build):
     network, image = build().eval(), torch.rand(1, 1, 32, 32)
     with torch.no_grad():

@@ -87,6 +87,7 @@ def test_too_many_experts_are_refused():
 LIGHT = {"dim": 8, "num_blocks": (1, 1, 1, 1), "num_refinement_blocks": 1, "prompt_channels": 16, "prompt_width": 4}
 
 
+@pytest.mark.slow
 def test_the_default_has_the_papers_size():
     count = sum(parameter.numel() for parameter in RestoreRWKVRouting().merged().parameters())
     assert count == pytest.approx(24.85e6, rel=0.01)
@@ -133,6 +134,7 @@ def test_a_batch_of_the_wrong_shape_is_refused():
         RestoreRWKVRouting(**LIGHT)(torch.rand(1, 2, 16, 16))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_the_light_one_has_the_size_that_is_said_and_takes_a_training_step(precision):
     options = {"dim": 16, "num_blocks": (1, 2, 2, 2), "num_refinement_blocks": 1}
@@ -141,6 +143,7 @@ def test_the_light_one_has_the_size_that_is_said_and_takes_a_training_step(preci
     take_a_step(network, 16, precision)
 
 
+@pytest.mark.slow
 def test_the_papers_size_takes_a_training_step():
     take_a_step(RestoreRWKVRouting(), 16, torch.float32)
 
