@@ -154,7 +154,7 @@ def test_inference_from_the_folder_of_the_bundle(tmp_path, bundle, trained):
     ct_series(tmp_path / "ct", slices=2, size=(40, 32))
     weights = trained / "model.pt"
     result = monai_bundle(
-        bundle, "inference", ["configs/inference.json"], tmp_path / "ct", tmp_path / "out", weights=weights
+        bundle, "inference", ["configs/inference.json"], tmp_path / "ct", tmp_path / "out", fresh=True, weights=weights
     )
     assert result.returncode == 0, result.stderr
     assert read_series(tmp_path / "out").shape == (40, 32, 2)
