@@ -14,6 +14,7 @@ from medrestore_monai.networks.rwkv_blocks import ATTENTIONS, SCANS, RRWKVBlock,
 from medrestore_monai.networks.rwkv_strips import apply_layer, run_blocks
 from medrestore_monai.networks.token_shifts import TOKEN_SHIFTS, KernelShift
 
+_LANES = 16  # of the widest registers, in float32
 LEVELS = 4
 MULTIPLE = 2 ** (LEVELS - 1)
 
@@ -227,19 +228,23 @@ def _convolve(convolution: nn.Module, x: Tensor) -> Tensor:
 def _convolve_to_few(convolution: nn.Module, x: Tensor) -> Tensor:
     """Apply a 3x3 convolution with few outputs to channels-last features; the result is ``(B, outputs, H, W)``.
 
-    Without gradients on a CPU it is a matrix product and a sum of nine shifted images: a convolution is slow there
+    Without gradients on a CPU it is a 1x1 convolution and a sum of nine shifted images: a convolution is slow there
     whose outputs are fewer than the lanes of a register.
     """
     if torch.is_grad_enabled() or x.device.type != "cpu" or not isinstance(convolution, nn.Conv2d):
         return _convolve(convolution, x).permute(0, 3, 1, 2)
     (batch, height, width, channels), outputs = x.shape, convolution.out_channels
-    weight = convolution.weight.float().permute(2, 3, 0, 1).reshape(-1, channels)
-    taps = (weight @ x.float().flatten(1, 2).transpose(1, 2)).view(batch, 3, 3, outputs, height, width)
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    weight = convolution.weight.to(dtype).permute(2, 3, 0, 1).reshape(-1, channels, 1, 1)
+    # filled up, so that results are the same for any number of threads
+    weight = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, -len(weight) % _LANES))
+    taps = F.conv2d(x.permute(0, 3, 1, 2).to(dtype), weight)[:, : 9 * outputs].contiguous()
+    taps = taps.view(batch, 3, 3, outputs, height, width)
     result = taps[:, 1, 1].clone()
     for row, column in ((row, column) for row in range(3) for column in range(3) if (row, column) != (1, 1)):
         (to_y, from_y), (to_x, from_x) = _overlap(row - 1, height), _overlap(column - 1, width)
         result[..., to_y, to_x] += taps[:, row, column, :, from_y, from_x]
-    return result if convolution.bias is None else result + convolution.bias.float().view(-1, 1, 1)
+    return result if convolution.bias is None else result + convolution.bias.to(dtype).view(-1, 1, 1)
 
 
 def _overlap(offset: int, size: int) -> tuple[slice, slice]:

@@ -300,3 +300,16 @@ def test_a_convolution_to_few_channels_is_that_convolution(batch, height, width,
     with torch.no_grad():
         result = _convolve_to_few(convolution.float(), x)
     assert_close(result.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_threads_do_not_change_a_convolution_to_few_channels():
+    convolution, x = torch.nn.Conv2d(32, 1, 3, padding=1).requires_grad_(False), torch.randn(1, 96, 80, 32)
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            with torch.no_grad():
+                results.append(_convolve_to_few(convolution, x))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*results)
