@@ -32,7 +32,7 @@ def test_an_audit_writes_the_figures_and_one_page(pair, tmp_path):
     report = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
     assert result.stdout.startswith(report["verdict"]["light"])
     assert "For research, not a medical device." in result.stdout
-    assert (folder / "audit.html").stat().st_size < 1e6
+    assert (folder / "audit.html").stat().st_size < 2e6  # 1.06 MB of it are the viewer
 
 
 @pytest.mark.slow
