@@ -2,7 +2,7 @@
 
     python scripts/benchmark/many_studies.py                       # 40 studies
     python scripts/benchmark/many_studies.py --studies 12 --bundle my_bundle --json result.json
-    mkdir small && sudo mount -t tmpfs -o size=1m tmpfs small      # a disk that fills up: --small-disk small
+    mkdir small && sudo mount -t tmpfs -o size=3m tmpfs small      # a disk that fills up: --small-disk small
     python scripts/benchmark/many_studies.py --small-disk small --runs "full disk"
 
 The studies are parts of the CT slices that ship with the tests, each with UIDs of its own: DICOM series, and NIfTI
