@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from medrestore_monai.adapt.decision import Decision, least_visible
-from medrestore_monai.adapt.estimated_scores import EstimatedScores
+from medrestore_monai.adapt.estimated_scores import EstimatedScores, plain
 from medrestore_monai.adapt.measured import Recorruption
 from medrestore_monai.adapt.unfit_noise import CHECKS
 
@@ -61,11 +61,6 @@ def estimated_part(
             for guard in guards
         ],
     }
-
-
-def plain(value: float) -> float | None:
-    """Return six digits of a number; ``None`` of one that JSON does not know."""
-    return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 def _means(units: Sequence[Mapping[str, Any]], name: str) -> dict[str, float | None]:

@@ -180,7 +180,12 @@ def _plain(risk: Risk, kept: float) -> dict[str, float | None]:
         "estimated_error": risk.error_of_reference(kept),
         "removed_correlation": risk.removed_correlation,
     }
-    return {name: float(f"{value:.6g}") if math.isfinite(value) else None for name, value in figures.items()}
+    return {name: plain(value) for name, value in figures.items()}
+
+
+def plain(value: float) -> float | None:
+    """Return six digits of a number; ``None`` of one that JSON does not know."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 def _guards(one: NoisySlab, restored: Mapping[str, Tensor], modality: str) -> list[Guard]:

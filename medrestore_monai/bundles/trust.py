@@ -29,13 +29,8 @@ from medrestore_monai.bundles.moved import reason_moved, texts
 from medrestore_monai.files import DataError
 
 INFERENCE, EVALUATE = "inference", "evaluate"
-_ROLES = (
-    EVALUATE,
-    "train",
-    "adapt",
-    "adapt_pairs",
-    "adapt_none",
-)  # by the names of their files; any other is an inference
+# by the names of their files; any other is an inference
+_ROLES = (EVALUATE, "train", "adapt", "adapt_pairs", "adapt_none")
 METADATA = Path("configs") / "metadata.json"
 _LARGEST_WEIGHTS = 2**31  # bytes
 _IMPORTED = (*importlib.machinery.all_suffixes(), ".pyc", ".pyd", ".so", ".dll", ".pyw")
