@@ -75,26 +75,43 @@ class Residual(ResidualNetwork):
     refusal of wrong input are the same.
 
     Args:
-        network: maps ``(B, in_channels, H, W)`` to the same shape where the sides are multiples of ``multiple``.
+        network: maps ``(B, in_channels, H, W)`` to the same shape where the sides are multiples of ``multiple``; with
+            context, ``(B, 2 * context + 1, H, W)`` to one channel.
         in_channels: channels of the images.
         multiple: what the sides are padded to multiples of; 2 to the number of times that ``network`` halves them, and
             above the smallest side that it takes.
         without_mean: see :class:`~medrestore_monai.networks.residual.ResidualNetwork`.
+        context: neighboring slices on each side that the network sees, as in
+            :class:`~medrestore_monai.networks.RestoreRWKV`; the residual is on the middle slice.
 
     Raises:
-        ValueError: if ``in_channels`` is not positive.
+        ValueError: if ``in_channels`` is not positive, or for context of several channels.
     """
 
     def __init__(
-        self, network: nn.Module, in_channels: int = 1, multiple: int = 16, without_mean: bool = False
+        self,
+        network: nn.Module,
+        in_channels: int = 1,
+        multiple: int = 16,
+        without_mean: bool = False,
+        context: int = 0,
     ) -> None:
-        super().__init__(in_channels, multiple, without_mean)
+        if context < 0 or (context and in_channels != 1):
+            raise ValueError(
+                f"context must be at least 0, and 0 for several channels, got {context} for {in_channels}."
+            )
+        super().__init__(in_channels * (2 * context + 1), multiple, without_mean)
+        self.context = context
         self.network = network
 
     def change(self, x: Tensor) -> Tensor:
         """Return what to add to padded images ``(B, in_channels, H, W)``."""
         change: Tensor = self.network(x)
         return change
+
+    def changed(self, x: Tensor, change: Tensor) -> Tensor:
+        """Add to a batch, or to the middle slices of one with context, what :meth:`change` gave for it."""
+        return super().changed(x[:, self.context : self.context + 1] if self.context else x, change)
 
 
 class SRNDeblur(MedDeblur):

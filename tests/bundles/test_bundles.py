@@ -410,7 +410,8 @@ def test_a_loaded_network_is_merged_and_computes_the_same(bundle):
 
 OVERLAYS = sorted(EXPERIMENTS.glob("*/*.json"))
 TO_COMPARE = [path for path in OVERLAYS if path.stem in ("unet", "restormer", "srn", "deblurgan", "plain")]
-LATER_STAGES = [path for path in OVERLAYS if path not in TO_COMPARE]
+FROM_START = [path for path in OVERLAYS if path.stem.endswith("_from_start")]
+LATER_STAGES = [path for path in OVERLAYS if path not in TO_COMPARE + FROM_START]
 
 
 def read_with_overlays(overlay, *before):
@@ -430,6 +431,17 @@ def test_a_network_to_compare_with_starts_on_its_own(overlay):
         parser.get_parsed_content("initialize")
     network = parser.get_parsed_content("network")
     assert type(network) is not type(find_network(overlay.parent.name))
+
+
+@pytest.mark.parametrize("overlay", FROM_START, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_network_with_neighbors_starts_on_its_own(overlay):
+    parser = read_with_overlays(overlay, BUNDLES / overlay.parent.name / "configs" / "train_context.json")
+    parser.get_parsed_content("initialize")
+    network, images = parser.get_parsed_content("network").eval(), torch.rand(1, 5, 64, 48)
+    with torch.no_grad():
+        assert network(images).shape == (1, 1, 64, 48)
+        swapped = network(images[:, [4, 1, 2, 3, 0]])
+        assert not torch.equal(swapped, network(images))
 
 
 def find_network(name):

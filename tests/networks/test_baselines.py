@@ -165,3 +165,18 @@ def test_residual_refuses_wrong_input():
     assert_close(network(torch.ones(1, 2, 3, 5)), 2 * torch.ones(1, 2, 3, 5))
     with pytest.raises(ValueError, match=r"expected a non-empty \(B, 2, H, W\)"):
         network(torch.rand(1, 1, 8, 8))
+
+
+def test_residual_with_neighbors_is_on_the_middle_slice():
+    convolution = torch.nn.Conv2d(5, 1, 1, bias=False)
+    weights = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])
+    convolution.weight.data = weights.view(1, 5, 1, 1)
+    image = torch.rand(2, 5, 13, 9)
+    expected = image[:, 2:3] + (image * weights.view(1, 5, 1, 1)).sum(dim=1, keepdim=True)
+    assert_close(Residual(convolution, multiple=8, context=2)(image), expected)
+
+
+@pytest.mark.parametrize(("channels", "context"), [(3, 1), (1, -1)])
+def test_residual_refuses_such_context(channels, context):
+    with pytest.raises(ValueError, match="context must be at least 0"):
+        Residual(torch.nn.Identity(), in_channels=channels, context=context)
