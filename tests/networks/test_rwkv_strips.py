@@ -32,7 +32,7 @@ def exact(block, x):
 
 @pytest.fixture(params=range(biwkv_cpu._widest() + 1))
 def instruction_set(request, monkeypatch):
-    """Run with every variant of the kernel that this machine has: generic, AVX2, AVX-512, AVX-512 BF16."""
+    """Run with every variant of the kernel that this machine has: generic, AVX2, AVX-512, AVX-512 BF16, AMX BF16."""
     monkeypatch.setattr(biwkv_cpu, "_widest", lambda: request.param)
 
 
@@ -57,11 +57,11 @@ def test_products_in_bfloat16_cost_no_more_than_their_rounding(monkeypatch, shap
     block, x = random_block(shape[-1]), torch.randn(shape).bfloat16()
     expected = exact(block, x)
     errors = []
-    for variant in (2, 3):
+    for variant in range(2, biwkv_cpu._widest() + 1):
         monkeypatch.setattr(biwkv_cpu, "_widest", lambda variant=variant: variant)
         result = run_blocks([block], x.clone())
         errors.append(((result.double() - expected).square().mean() / expected.square().mean()).sqrt())
-    assert errors[1] < 2 * errors[0]  # 2**-9 of each input is lost, as of the features that are stored
+    assert max(errors[1:]) < 2 * errors[0]  # 2**-9 of each input is lost, as of the features that are stored
 
 
 @needs_kernel

@@ -68,14 +68,14 @@ def refusal(k: Tensor) -> str:
 
 @functools.cache
 def _widest() -> int:
-    """Return the widest instruction set of this machine: 0 generic, 1 AVX2, 2 AVX-512, 3 with bfloat16."""
+    """Return the widest instruction set: 0 generic, 1 AVX2, 2 AVX-512, 3 with products in bfloat16, 4 with AMX."""
     library = _library()
     return 0 if library is None else int(library.biwkv_widest())
 
 
 def instruction_set() -> str:
-    """Name the kernel's variant that runs here: ``generic``, ``AVX2``, ``AVX-512`` or ``AVX-512 BF16``."""
-    return ("generic", "AVX2", "AVX-512", "AVX-512 BF16")[_widest()]
+    """Name the kernel's variant here: ``generic``, ``AVX2``, ``AVX-512``, ``AVX-512 BF16`` or ``AMX BF16``."""
+    return ("generic", "AVX2", "AVX-512", "AVX-512 BF16", "AMX BF16")[_widest()]
 
 
 def _call(function: str, columns: bool, decay: Tensor, first: Tensor, k: Tensor, *others: Tensor | None) -> None:

@@ -19,28 +19,33 @@ needs_kernel = pytest.mark.skipif(not cpu.is_available(), reason="there was no C
 FMA, OSXSAVE, AVX = 1 << 12, 1 << 27, 1 << 28  # cpuid leaf 1, ECX
 AVX2, AVX512 = 1 << 5, 1 << 16 | 1 << 17 | 1 << 30 | 1 << 31  # leaf 7, EBX: F, DQ, BW, VL
 BF16 = 1 << 5  # leaf 7, subleaf 1, EAX
-WIDE, WIDEST = 0x07, 0xE7  # XCR0: registers up to YMM, up to ZMM
+AMX = 1 << 22 | 1 << 24  # leaf 7, EDX: BF16, TILE
+WIDE, WIDEST, TILES = 0x07, 0xE7, 0x600E7  # XCR0: registers up to YMM, up to ZMM, and tiles
 
 
 @needs_kernel
 @pytest.mark.parametrize(
-    ("ecx_1", "ebx_7", "eax_7_1", "xcr0", "expected"),
+    ("ecx_1", "ebx_7", "edx_7", "eax_7_1", "xcr0", "expected"),
     [
-        (FMA | AVX, AVX2 | AVX512, BF16, WIDEST, 3),
-        (FMA | AVX, AVX2 | AVX512, 0, WIDEST, 2),
-        (FMA | AVX, AVX2 | AVX512, BF16, WIDE, 1),  # the system does not save the widest registers
-        (FMA | AVX, AVX2 | AVX512 ^ 1 << 31, 0, WIDEST, 1),  # such as Knights Landing, without VL
-        (FMA | AVX, AVX2, 0, WIDE, 1),
-        (FMA | AVX, AVX2, 0, 0x03, 0),  # the system saves no wide registers
-        (FMA | AVX, 0, 0, WIDE, 0),
-        (AVX, AVX2 | AVX512, BF16, WIDEST, 0),
-        (0, 0, 0, 0, 0),
+        (FMA | AVX, AVX2 | AVX512, AMX, BF16, TILES, 4),
+        (FMA | AVX, AVX2 | AVX512, AMX, BF16, WIDEST, 3),  # the system does not save tiles
+        (FMA | AVX, AVX2 | AVX512, AMX ^ 1 << 22, BF16, TILES, 3),  # tiles without products in bfloat16
+        (FMA | AVX, AVX2 | AVX512, AMX, 0, TILES, 2),
+        (FMA | AVX, AVX2 | AVX512, 0, BF16, WIDEST, 3),
+        (FMA | AVX, AVX2 | AVX512, 0, 0, WIDEST, 2),
+        (FMA | AVX, AVX2 | AVX512, 0, BF16, WIDE, 1),  # the system does not save the widest registers
+        (FMA | AVX, AVX2 | AVX512 ^ 1 << 31, 0, 0, WIDEST, 1),  # such as Knights Landing, without VL
+        (FMA | AVX, AVX2, 0, 0, WIDE, 1),
+        (FMA | AVX, AVX2, 0, 0, 0x03, 0),  # the system saves no wide registers
+        (FMA | AVX, 0, 0, 0, WIDE, 0),
+        (AVX, AVX2 | AVX512, 0, BF16, WIDEST, 0),
+        (0, 0, 0, 0, 0, 0),
     ],
 )
-def test_the_instruction_set_follows_what_processor_and_system_say(ecx_1, ebx_7, eax_7_1, xcr0, expected):
+def test_the_instruction_set_follows_what_processor_and_system_say(ecx_1, ebx_7, edx_7, eax_7_1, xcr0, expected):
     widest_of = cpu._library().biwkv_widest_of
-    widest_of.argtypes = [ctypes.c_uint32] * 3 + [ctypes.c_uint64]
-    assert widest_of(ecx_1, ebx_7, eax_7_1, xcr0) == expected
+    widest_of.argtypes = [ctypes.c_uint32] * 4 + [ctypes.c_uint64]
+    assert widest_of(ecx_1, ebx_7, edx_7, eax_7_1, xcr0) == expected
 
 
 @pytest.mark.slow
@@ -48,10 +53,14 @@ def test_the_instruction_set_follows_what_processor_and_system_say(ecx_1, ebx_7,
 def test_the_instruction_set_is_that_of_pytorch(monkeypatch):
     """PyTorch asks the processor by a library of its own, cpuinfo."""
     monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
-    ask = "import torch; print(torch.backends.cpu.get_cpu_capability(), torch.cpu.get_capabilities()['avx512_bf16'])"
+    ask = """if True:
+        import torch
+        known = torch.cpu.get_capabilities()
+        print(torch.backends.cpu.get_cpu_capability(), known["avx512_bf16"], known["amx_bf16"] and known["amx_tile"])
+    """
     capability = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
-    names = {"AVX512 True": "AVX-512 BF16", "AVX512 False": "AVX-512", "AVX2 False": "AVX2"}
-    expected = names.get(capability, "generic")
+    names = {"AVX512 True True": "AMX BF16", "AVX512 True False": "AVX-512 BF16", "AVX512 False False": "AVX-512"}
+    expected = (names | {"AVX2 False False": "AVX2"}).get(capability, "generic")
     assert cpu.instruction_set() == expected
     assert examine()["cpu"]["biwkv"] == f"compiled C kernel, {expected}"
 

@@ -80,7 +80,7 @@ SHAPES += [(1, 70, 3, 20), (1, 6, 7, 200)]
 
 @pytest.fixture(params=["generic", "AVX2", "AVX-512", "AVX-512 BF16"])
 def instruction_set(request, monkeypatch):
-    """Run with every variant of the kernel that this machine has."""
+    """Run with every variant of the kernel that this machine has; scans are the same with AMX."""
     number = ["generic", "AVX2", "AVX-512", "AVX-512 BF16"].index(request.param)
     if number > biwkv_cpu._widest():
         pytest.skip(f"{request.param} is not available on this machine")

@@ -10,6 +10,8 @@
    Columns are scanned where they lie: only the distance between tokens differs. A scan along rows gathers the sums over
    the chunks of the columns' scan that comes next, from what it has in the cache anyhow. */
 
+#define _DEFAULT_SOURCE /* syscall */
+
 #include <math.h>
 #include <pthread.h>
 #include <stddef.h>
@@ -139,6 +141,7 @@ static Tile locate(const Scan *c, int64_t i) {
 #endif
 
 #define PRODUCTS_BF16 0
+#define TILES 0
 #define LANES 4
 #ifdef __aarch64__
 #define FUSED 1 /* multiplies and adds in one rounding */
@@ -183,15 +186,29 @@ TARGET_BEGIN("avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
 #define VARIANT avx512_products_bf16
 #define STORE_BF16 1
 #include "biwkv_sweeps.h"
-#undef LANES
 TARGET_END
+
+#if defined(__clang__) || __GNUC__ >= 11
+#define TILES_COMPILE 1
+#undef TILES
+#define TILES 1
+TARGET_BEGIN("amx-tile,amx-bf16,avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
+#define VARIANT amx_bf16
+#define STORE_BF16 1
+#include "biwkv_sweeps.h"
+TARGET_END
+#endif
+#undef LANES
 #endif
 
 #include "biwkv_isa.h"
 
 static const Phases *phases_of(int isa, int bf16) {
 #ifdef __x86_64__
-    if (isa == AVX512_BF16 && bf16) return &phases_avx512_products_bf16;
+#if TILES_COMPILE
+    if (isa == AMX_BF16 && bf16) return &phases_amx_bf16;
+#endif
+    if (isa >= AVX512_BF16 && bf16) return &phases_avx512_products_bf16;
     if (isa >= AVX512) return bf16 ? &phases_avx512_bf16 : &phases_avx512;
     if (isa == AVX2) return bf16 ? &phases_avx2_bf16 : &phases_avx2;
 #endif

@@ -1,7 +1,7 @@
 /* Sweeps of the Bi-WKV kernel, written once with vector types and included by biwkv.c for every instruction set and
    storage type. Expects LANES (floats per register), FUSED (whether it has multiply-add), VARIANT (the suffix that F
-   adds to names), STORE_BF16 (1: k, v, r, y and their gradients are bfloat16 in memory; 0: float) and PRODUCTS_BF16 (1: it
-   multiplies bfloat16 and rounds to it by instructions of its own). */
+   adds to names), STORE_BF16 (1: k, v, r, y and their gradients are bfloat16 in memory; 0: float), PRODUCTS_BF16 (1: it
+   multiplies bfloat16 and rounds to it by instructions of its own) and TILES (1: it multiplies tiles of matrices). */
 
 #if STORE_BF16
 #define STORE_T uint16_t

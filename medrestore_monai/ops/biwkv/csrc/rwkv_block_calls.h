@@ -10,10 +10,15 @@ typedef struct {
     double epsilon;
 } Common;
 
+/* Enough floats for a packed matrix. */
+static int64_t matrix_floats(const Matrix *m) {
+    return ceil_div(m->rows, PADDING) * PADDING * ceil_div(m->columns, PADDING) * PADDING;
+}
+
 static int make_block(Block *b, const Common *common, const Phases *p, const float *const *matrices, int count) {
     const int64_t n = b->channels, pad = b->padded = ceil_div(n, PADDING) * PADDING;
     int64_t floats = 28 * pad;
-    for (int i = 0; i < count; i++) floats += b->matrices[i].rows * ceil_div(b->matrices[i].columns, PADDING) * PADDING;
+    for (int i = 0; i < count; i++) floats += matrix_floats(&b->matrices[i]);
     b->norm = calloc((size_t)floats, sizeof(float));
     if (!b->norm) return 0;
     b->bias = b->norm + pad;
@@ -29,7 +34,7 @@ static int make_block(Block *b, const Common *common, const Phases *p, const flo
     for (int i = 0; i < count; i++) {
         b->matrices[i].values = next;
         p->pack(matrices[i], i == count - 1 ? common->scale : NULL, &b->matrices[i]);
-        next += b->matrices[i].rows * ceil_div(b->matrices[i].columns, PADDING) * PADDING;
+        next += matrix_floats(&b->matrices[i]);
     }
     b->epsilon = (float)common->epsilon;
     b->bands = ceil_div(b->height, BAND);

@@ -2,7 +2,9 @@
    token shift, matrix products and gates, all of them for some pixels of a row while these are in the cache. Included
    for every instruction set and storage type, after biwkv_sweeps.h. */
 
-#if LANES == 16
+#if TILES
+#define ROWS 16 /* rows of a tile */
+#elif LANES == 16
 #define ROWS 8 /* rows of a product in registers: two registers of columns each */
 #else
 #define ROWS (FUSED ? 6 : 4)
@@ -42,6 +44,89 @@ INLINE const INPUT_T *F(inputs)(const float *a, int64_t step, int rows, uint16_t
 #endif
 }
 
+/* What follows a product. */
+INLINE VF F(after)(VF y, int then) {
+    if (then == SIGMOID) return F(sigmoid)(y);
+    if (then == AS_IS) return y;
+    y = F(max)((VF){0}, y);
+    return y * y;
+}
+
+/* Rows of a packed matrix: of floats, or of pairs of bfloat16. */
+INLINE int64_t F(depth)(int64_t rows) { return TILES ? (rows + 15) / 16 * 8 : PRODUCTS_BF16 ? (rows + 1) / 2 : rows; }
+
+#if TILES
+/* Pairs of rows that tiles take at a time, for all matrices of a block. */
+INLINE int F(pairs)(const Block *b) {
+    for (int i = 0; i < 4; i++)
+        if (F(depth)(b->matrices[i].rows) % 16) return 8;
+    return 16;
+}
+
+/* Tiles 0 to 3 add up 16 rows by 16 columns, 4 and 5 hold 16 rows of inputs, 6 and 7 rows of a packed matrix. */
+INLINE void F(begin_tiles)(int pairs) {
+    struct {
+        uint8_t palette, start, reserved[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } shapes = {.palette = 1};
+    for (int i = 0; i < 8; i++) {
+        shapes.bytes[i] = (uint16_t)(i == 4 || i == 5 ? 4 * pairs : 64);
+        shapes.rows[i] = (uint8_t)(i > 5 ? pairs : 16);
+    }
+    _tile_loadconfig(&shapes);
+}
+
+/* Up to 32 rows of a times a panel of a packed matrix, 16 or 32 columns wide. */
+INLINE void F(multiply_tiles)(const INPUT_T *a, int64_t a_step, const float *b, int64_t depth, int pairs, int more, int two,
+                              float *out, int64_t out_step) {
+    const size_t a_bytes = 2 * (size_t)a_step, b_bytes = two ? 128 : 64, out_bytes = 4 * (size_t)out_step;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int64_t k = 0; k < depth; k += pairs, a += 2 * pairs, b += pairs * (two ? PANEL : LANES)) {
+        _tile_loadd(4, a, a_bytes);
+        _tile_loadd(6, b, b_bytes);
+        _tile_dpbf16ps(0, 4, 6);
+        if (two) {
+            _tile_loadd(7, b + LANES, b_bytes);
+            _tile_dpbf16ps(1, 4, 7);
+        }
+        if (more) {
+            _tile_loadd(5, a + 16 * a_step, a_bytes);
+            _tile_dpbf16ps(2, 5, 6);
+            if (two) _tile_dpbf16ps(3, 5, 7);
+        }
+    }
+    _tile_stored(0, out, out_bytes);
+    if (two) _tile_stored(1, out + LANES, out_bytes);
+    if (more) {
+        _tile_stored(2, out + 16 * out_step, out_bytes);
+        if (two) _tile_stored(3, out + 16 * out_step + LANES, out_bytes);
+    }
+}
+
+/* `rows` rows of a, rounded up to a multiple of ROWS, times a packed matrix. */
+INLINE void F(multiply)(const INPUT_T *a, int64_t a_step, const Matrix *b, int rows, float *out, int64_t out_step, int then,
+                        int pairs) {
+    const float *panel = b->values;
+    const int64_t depth = F(depth)(b->rows);
+    for (int64_t column = 0; column < b->columns; column += PANEL) {
+        const int two = b->columns - column > LANES;
+        for (int i = 0; i < rows; i += 2 * ROWS) {
+            float *to = out + i * out_step + column;
+            F(multiply_tiles)(a + i * a_step, a_step, panel, depth, pairs, rows - i > ROWS, two, to, out_step);
+            if (then == AS_IS) continue;
+            for (int j = i; j < rows && j < i + 2 * ROWS; j++, to += out_step) {
+                F(store_f)(to, F(after)(F(load_f)(to), then));
+                if (two) F(store_f)(to + LANES, F(after)(F(load_f)(to + LANES), then));
+            }
+        }
+        panel += depth * (two ? PANEL : LANES);
+    }
+}
+#else
 /* Rows a of a matrix times `depth` rows of one or two registers each, to rows of `out`. */
 INLINE void F(multiply_rows)(const INPUT_T *a, int64_t a_step, const float *b, int64_t depth, int registers, float *out,
                              int64_t out_step, int then) {
@@ -72,22 +157,14 @@ INLINE void F(multiply_rows)(const INPUT_T *a, int64_t a_step, const float *b, i
 #endif
     for (int i = 0; i < ROWS; i++)
         for (int j = 0; j < registers; j++) {
-            VF y = sums[i][j];
-            if (then == SQUARED_RELU) {
-                y = F(max)((VF){0}, y);
-                y *= y;
-            } else if (then == SIGMOID) {
-                y = F(sigmoid)(y);
-            }
-            F(store_f)(out + i * out_step + j * LANES, y);
+            F(store_f)(out + i * out_step + j * LANES, F(after)(sums[i][j], then));
         }
 }
 
-/* Rows of a packed matrix: of floats, or of pairs of bfloat16. */
-INLINE int64_t F(depth)(int64_t rows) { return PRODUCTS_BF16 ? (rows + 1) / 2 : rows; }
-
 /* `rows` rows of a, rounded up to a multiple of ROWS, times a packed matrix. */
-INLINE void F(multiply)(const INPUT_T *a, int64_t a_step, const Matrix *b, int rows, float *out, int64_t out_step, int then) {
+INLINE void F(multiply)(const INPUT_T *a, int64_t a_step, const Matrix *b, int rows, float *out, int64_t out_step, int then,
+                        int pairs) {
+    (void)pairs;
     const float *panel = b->values;
     for (int64_t column = 0; column < b->columns; column += PANEL) {
         const int two = b->columns - column > LANES;
@@ -100,13 +177,14 @@ INLINE void F(multiply)(const INPUT_T *a, int64_t a_step, const Matrix *b, int r
         panel += F(depth)(b->rows) * (two ? PANEL : LANES);
     }
 }
+#endif
 
 /* Lay the transpose of a matrix (columns, rows) out for `multiply`, its columns scaled; padding is zero. */
 static void F(pack)(const float *matrix, const float *scale, Matrix *b) {
     float *out = b->values;
     for (int64_t column = 0; column < b->columns; column += PANEL) {
         const int64_t wide = b->columns - column > LANES ? PANEL : LANES;
-        for (int64_t row = 0; row < b->rows; row += PRODUCTS_BF16 ? 2 : 1)
+        for (int64_t row = 0; row < F(depth)(b->rows) * (PRODUCTS_BF16 ? 2 : 1); row += PRODUCTS_BF16 ? 2 : 1)
             for (int64_t i = column; i < column + wide; i++, out++) {
                 const float by = i < b->columns ? (scale ? scale[i] : 1.0f) : 0.0f;
 #if PRODUCTS_BF16
@@ -175,6 +253,7 @@ static void F(convolve)(const Block *b, const float *const rows[5], int count, f
 typedef struct {
     float *ring, *zeros, *shifted, *one, *two, *wide;
     uint16_t *inputs; /* of a product, in bfloat16 */
+    int pairs; /* of rows of a matrix in a tile */
     void *memory;
 } F(Rows);
 
@@ -194,7 +273,20 @@ INLINE int F(rows_of)(const Block *b, F(Rows) *s) {
     s->two = s->one + width * pad;
     s->wide = s->two + width * pad;
     s->inputs = (uint16_t *)(s->wide + b->hidden * width);
+#if TILES
+    s->pairs = F(pairs)(b);
+    F(begin_tiles)(s->pairs);
+#else
+    s->pairs = 0;
+#endif
     return 1;
+}
+
+INLINE void F(end_rows)(const F(Rows) *s) {
+#if TILES
+    _tile_release();
+#endif
+    free(s->memory);
 }
 
 /* Normalize and convolve the pixels of a row; rows of a tile come one after the other, from its first. */
@@ -223,9 +315,9 @@ static void F(project)(const Scan *scan, int64_t begin, int64_t end) {
             float *keys = s.one, *values = s.two, *gates = s.wide;
             F(shift_row)(b, &p, row, &s);
             const INPUT_T *shifted = F(inputs)(s.shifted, pad, count, s.inputs);
-            F(multiply)(shifted, pad, &b->matrices[0], count, gates, pad, SIGMOID);
-            F(multiply)(shifted, pad, &b->matrices[1], count, keys, pad, AS_IS);
-            F(multiply)(shifted, pad, &b->matrices[2], count, values, pad, AS_IS);
+            F(multiply)(shifted, pad, &b->matrices[0], count, gates, pad, SIGMOID, s.pairs);
+            F(multiply)(shifted, pad, &b->matrices[1], count, keys, pad, AS_IS, s.pairs);
+            F(multiply)(shifted, pad, &b->matrices[2], count, values, pad, AS_IS, s.pairs);
             float *states = c->states + ((p.image * c->grid.chunks + row * c->grid.line_chunks) + p.part) * 4 * pad;
             for (int64_t ch = 0; ch < b->channels; ch += LANES) {
                 const VF decay = F(load_f)(c->high + ch);
@@ -258,7 +350,7 @@ static void F(project)(const Scan *scan, int64_t begin, int64_t end) {
             }
         }
     }
-    free(s.memory);
+    F(end_rows)(&s);
     for (int i = 0; i < LANES; i++)
         if (!within[i]) __atomic_store_n(b->failed, OUT_OF_RANGE, __ATOMIC_RELAXED);
 }
@@ -277,14 +369,14 @@ static void F(output)(const Scan *c, int64_t begin, int64_t end) {
         for (int l = 0; l < count; l++)
             for (int64_t ch = 0; ch < b->channels; ch += LANES)
                 F(store_f)(s.shifted + l * pad + ch, F(load)(y + l * b->channels + ch, LANES_AT(ch)));
-        F(multiply)(F(inputs)(s.shifted, pad, count, s.inputs), pad, &b->matrices[3], count, s.one, pad, AS_IS);
+        F(multiply)(F(inputs)(s.shifted, pad, count, s.inputs), pad, &b->matrices[3], count, s.one, pad, AS_IS, s.pairs);
         for (int l = 0; l < count; l++)
             for (int64_t ch = 0; ch < b->channels; ch += LANES) {
                 STORE_T *to = x + l * b->channels + ch;
                 F(store)(to, F(load)(to, LANES_AT(ch)) + F(load_f)(s.one + l * pad + ch), LANES_AT(ch));
             }
     }
-    free(s.memory);
+    F(end_rows)(&s);
 }
 
 /* The features and what the channel mix adds to them. */
@@ -299,10 +391,10 @@ static void F(channels)(const Scan *c, int64_t begin, int64_t end) {
         for (int64_t row = p.top; row < p.bottom; row++) {
             F(shift_row)(b, &p, row, &s);
             const INPUT_T *shifted = F(inputs)(s.shifted, pad, count, s.inputs);
-            F(multiply)(shifted, pad, &b->matrices[0], count, s.one, pad, SIGMOID);
-            F(multiply)(shifted, pad, &b->matrices[1], count, s.wide, b->hidden, SQUARED_RELU);
+            F(multiply)(shifted, pad, &b->matrices[0], count, s.one, pad, SIGMOID, s.pairs);
+            F(multiply)(shifted, pad, &b->matrices[1], count, s.wide, b->hidden, SQUARED_RELU, s.pairs);
             const INPUT_T *wide = F(inputs)(s.wide, b->hidden, count, s.inputs);
-            F(multiply)(wide, b->hidden, &b->matrices[2], count, s.two, pad, AS_IS);
+            F(multiply)(wide, b->hidden, &b->matrices[2], count, s.two, pad, AS_IS, s.pairs);
             const int64_t at = ((p.image * b->height + row) * b->width + p.left) * b->channels;
             const STORE_T *x = (const STORE_T *)b->x + at;
             STORE_T *out = (STORE_T *)b->out + at;
@@ -314,7 +406,7 @@ static void F(channels)(const Scan *c, int64_t begin, int64_t end) {
                 }
         }
     }
-    free(s.memory);
+    F(end_rows)(&s);
 }
 
 #undef INPUT_T
