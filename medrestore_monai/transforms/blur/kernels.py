@@ -242,8 +242,9 @@ def path_kernel(path: np.ndarray) -> np.ndarray:
 def _quarter_disk(x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
     """Area of a disk about 0 within the rectangle from 0 to ``(x, y)``, both not negative."""
     x, y = np.minimum(x, radius), np.minimum(y, radius)
-    bound = np.minimum(np.sqrt(radius**2 - y**2), x)  # up to here the rectangle is filled, from here the circle bounds
-    below_arc = [(t * np.sqrt(radius**2 - t**2) + radius**2 * np.arcsin(t / radius)) / 2 for t in (bound, x)]
+    squared = np.square(radius)  # not radius**2: its last bit may differ from that of an array's square
+    bound = np.minimum(np.sqrt(squared - y**2), x)  # up to here the rectangle is filled, from here the circle bounds
+    below_arc = [(t * np.sqrt(squared - t**2) + squared * np.arcsin(t / radius)) / 2 for t in (bound, x)]
     area: np.ndarray = y * bound + below_arc[1] - below_arc[0]
     return area
 

@@ -64,7 +64,8 @@ def test_linear_kernel_is_the_time_spent_in_each_pixel(length, angle):
     np.testing.assert_allclose(kernel, spent, atol=1e-3)
 
 
-@pytest.mark.parametrize("radius", [0.6, 1.0, 1.5, 2.71, 5.0, 15.5])
+# the fourth one has a square whose last bit depends on how it is computed
+@pytest.mark.parametrize("radius", [0.6, 1.0, 1.5, 2.5624193437174605, 2.71, 5.0, 15.5])
 def test_disk_kernel_is_an_oversampled_disk(radius):
     kernel, fine = disk_kernel(radius), 201
     side = kernel.shape[0]
