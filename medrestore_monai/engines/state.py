@@ -12,12 +12,15 @@ import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from medrestore_monai.engines.loader import PROCESS, derived_seed
 from medrestore_monai.files import atomic_file
 
 logger = logging.getLogger(__name__)
+
+_STEPS_BETWEEN_CHECKS = 20
 
 
 class TrainingState:
@@ -30,6 +33,9 @@ class TrainingState:
     killed goes on as if it had not been, to the bit on a CPU. :class:`~medrestore_monai.engines.SeededLoader` does the
     same for the order of the data and their random transforms, also in the loader's workers. The state of mixed
     precision is the trainer's ``scaler``.
+
+    Weights that are not finite end the run with a :class:`ValueError`, within 20 steps, and are never saved: the file
+    holds the last good epoch.
 
     Args:
         path: the file; where it exists, :meth:`attach` loads it.
@@ -66,6 +72,8 @@ class TrainingState:
                 raise ValueError(f"every process must find the same {self.path}; they go on after epochs {epochs}.")
         trainer.add_event_handler(Events.STARTED, self._restore_scaler)
         trainer.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
+        trainer.add_event_handler(Events.ITERATION_COMPLETED(every=_STEPS_BETWEEN_CHECKS), self._check)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._check)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._save)
 
     def _load(self, trainer: Engine) -> None:
@@ -97,6 +105,14 @@ class TrainingState:
         torch.manual_seed(seed)
         if trainer.state.dataloader is not None:
             trainer.set_data(trainer.state.dataloader)  # do not go on with the rest of the last epoch's order
+
+    def _check(self, trainer: Engine) -> None:
+        for item in self.objects.values():
+            if isinstance(item, nn.Module) and not all(bool(one.isfinite().all()) for one in item.parameters()):
+                raise ValueError(
+                    f"the weights are no longer finite at step {trainer.state.iteration}; {self.path} and the best "
+                    "weights are older and good. Look for images or losses that are not finite, or lower learning_rate."
+                )
 
     def _save(self, trainer: Engine) -> None:
         state = {name: item.state_dict() for name, item in self.objects.items()}

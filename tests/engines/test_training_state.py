@@ -199,3 +199,20 @@ def test_only_the_first_of_several_processes_writes(tmp_path, monkeypatch):
     monkeypatch.setattr("ignite.distributed.get_rank", lambda: 1)
     Training(tmp_path, [1.0], 1).run()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_are_not_finite_end_the_run_and_are_not_saved(tmp_path):
+    Training(tmp_path, [1.0, 2.0, 3.0], max_epochs=1).run()
+    saved = (tmp_path / "state.pt").read_bytes()
+    broken = Training(tmp_path, [1.0, 2.0, 3.0], max_epochs=3)
+    step = broken.step
+
+    def spoil(engine, batch):
+        step(engine, batch)
+        with torch.no_grad():
+            broken.network.weight.fill_(float("nan"))
+
+    broken.trainer._process_function = spoil
+    with pytest.raises(ValueError, match=r"no longer finite at step 4; .* lower learning_rate"):
+        broken.run()
+    assert (tmp_path / "state.pt").read_bytes() == saved
