@@ -36,17 +36,17 @@ def clean_body(person, size=(161, 150)):
     return gaussian_filter(body, 0.5)
 
 
-def noisy_person(person, slices=4, std=25.0, cutoff=0.3):
+def noisy_person(person, slices=4, std=25.0, cutoff=0.3, body=clean_body):
     """Return a noisy volume of a person in HU and the same without noise, both of shape ``(X, Y, Z)``."""
-    clean = torch.from_numpy(clean_body(person)).float()[None]
+    clean = torch.from_numpy(body(person)).float()[None]
     relative = ct_noise_map(clean, PIXEL)
     relative = relative * std / total_noise_std(relative)[0, 80, 60]
     size = (clean.shape[1] + 16, clean.shape[2] + 16)
     generator = torch.Generator().manual_seed(100 + person)
     spectrum = noise_spectrum(size, cutoff, PIXEL)
     noise = [shape_noise(torch.randn(size, generator=generator), relative, spectrum)[0] for _ in range(slices)]
-    body = clean[0][..., None].expand(-1, -1, slices)
-    return (body + torch.stack(noise, dim=-1)).numpy(), body.numpy()
+    repeated = clean[0][..., None].expand(-1, -1, slices)
+    return (repeated + torch.stack(noise, dim=-1)).numpy(), repeated.numpy()
 
 
 def save(path, hu):
