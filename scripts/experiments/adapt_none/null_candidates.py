@@ -7,7 +7,8 @@ candidate is something done to the result of the shipped weights (another streng
 frequency, added noise, a shift, a mix with a filter) or, with ``--weights``, the shipped weights moved in a random
 direction. Each is judged as an adaptation would be (slices are the units), and scored against full dose over soft
 tissue: none that is worse by more than 0.05 dB may be adopted. "Right sign" counts candidates that truth moves by more
-than 0.05 dB; the interval is Wilson's.
+than 0.05 dB. Intervals are those of Clopper and Pearson. As in the command, the share of the noise to keep is the
+median of what the shipped weights let pass.
 """
 
 import argparse
@@ -26,7 +27,6 @@ from torch import Tensor
 
 from medrestore_monai.adapt.estimated_verdict import LEAST_GAIN, decide_without_targets
 from medrestore_monai.adapt.guards import Guard, guard_kept, measure_guards
-from medrestore_monai.adapt.risk import kept_share
 from medrestore_monai.audit.volume import Volume
 
 
@@ -161,7 +161,7 @@ def report(rows: list[dict]) -> dict:
     """Return how often the estimate was right, and the worst that was adopted."""
     moved = [row for row in rows if abs(row["truth_db"]) > LEAST_GAIN and math.isfinite(row["estimated_db"])]
     right = sum(row["truth_db"] * row["estimated_db"] > 0 for row in moved)
-    interval = binomtest(right, len(moved)).proportion_ci(method="wilson") if moved else (math.nan, math.nan)
+    interval = binomtest(right, len(moved)).proportion_ci() if moved else (math.nan, math.nan)
     adopted = [row for row in rows if row["adopted"]]
     worse = [row for row in rows if row["truth_db"] < -LEAST_GAIN]
     return {
@@ -171,12 +171,20 @@ def report(rows: list[dict]) -> dict:
         "adopted": len(adopted),
         "worst_adopted_db": min((row["truth_db"] for row in adopted), default=None),
         "worse_and_adopted": sum(row["adopted"] for row in worse),
+        "upper_limit_95": round(_upper_limit([row["adopted"] for row in worse]), 4),
         "worse_and_adopted_without_guards": sum(row["adopted_without_guards"] for row in worse),
-        "upper_limit_95": 1 - 0.05 ** (1 / len(worse)) if worse else 1.0,
+        "upper_limit_95_without_guards": round(_upper_limit([row["adopted_without_guards"] for row in worse]), 4),
         "right_sign": right,
         "of_moved": len(moved),
         "interval": [round(float(one), 3) for one in interval],
     }
+
+
+def _upper_limit(adopted: list[bool]) -> float:
+    """Return the one-sided upper limit of the share of adopted ones, at 95 %."""
+    if not adopted:
+        return 1.0
+    return float(binomtest(sum(adopted), len(adopted), alternative="less").proportion_ci(0.95).high)
 
 
 def main() -> None:
@@ -195,7 +203,7 @@ def main() -> None:
     pairs: list[Pair] = read_pairs(options.pairs, options.kernel, options.side, options.most)
     shipped = [Probed(pair, restore_with(network), seed) for seed, pair in enumerate(pairs)]
     own = [one.risks(nothing) for one in shipped]
-    kept = kept_share([figures[0] for figures in own])
+    kept = float(np.median([figures[0].passed for figures in own]))
     for one, figures in zip(shipped, own, strict=True):
         first = figures[0]
         print(
