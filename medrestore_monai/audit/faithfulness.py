@@ -93,7 +93,7 @@ def measure_faithfulness(source: Volume, restored: Volume, noise: Noise, thresho
     z, inside = change_map(source, restored, noise, spectrum)
     flags = []
     for index in range(source.slices):
-        flags += _flags_of(z[..., index], inside[..., index], index, threshold, source.pixel)
+        flags += find_flags(z[..., index], inside[..., index], index, threshold, source.pixel)
     flags.sort(key=lambda flag: -abs(flag.z))
     count = int(inside.sum())
     largest = float(np.abs(z[inside]).max()) if count else 0.0
@@ -154,9 +154,18 @@ def noise_spread(spectrum: Spectrum, width: float) -> float:
     return float(np.sqrt(max(passed, 0.05 * white)))
 
 
-def _flags_of(
+def find_flags(
     z: np.ndarray, inside: np.ndarray, index: int, threshold: float, pixel: tuple[float, float]
 ) -> list[Flag]:
+    """Return the connected regions of one slice where the change exceeds a threshold, brighter ones first.
+
+    Args:
+        z: of :func:`change_map`, shape ``(X, Y)``.
+        inside: mask of the body, of the same shape.
+        index: number of the slice.
+        threshold: of ``z``.
+        pixel: size in mm.
+    """
     flags = []
     for sign in (1, -1):
         regions, count = label((sign * z > threshold) & inside, np.ones((3, 3)))

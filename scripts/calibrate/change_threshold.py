@@ -12,6 +12,7 @@ One is found if a flag has its strongest pixel within a disc's diameter of its c
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,12 @@ import torch
 from scipy.ndimage import label
 
 from medrestore_monai.audit import Volume
-from medrestore_monai.audit.faithfulness import change_map, measure_faithfulness, noise_map
+from medrestore_monai.audit.faithfulness import Flag, change_map, find_flags, noise_map
 from medrestore_monai.audit.noise import Noise, measure_noise
 from medrestore_monai.audit.threshold import choose_threshold, thresholds, write_threshold
 from medrestore_monai.bundles import find_bundle
 from medrestore_monai.evaluate import Candidate, load_volume, open_model, open_source, parse_settings
+from medrestore_monai.evaluate.cases import LAYOUTS
 from medrestore_monai.evaluate.lesions.sites import find_sites
 from medrestore_monai.evaluate.models import Model
 from medrestore_monai.evaluate.restorations import by_model
@@ -31,9 +33,11 @@ from medrestore_monai.evaluate.restorations import by_model
 LEAST_DIAMETER, GRAINS, DEVIATIONS = 4.0, 3.0, 3.0
 
 
-def slices_of(model: Model, data: Path, part: str, count: int | None) -> list[tuple[str, Volume, Volume, np.ndarray]]:
+def slices_of(
+    model: Model, data: Path, part: str, count: int | None, layout: str = "clean"
+) -> list[tuple[str, Volume, Volume, np.ndarray]]:
     """Return patient, source, result and clean slice of each slice of a part."""
-    source = open_source(model, data, "clean", part, True, count)
+    source = open_source(model, data, layout, part, True, count)
     found = []
     for listed in source.images():
         volume = load_volume(source, listed, model.scaling, model.context > 0)
@@ -72,31 +76,39 @@ def planted(array: np.ndarray, places: list[tuple[int, int]], disc: np.ndarray, 
     return out
 
 
-def count_found(image: Volume, result: Volume, places: list[tuple[int, int]], reach: float, threshold: float) -> int:
-    flags = measure_faithfulness(image, result, measure_noise(image, image), threshold).flags
-    apart = [
-        [np.hypot((flag.x - x) * image.pixel[0], (flag.y - y) * image.pixel[1]) for flag in flags] for x, y in places
-    ]
+def count_found(flags: list[Flag], places: list[tuple[int, int]], reach: float, pixel: tuple[float, float]) -> int:
+    apart = [[np.hypot((flag.x - x) * pixel[0], (flag.y - y) * pixel[1]) for flag in flags] for x, y in places]
     return sum(bool(distances and min(distances) <= reach) for distances in apart)
 
 
-def check(found: list[tuple[str, Volume, Volume, np.ndarray]], threshold: float, modality: str) -> dict[str, object]:
-    counts = {"slices": 0, "flags": 0, "planted": 0, "inventions_found": 0, "erasures_found": 0}
+def check(
+    found: list[tuple[str, Volume, Volume, np.ndarray]], tried: Sequence[float], modality: str
+) -> dict[float, dict[str, int]]:
+    """Count, for each threshold, the flags of slices as they are, and the planted discs that are found."""
+    counts = {one: {"slices": 0, "flags": 0, "planted": 0, "inventions_found": 0, "erasures_found": 0} for one in tried}
     for number, (_, image, result, clean) in enumerate(found):
         noise = measure_noise(image, image)
-        unplanted = measure_faithfulness(image, result, noise, threshold)
-        if not unplanted.z.size:
+        if not noise.spectra or not noise.spectra["before"].area > 0:
             continue
-        counts["slices"] += 1
-        counts["flags"] += unplanted.count
         diameter, disc = disc_of(noise, image.pixel)
         size = noise_map(image, noise, noise.spectra["before"])[..., 0]
         places = find_sites(clean, modality, image.pixel, max(12.0, diameter), number)
-        invented = result.like(planted(result.array, places, disc, size))
         erased = image.like(planted(image.array, places, disc, size))
-        counts["planted"] += len(places)
-        counts["inventions_found"] += count_found(image, invented, places, diameter, threshold)
-        counts["erasures_found"] += count_found(erased, result, places, diameter, threshold)
+        maps = {
+            "flags": change_map(image, result, noise, noise.spectra["before"]),
+            "inventions_found": change_map(
+                image, result.like(planted(result.array, places, disc, size)), noise, noise.spectra["before"]
+            ),
+        }
+        of_erased = measure_noise(erased, erased)  # all that an audit sees of the source
+        if of_erased.spectra:
+            maps["erasures_found"] = change_map(erased, result, of_erased, of_erased.spectra["before"])
+        for threshold, one in counts.items():
+            one["slices"] += 1
+            one["planted"] += len(places)
+            for name, (z, inside) in maps.items():
+                flags = find_flags(z[..., 0], inside[..., 0], 0, threshold, image.pixel)
+                one[name] += len(flags) if name == "flags" else count_found(flags, places, diameter, image.pixel)
     return counts
 
 
@@ -107,7 +119,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--part", default="train")
     parser.add_argument("--check", default="test")
-    parser.add_argument("--threshold", type=float, help="check this one, tune nothing and write no file")
+    parser.add_argument("--threshold", type=float, nargs="+", help="check these, tune nothing and write no file")
+    parser.add_argument("--layout", default="clean", choices=LAYOUTS, help="of DATA; pairs are not degraded")
     parser.add_argument("--slices", type=int, help="use so many slices of each part, evenly spread")
     parser.add_argument("--set", action="append", default=[], help="a setting, NAME=VALUE, of evaluate.json")
     parser.add_argument("-o", "--output", type=Path, default=Path("change.json"))
@@ -118,10 +131,11 @@ def main() -> None:
 
     def read(part: str) -> list[tuple[str, Volume, Volume, np.ndarray]]:
         model = open_model(candidate, modality, options.data, "cpu", settings, {"part": part})
-        return slices_of(model, options.data, part, options.slices)
+        return slices_of(model, options.data, part, options.slices, options.layout)
 
     if options.threshold is not None:
-        print(f"{options.check}: {check(read(options.check), options.threshold, modality)}")
+        for threshold, counts_of in check(read(options.check), options.threshold, modality).items():
+            print(f"{options.check}, threshold {threshold:g}: {counts_of}")
         return
     tuned = read(options.part)
     counts = []
@@ -132,7 +146,7 @@ def main() -> None:
     threshold = choose_threshold(counts)
     people = len({patient for patient, *_ in tuned})
     print(f"threshold {threshold:g}, on {len(counts)} slices of {people} people", flush=True)
-    checked = check(read(options.check), threshold, modality)
+    checked = check(read(options.check), [threshold], modality)[threshold]
     print(f"{options.check}: {checked}")
     about = {"part": options.part, "people": people, "slices": len(counts)}
     record = {"threshold": threshold, "weights_sha256": bundle.metadata["weights_sha256"], "tuned_on": about}

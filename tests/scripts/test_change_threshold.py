@@ -27,14 +27,15 @@ def denoised_slice(seed):
 
 def test_planted_structure_is_found_and_nothing_else():
     found = [denoised_slice(seed) for seed in (1, 2)]
-    counts = script.check(found, 5.0, "CT")
+    tried = script.check(found, [5.0, 30.0], "CT")
+    counts = tried[5.0]
     assert counts["slices"] == 2
     assert counts["planted"] >= 8
     assert counts["flags"] == 0
     for kind in ("inventions_found", "erasures_found"):
         assert counts[kind] >= 0.8 * counts["planted"]
-    blind = script.check(found[:1], 30.0, "CT")
-    assert blind["inventions_found"] == blind["erasures_found"] == 0
+    assert tried[30.0]["planted"] == counts["planted"]
+    assert tried[30.0]["inventions_found"] == tried[30.0]["erasures_found"] == 0
 
 
 def test_flags_are_counted_by_threshold_and_discs_have_their_size():
