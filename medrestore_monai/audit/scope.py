@@ -1,9 +1,14 @@
-"""Is an image like those that a bundle was trained on? Compared with the block ``trained_on`` of its metadata."""
+"""Is an image like those that a bundle was trained on? Compared with the block ``trained_on`` of its metadata.
+
+Every property has a distance: 0 within what the training covered, 1 at a margin beyond it, and so on. The score of an
+image is the largest distance. It is "out" above a limit that at most 5 % of people like the training's exceed: the
+block holds the scores of such people, each compared with the ranges of the others.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +18,11 @@ from medrestore_monai.classical import noise_level
 from medrestore_monai.intensity import INTENSITY_RANGES, choose_range, scale_to_unit
 
 IN, NEAR, OUT, UNKNOWN = "in", "near the edge", "out", "unknown"
-_NEAR = 0.10  # of a limit, by which a value may lie beyond it
-_NEAR_NOISE = 0.5  # the same of noise, whose limits are percentiles and not extremes
-# distance of the histograms, in parts of the intensity range, from which an image is near the edge or out
+_MARGIN = 0.10  # of a limit, by which a value lies beyond it at a distance of 1
+_MARGIN_NOISE = 0.5  # the same of noise, whose limits are percentiles and not extremes
+_FARTHEST = 10.0  # largest distance; of another kind, too
+_ALARMS = 0.05  # of people like the training's that may be out
+# distance of the histograms, in parts of the intensity range, where the distance begins and where it is 1
 _DISTANCE = {"CT": (0.06, 0.12), "PT": (0.1, 0.2), "MR": (0.2, 0.35), "RGB": (0.3, 0.5), "GRAY": (0.3, 0.5)}
 _BACKGROUND = {"CT": 0.1, "PT": 0.02, "MR": 0.05}  # scaled values below are no tissue
 _LEAST_AIR = 0.01  # of a CT
@@ -31,12 +38,14 @@ class Feature:
         value: of the image, as a text with its unit.
         trained: what the training covered, as a text.
         state: "in", "near the edge", "out" or "unknown".
+        distance: how far beyond what the training covered, in margins; 0 within, at most 10.
     """
 
     name: str
     value: str
     trained: str
     state: str
+    distance: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -46,10 +55,26 @@ class Scope:
     Args:
         state: the worst state of all features; "unknown" where nothing could be compared.
         features: one by one.
+        limit: of the score, above which an image is out.
+        people: scores of people like the training's that the limit comes from; empty where none are known.
     """
 
     state: str
     features: Sequence[Feature]
+    limit: float = 1.0
+    people: Sequence[float] = ()
+
+    @property
+    def score(self) -> float | None:
+        """The largest distance of all features; ``None`` where nothing could be compared."""
+        return None if self.state == UNKNOWN else max((one.distance for one in self.features), default=0.0)
+
+    @property
+    def p(self) -> float | None:
+        """How rare a score as large is among people like the training's, ``(1 + at least as large) / (1 + people)``."""
+        if self.score is None or not self.people:
+            return None
+        return (1 + sum(one >= self.score for one in self.people)) / (1 + len(self.people))
 
     @property
     def reasons(self) -> list[str]:
@@ -67,11 +92,15 @@ class Scope:
         reasons = f": {'; '.join(self.reasons)}" if self.reasons else ""
         unknown = [one.name for one in self.features if one.state == UNKNOWN]
         more = f" (not compared: {', '.join(unknown)})" if unknown else ""
-        return f"Scope of the training: {self.state}{reasons}{more}."
+        score = f", score {self.score:.2g} of at most {self.limit:.2g}" if self.score else ""
+        return f"Scope of the training: {self.state}{score}{reasons}{more}."
 
     def as_dict(self) -> dict[str, Any]:
         """Return the scope as JSON values."""
-        return {"state": self.state, "features": [vars(one) for one in self.features]}
+        score = None if self.score is None else round(self.score, 3)
+        p = None if self.p is None else round(self.p, 4)
+        about = {"state": self.state, "score": score, "limit": self.limit, "p": p, "people": len(self.people)}
+        return {**about, "features": [{**vars(one), "distance": round(one.distance, 3)} for one in self.features]}
 
 
 def measure_scope(source: Volume, trained_on: Mapping[str, Any], neighbors: bool = False) -> Scope:
@@ -83,8 +112,9 @@ def measure_scope(source: Volume, trained_on: Mapping[str, Any], neighbors: bool
         neighbors: whether the network sees neighboring slices; else their distance does not matter.
 
     Returns:
-        "out" where one feature lies more than 10 % beyond its range (noise: 50 %) or is of another kind, "near the
-        edge" where one lies less far beyond it.
+        "out" where a feature is of another kind, or lies further beyond its range than 95 % of people like the
+        training's, and at least by a margin: 10 % of the range's end, of noise 50 %. "Near the edge" where one lies
+        less far beyond it.
     """
     modalities = trained_on.get("modalities", {})
     if not modalities:
@@ -92,7 +122,9 @@ def measure_scope(source: Volume, trained_on: Mapping[str, Any], neighbors: bool
     known = ", ".join(modalities)
     block = modalities.get(source.modality)
     if block is None:
-        return Scope(OUT, [Feature("modality", source.modality, known, OUT)])
+        return Scope(OUT, [Feature("modality", source.modality, known, OUT, _FARTHEST)])
+    people = tuple(float(one) for one in block.get("scope_scores", ()))
+    limit = limit_of(people)
     features = [Feature("modality", source.modality, known, IN), _unit(source, block)]
     features.append(_range("pixel size", source.pixel, block.get("pixel_mm"), source.length))
     if neighbors and source.slices > 1:
@@ -105,7 +137,25 @@ def measure_scope(source: Volume, trained_on: Mapping[str, Any], neighbors: bool
         for name in ("tube voltage", "tracer", "field strength")
         if name in source.about
     ]
-    return Scope(_worst(features), features)
+    features = [_judged(one, limit) for one in features]
+    return Scope(_worst(features), features, limit, people)
+
+
+def limit_of(scores: Sequence[float]) -> float:
+    """Return the score that one more person like these exceeds with a chance of at most 5 %; at least 1.
+
+    Args:
+        scores: of people like the training's. Fewer than 19 cannot show 5 %: then the largest is the limit.
+    """
+    beyond = max(int(_ALARMS * (len(scores) + 1)), 1)  # the rank of the limit, from above
+    return max(1.0, sorted(scores, reverse=True)[beyond - 1]) if scores else 1.0
+
+
+def _judged(feature: Feature, limit: float) -> Feature:
+    if feature.state == UNKNOWN:
+        return feature
+    state = IN if not feature.distance else NEAR if feature.distance <= limit else OUT
+    return replace(feature, state=OUT if feature.distance >= _FARTHEST else state)
 
 
 def _worst(features: Sequence[Feature]) -> str:
@@ -117,12 +167,12 @@ def _unit(source: Volume, block: Mapping[str, Any]) -> Feature:
     trained = str(block.get("unit", INTENSITY_RANGES[source.modality].unit))
     to_suv = source.modality == "PT" and trained == "SUV" and source.unit != "SUV"
     if to_suv and source.suv_factor is None:
-        return Feature("unit", f"{source.unit}, without SUV", trained, OUT)
+        return Feature("unit", f"{source.unit}, without SUV", trained, OUT, _FARTHEST)
     alike = to_suv or source.modality not in ("CT", "PT") or source.unit == trained
-    return Feature("unit", source.unit, trained, IN if alike else OUT)
+    return Feature("unit", source.unit, trained, IN, 0.0 if alike else _FARTHEST)
 
 
-def _range(name: str, values: Sequence[float], limits: Any, unit: str, near: float = _NEAR) -> Feature:
+def _range(name: str, values: Sequence[float], limits: Any, unit: str, margin: float = _MARGIN) -> Feature:
     """Compare the value that lies furthest out with two limits."""
     if not limits:
         return Feature(name, f"{values[0]:.3g} {unit}".strip(), "not stated by the bundle", UNKNOWN)
@@ -130,10 +180,10 @@ def _range(name: str, values: Sequence[float], limits: Any, unit: str, near: flo
     beyond = [max(low / value if value > 0 else np.inf, value / high if high > 0 else np.inf) for value in values]
     worst = int(np.argmax(beyond))
     # the limits of the metadata are rounded to three digits
-    state = IN if beyond[worst] <= 1.001 else NEAR if beyond[worst] <= 1 + near else OUT
+    distance = 0.0 if beyond[worst] <= 1.001 else min((beyond[worst] - 1) / margin, _FARTHEST)
     value = f"{values[worst]:.3g} {unit}".strip()
     trained = f"{low:g} to {high:g} {unit}".strip() if low < high else f"{low:g} {unit}".strip()
-    return Feature(name, value, trained, state)
+    return Feature(name, value, trained, IN, distance)
 
 
 def _intensities(source: Volume, block: Mapping[str, Any]) -> list[Feature]:
@@ -143,17 +193,17 @@ def _intensities(source: Volume, block: Mapping[str, Any]) -> list[Feature]:
         dtype = source.about.get("dtype")
         scaled = scale_to_unit(chosen, choose_range(source.array, source.modality, dtype, unit, source.suv_factor))
     except ValueError as error:
-        return [Feature("intensities", str(error), INTENSITY_RANGES[source.modality].unit, OUT)]
+        return [Feature("intensities", str(error), INTENSITY_RANGES[source.modality].unit, OUT, _FARTHEST)]
     level = noise_level(scaled[None])
-    found = [_range("noise level", [level], block.get("noise_level"), "of the range", _NEAR_NOISE)]
+    found = [_range("noise level", [level], block.get("noise_level"), "of the range", _MARGIN_NOISE)]
     histogram = block.get("intensity_histogram")
     if not histogram:
         return [*found, Feature("histogram", "measured", "not stated by the bundle", UNKNOWN)]
     distance = _histogram_distance(scaled, histogram, _BACKGROUND.get(source.modality, 0.0))
     near, out = _DISTANCE[source.modality]
-    state = IN if distance <= near else NEAR if distance <= out else OUT
+    beyond = min(max((distance - near) / (out - near), 0.0), _FARTHEST)
     value = f"{distance:.3f} of the range away"
-    found.append(Feature("histogram", value, f"distance up to {near:g}", state))
+    found.append(Feature("histogram", value, f"distance up to {near:g}", IN, beyond))
     return [*found, _air(scaled, histogram)] if source.modality == "CT" else found
 
 
@@ -162,8 +212,9 @@ def _air(scaled: np.ndarray, histogram: Mapping[str, Any]) -> Feature:
     edges, fraction = np.asarray(histogram["edges"]), np.asarray(histogram["fraction"])
     here = float((scaled < _BACKGROUND["CT"]).mean())
     there = float(fraction[edges[:-1] < _BACKGROUND["CT"]].sum())
-    state = OUT if here < _LEAST_AIR < 10 * _LEAST_AIR < there else IN
-    return Feature("air and lung", f"{100 * here:.1f} % of the image", f"{100 * there:.0f} %", state)
+    lacks = here < _LEAST_AIR < 10 * _LEAST_AIR < there
+    value, trained = f"{100 * here:.1f} % of the image", f"{100 * there:.0f} %"
+    return Feature("air and lung", value, trained, IN, _FARTHEST if lacks else 0.0)
 
 
 def _histogram_distance(scaled: np.ndarray, histogram: Mapping[str, Any], background: float) -> float:

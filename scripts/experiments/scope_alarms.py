@@ -2,10 +2,12 @@
 
     python scripts/experiments/scope_alarms.py SOURCE [--bundle ct_denoise_restore_rwkv]
 
-SOURCE holds the collections that ``scripts/train/splits.csv`` names. The people of its parts ``test``, ``calibration``
-and ``adaptation`` count, up to six slices of each series, degraded as the bundle's ``evaluate.json`` says; the real
-quarter-dose scans stay as they are. A person has an alarm if the scope of a series is "out". People whose anatomy or
-scanner the training lacked on purpose are listed, too: an alarm is right for them, but their number is not asked for.
+SOURCE holds the collections that ``scripts/train/splits.csv`` names. The people of its parts ``test`` and
+``adaptation`` count, up to six slices of each series, degraded as the bundle's ``evaluate.json`` says; the real
+quarter-dose scans stay as they are. A person has an alarm if the scope of a series is "out". Those of ``calibration``
+are counted apart: they set the limit of the score (``scripts/train/scope_scores.py``), or trained. People whose anatomy
+or scanner the training lacked on purpose are listed, too: an alarm is right for them, but their number is not asked
+for.
 
 Each person without an alarm is then made wrong in twelve ways, and it is counted how often that is "out", or at least
 "near the edge". Intervals are exact binomial ones, of 95 %. Data of grade C are only counted, nothing of them is kept.
@@ -232,7 +234,10 @@ def report(bundle: Bundle, source: Path, only: list[str] | None) -> None:
         if one.state != IN:
             print(f"  {case.folder}, {case.patient}: {one.state}: {'; '.join(one.reasons)}", flush=True)
     unseen = {case.patient for case, _ in found if case.folder in UNSEEN[modality]}
-    for title, people in (("people", set(states) - unseen), ("not covered by the training", unseen)):
+    parts = read_split(SPLIT)
+    seen = {one for one in set(states) - unseen if parts[one] == "calibration"}
+    groups = {"people": set(states) - unseen - seen, "of the calibration": seen, "not covered by the training": unseen}
+    for title, people in groups.items():
         alarms = sum(OUT in states[one] for one in people)
         beyond = sum(set(states[one]) != {IN} for one in people)
         if people:

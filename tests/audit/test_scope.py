@@ -7,7 +7,7 @@ import pytest
 from noise_fields import correlated_noise
 from phantoms import body_phantom
 
-from medrestore_monai.audit.scope import measure_scope
+from medrestore_monai.audit.scope import limit_of, measure_scope
 from medrestore_monai.audit.volume import Volume
 from medrestore_monai.bundles import find_bundle
 
@@ -82,3 +82,39 @@ def test_a_bundle_that_states_nothing_is_unknown():
     scope = measure_scope(Volume(ct(), "CT", SPACING), {})
     assert scope.state == "unknown"
     assert not scope.reasons
+
+
+def pet(side):
+    trained = {"modalities": {"PT": {"unit": "SUV", "pixel_mm": [3.0, 5.0]}}}
+    return Volume(np.abs(body_phantom(48)), "PT", (side, 4, 3)), trained["modalities"]["PT"], trained
+
+
+def test_the_score_is_the_largest_distance_in_margins():
+    volume, _, trained = pet(5.4)  # 8 % above 5 mm, of a margin of 10 %
+    scope = measure_scope(volume, trained)
+    assert scope.score == pytest.approx(0.8)
+    assert scope.state == "near the edge"
+    assert "score 0.8 of at most 1" in scope.line
+    assert scope.p is None
+    unit = measure_scope(Volume(volume.array, "PT", volume.spacing, "counts"), trained)
+    assert unit.score == 10
+    assert unit.state == "out"
+    assert measure_scope(volume, {}).score is None
+
+
+@pytest.mark.parametrize(("side", "state", "p"), [(4.0, "in", 1.0), (5.8, "near the edge", 0.1), (5.95, "out", 0.05)])
+def test_people_like_the_trainings_decide_what_is_out(side, state, p):
+    volume, block, trained = pet(side)
+    block["scope_scores"] = [1.8, 0.3, *[0.0] * 17]  # 19 people
+    scope = measure_scope(volume, trained)
+    assert scope.state == state
+    assert scope.p == pytest.approx(p)
+    assert scope.as_dict()["people"] == 19
+    assert json.dumps(scope.as_dict(), allow_nan=False)
+
+
+def test_at_most_five_percent_are_above_the_limit():
+    assert limit_of([]) == 1
+    assert limit_of([3.0, 0.0, 0.5]) == 3  # too few to show 5 %
+    assert limit_of(range(40)) == 38  # above it is 1 of 40, and 2 of 41 where one more is
+    assert limit_of([one / 100 for one in range(40)]) == 1

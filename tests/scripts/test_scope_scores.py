@@ -1,0 +1,35 @@
+"""People are scored against the ranges of the others, by the series that lies furthest out."""
+
+import sys
+
+import numpy as np
+import pytest
+from phantoms import body_phantom
+from script_loading import SCRIPTS, load_script
+
+from medrestore_monai.audit import Volume
+
+BLOCK = {"unit": "SUV", "pixel_mm": [3.0, 5.0], "distance_mm": [2.0, 4.0]}
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(SCRIPTS / "train"), *sys.path])
+    return load_script("train/scope_scores.py")
+
+
+def person(script, *pixels):
+    array = np.abs(body_phantom(48))
+    images = [Volume(array, "PT", (pixel, pixel, 3.0)) for pixel in pixels]
+    return script.Person(images, list(pixels), [3.0])
+
+
+def test_nobody_widens_the_ranges_that_judge_them(script):
+    people = [person(script, 3.0), person(script, 4.0), person(script, 4.0, 5.0)]
+    block = script.without(BLOCK, [people[0], people[1]])
+    assert block["pixel_mm"] == [3.0, 4.0]
+    assert block["distance_mm"] == [3.0, 3.0]
+    assert BLOCK["pixel_mm"] == [3.0, 5.0]
+    assert script.score_of(people[2], "PT", BLOCK, False) == 0
+    assert script.score_of(people[2], "PT", block, False) == pytest.approx(2.5)  # 25 % above, of a margin of 10 %
+    assert script.without({"unit": "SUV"}, people) == {"unit": "SUV"}
