@@ -152,8 +152,9 @@ def audit(
         second.about["weights_sha256"] = weights_sha256
     found = found or bundle_of(second)
     weights = second.about.get("weights_sha256", "")
-    threshold = threshold_of(found, first.modality, weights) if threshold is None else threshold
     noise = timed("noise", lambda: measure_noise(first, second))
+    if threshold is None:
+        threshold = threshold_of(found, first.modality, weights, noise.spectra.get("before"), first.pixel)
     sharpness = timed("sharpness", lambda: measure_sharpness(first, second))
     gain = timed("gain", lambda: measure_gain(first, second))
     bias = timed("bias", lambda: measure_bias(first, second))

@@ -1,19 +1,22 @@
 """Tune the threshold of a bundle's change map on people who train, and plant inventions and erasures to check it.
 
     python scripts/calibrate/change_threshold.py --bundle ct_denoise_restore_rwkv --data DATA -o change.json
+    python scripts/calibrate/change_threshold.py --bundle ct_denoise_restore_rwkv --data DATA --threshold 5 --share 0.4
 
-DATA is laid out as for a training, with clean images, which are degraded as the bundle's ``evaluate.json`` says. The
-threshold is the least one with at most one flag in ten slices of the people of ``--part``. For those of ``--check``,
-the flags of slices without anything planted are counted; then discs are planted, at up to twelve places of a slice: of
-three noise standard deviations, and of 4 mm or three noise grains if that is more (a grain is half a period of the
-noise's mean frequency). An invention is added to the result, an erasure to the source alone. Half of each are darker.
-One is found if a flag has its strongest pixel within a disc's diameter of its center. The file is for
-``docs/change.json`` of the bundle.
+DATA is laid out as for a training, with clean images, which are degraded as the bundle's ``evaluate.json`` says, or as
+pairs (``--layout``). The least disc that is to be found has three noise standard deviations, and 4 mm or three noise
+grains if that is more (a grain is half a period of the noise's mean frequency). The threshold of an image is a share of
+the ``z`` that this disc has in the noise of the image, and 4 at least; the share is the least one with at most one flag
+in ten slices of everybody of ``--part``. For the people of ``--check``, the flags of slices without anything planted
+are counted; then such discs are planted at up to twelve places of a slice. An invention is added to the result, an
+erasure to the source alone. Half of each are darker. One is found if a flag has its strongest pixel within a disc's
+diameter of its center. The file is for ``docs/change.json`` of the bundle.
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,15 +25,21 @@ from scipy.ndimage import label
 from medrestore_monai.audit import Volume
 from medrestore_monai.audit.faithfulness import Flag, change_map, find_flags, noise_map
 from medrestore_monai.audit.noise import Noise, measure_noise
-from medrestore_monai.audit.threshold import choose_threshold, thresholds, write_threshold
+from medrestore_monai.audit.spectrum import Spectrum
+from medrestore_monai.audit.threshold import (
+    DEVIATIONS,
+    choose_share,
+    diameter_of,
+    shares,
+    threshold_at,
+    write_threshold,
+)
 from medrestore_monai.bundles import find_bundle
 from medrestore_monai.evaluate import Candidate, load_volume, open_model, open_source, parse_settings
 from medrestore_monai.evaluate.cases import LAYOUTS
 from medrestore_monai.evaluate.lesions.sites import find_sites
 from medrestore_monai.evaluate.models import Model
 from medrestore_monai.evaluate.restorations import by_model
-
-LEAST_DIAMETER, GRAINS, DEVIATIONS = 4.0, 3.0, 3.0
 
 
 def slices_of(
@@ -51,18 +60,21 @@ def slices_of(
     return found
 
 
-def flags_by_threshold(image: Volume, result: Volume, noise: Noise) -> dict[float, int]:
-    z = change_map(image, result, noise, noise.spectra["before"])[0][..., 0]
-    return {
-        one: sum(label(sign * z > one, np.ones((3, 3)))[1] for sign in (1, -1)) if np.abs(z).max() > one else 0
-        for one in thresholds()
-    }
+def count_flags(z: np.ndarray, threshold: float) -> int:
+    if np.abs(z).max() <= threshold:
+        return 0
+    return int(sum(label(sign * z > threshold, np.ones((3, 3)))[1] for sign in (1, -1)))
+
+
+def flags_by_share(image: Volume, result: Volume, noise: Noise) -> dict[float, int]:
+    spectrum = noise.spectra["before"]
+    z = change_map(image, result, noise, spectrum)[0][..., 0]
+    return {share: count_flags(z, threshold_at(share, spectrum, image.pixel)) for share in shares()}
 
 
 def disc_of(noise: Noise, pixel: tuple[float, float]) -> tuple[float, np.ndarray]:
     """Return the diameter in mm of what is planted, and its pixels."""
-    grain = 0.5 / noise.spectra["before"].mean_frequency
-    diameter = max(LEAST_DIAMETER, GRAINS * grain)
+    diameter = diameter_of(noise.spectra["before"])
     half = int(np.ceil(diameter / 2 / min(pixel)))
     steps = np.arange(-half, half + 1)
     return diameter, (steps[:, None] * pixel[0]) ** 2 + (steps * pixel[1]) ** 2 <= (diameter / 2) ** 2
@@ -81,10 +93,21 @@ def count_found(flags: list[Flag], places: list[tuple[int, int]], reach: float, 
     return sum(bool(distances and min(distances) <= reach) for distances in apart)
 
 
+class Rule(NamedTuple):
+    """A fixed threshold, or a share."""
+
+    threshold: float = 0.0
+    share: float = 0.0
+
+    def at(self, spectrum: Spectrum, pixel: tuple[float, float]) -> float:
+        """Return the threshold for an image."""
+        return self.threshold or threshold_at(self.share, spectrum, pixel)
+
+
 def check(
-    found: list[tuple[str, Volume, Volume, np.ndarray]], tried: Sequence[float], modality: str
-) -> dict[float, dict[str, int]]:
-    """Count, for each threshold, the flags of slices as they are, and the planted discs that are found."""
+    found: list[tuple[str, Volume, Volume, np.ndarray]], tried: Sequence[Rule], modality: str
+) -> dict[Rule, dict[str, int]]:
+    """Count, for each rule, the flags of slices as they are, and the planted discs that are found."""
     counts = {one: {"slices": 0, "flags": 0, "planted": 0, "inventions_found": 0, "erasures_found": 0} for one in tried}
     for number, (_, image, result, clean) in enumerate(found):
         noise = measure_noise(image, image)
@@ -94,20 +117,20 @@ def check(
         size = noise_map(image, noise, noise.spectra["before"])[..., 0]
         places = find_sites(clean, modality, image.pixel, max(12.0, diameter), number)
         erased = image.like(planted(image.array, places, disc, size))
+        spectrum, of_erased = noise.spectra["before"], measure_noise(erased, erased)  # all that an audit sees
+        invented = result.like(planted(result.array, places, disc, size))
         maps = {
-            "flags": change_map(image, result, noise, noise.spectra["before"]),
-            "inventions_found": change_map(
-                image, result.like(planted(result.array, places, disc, size)), noise, noise.spectra["before"]
-            ),
+            "flags": (spectrum, *change_map(image, result, noise, spectrum)),
+            "inventions_found": (spectrum, *change_map(image, invented, noise, spectrum)),
         }
-        of_erased = measure_noise(erased, erased)  # all that an audit sees of the source
         if of_erased.spectra:
-            maps["erasures_found"] = change_map(erased, result, of_erased, of_erased.spectra["before"])
-        for threshold, one in counts.items():
+            seen = of_erased.spectra["before"]
+            maps["erasures_found"] = (seen, *change_map(erased, result, of_erased, seen))
+        for rule, one in counts.items():
             one["slices"] += 1
             one["planted"] += len(places)
-            for name, (z, inside) in maps.items():
-                flags = find_flags(z[..., 0], inside[..., 0], 0, threshold, image.pixel)
+            for name, (seen, z, inside) in maps.items():
+                flags = find_flags(z[..., 0], inside[..., 0], 0, rule.at(seen, image.pixel), image.pixel)
                 one[name] += len(flags) if name == "flags" else count_found(flags, places, diameter, image.pixel)
     return counts
 
@@ -119,7 +142,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--part", default="train")
     parser.add_argument("--check", default="test")
-    parser.add_argument("--threshold", type=float, nargs="+", help="check these, tune nothing and write no file")
+    parser.add_argument("--threshold", type=float, nargs="+", default=[], help="check these, tune nothing")
+    parser.add_argument("--share", type=float, nargs="+", default=[], help="check these, tune nothing")
     parser.add_argument("--layout", default="clean", choices=LAYOUTS, help="of DATA; pairs are not degraded")
     parser.add_argument("--slices", type=int, help="use so many slices of each part, evenly spread")
     parser.add_argument("--set", action="append", default=[], help="a setting, NAME=VALUE, of evaluate.json")
@@ -133,23 +157,23 @@ def main() -> None:
         model = open_model(candidate, modality, options.data, "cpu", settings, {"part": part})
         return slices_of(model, options.data, part, options.slices, options.layout)
 
-    if options.threshold is not None:
-        for threshold, counts_of in check(read(options.check), options.threshold, modality).items():
-            print(f"{options.check}, threshold {threshold:g}: {counts_of}")
+    rules = [*(Rule(threshold=one) for one in options.threshold), *(Rule(share=one) for one in options.share)]
+    if rules:
+        for rule, counts in check(read(options.check), rules, modality).items():
+            print(f"{options.check}, {rule}: {counts}")
         return
-    tuned = read(options.part)
-    counts = []
-    for _, image, result, _ in tuned:
+    people: dict[str, list[dict[float, int]]] = {}
+    for patient, image, result, _ in read(options.part):
         noise = measure_noise(image, image)
         if noise.spectra:
-            counts.append(flags_by_threshold(image, result, noise))
-    threshold = choose_threshold(counts)
-    people = len({patient for patient, *_ in tuned})
-    print(f"threshold {threshold:g}, on {len(counts)} slices of {people} people", flush=True)
-    checked = check(read(options.check), [threshold], modality)[threshold]
+            people.setdefault(patient, []).append(flags_by_share(image, result, noise))
+    share = choose_share(list(people.values()))
+    slices = sum(map(len, people.values()))
+    print(f"share {share:g}, on {slices} slices of {len(people)} people", flush=True)
+    (checked,) = check(read(options.check), [Rule(share=share)], modality).values()
     print(f"{options.check}: {checked}")
-    about = {"part": options.part, "people": people, "slices": len(counts)}
-    record = {"threshold": threshold, "weights_sha256": bundle.metadata["weights_sha256"], "tuned_on": about}
+    about = {"part": options.part, "people": len(people), "slices": slices}
+    record = {"share": share, "weights_sha256": bundle.metadata["weights_sha256"], "tuned_on": about}
     write_threshold(options.output, modality, {**record, "checked_on": {"part": options.check, **checked}})
 
 

@@ -27,24 +27,28 @@ def denoised_slice(seed):
 
 def test_planted_structure_is_found_and_nothing_else():
     found = [denoised_slice(seed) for seed in (1, 2)]
-    tried = script.check(found, [5.0, 30.0], "CT")
-    counts = tried[5.0]
+    rules = [script.Rule(threshold=5.0), script.Rule(threshold=30.0), script.Rule(share=0.5)]
+    counts, blind, shared = script.check(found, rules, "CT").values()
     assert counts["slices"] == 2
     assert counts["planted"] >= 8
     assert counts["flags"] == 0
     for kind in ("inventions_found", "erasures_found"):
         assert counts[kind] >= 0.8 * counts["planted"]
-    assert tried[30.0]["planted"] == counts["planted"]
-    assert tried[30.0]["inventions_found"] == tried[30.0]["erasures_found"] == 0
+    assert blind["planted"] == counts["planted"]
+    assert blind["inventions_found"] == blind["erasures_found"] == 0
+    assert shared["flags"] == 0
+    assert shared["inventions_found"] == counts["planted"]
 
 
 def test_flags_are_counted_by_threshold_and_discs_have_their_size():
     _, source, result, _ = denoised_slice(1)
     result.array[100:110, 120:130] += 25
     noise = measure_noise(source, source)
-    counts = script.flags_by_threshold(source, result, noise)
-    assert counts[6.0] == 1
-    assert counts[20.0] == 0
+    counts = script.flags_by_share(source, result, noise)
+    assert counts[0.0] == 1
+    z = script.change_map(source, result, noise, noise.spectra["before"])[0][..., 0]
+    assert script.count_flags(z, 6.0) == 1
+    assert script.count_flags(z, 20.0) == 0
     diameter, disc = script.disc_of(noise, source.pixel)
     assert diameter >= 4
     assert disc.sum() * SPACING[0] * SPACING[1] == pytest.approx(np.pi / 4 * diameter**2, rel=0.15)
