@@ -279,7 +279,8 @@ def _write_report(job: "Job", restorer: "Restorer", image: Path, restored: Path,
         return
     write_audit(done, folder, job.overwrite)
     words = f"{done.verdict.light}: {'; '.join(done.verdict.reasons)}. Report: {folder / 'audit.html'}"
-    console.print(printable(words), soft_wrap=True, markup=False)
+    for line in (words, done.scope.line):
+        console.print(printable(line), soft_wrap=True, markup=False)
 
 
 def _restore_many(job: "Job", listed: "Sequence[Study]", dry_run: bool, workers: "Workers | None") -> int:

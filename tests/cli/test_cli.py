@@ -608,6 +608,7 @@ def test_a_report_is_of_the_stack_that_is_named(tmp_path):
     result = run("restore", tmp_path / "ct", "-o", tmp_path / "one", "--stack", "2", "--report")
     assert result.exit_code == 0, result.output
     assert (tmp_path / "one_report" / "audit.html").is_file()
+    assert "\nScope of the training: " in result.stdout
     result = run("restore", tmp_path / "ct", "-o", tmp_path / "all", "--report")
     assert result.exit_code == 0, result.output
     assert "there is no report" in result.stderr
