@@ -25,7 +25,7 @@ from medrestore_monai.engines.errors import unwrapped
 from medrestore_monai.evaluate.models import Model
 from medrestore_monai.texts import one_line
 from medrestore_monai.transforms import ToSUVd
-from medrestore_monai.transforms.blur.kernels import gaussian_kernel, linear_motion_kernel, motion_kernel
+from medrestore_monai.transforms.blur.kernels import disk_kernel, gaussian_kernel, linear_motion_kernel, motion_kernel
 
 _Layout = Callable[..., list[Item]]
 _PAIRED: dict[str, _Layout] = {
@@ -45,6 +45,7 @@ _KERNELS: dict[str, Callable[..., np.ndarray]] = {
     "published_motion_blur": partial(motion_kernel, divisor="length"),
     "linear_motion_blur": linear_motion_kernel,
     "gaussian_blur": lambda sigma: np.outer(gaussian_kernel(sigma), gaussian_kernel(sigma)),
+    "defocus_blur": disk_kernel,
 }
 
 

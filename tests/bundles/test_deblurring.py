@@ -305,9 +305,10 @@ def opened(root, data, settings, wishes):
 
 
 @pytest.mark.slow
-def test_the_fixed_blur_is_that_of_its_kernel_and_the_same_in_every_run(bundle, tmp_path):
+@pytest.mark.parametrize("blurs", [{"length": 9, "sigma": 1.0}, {"length": 1, "radius": 3}])
+def test_the_fixed_blur_is_that_of_its_kernel_and_the_same_in_every_run(bundle, blurs, tmp_path):
     write_clean(tmp_path / "data", (64, 67))
-    settings = {"length": 9, "sigma": 1.0, "noise": 0, "kernel_known": True}
+    settings = {**blurs, "noise": 0, "kernel_known": True}
     cases = []
     for _ in range(2):
         model = opened(bundle, tmp_path / "data", settings, {"part": "test"})
@@ -325,6 +326,20 @@ def test_the_fixed_blur_is_that_of_its_kernel_and_the_same_in_every_run(bundle, 
     hidden = opened(bundle, tmp_path / "data", {"noise": 2}, {"part": "test"})
     case = open_source(hidden, tmp_path / "data", "clean", "test", False, 1)
     assert known_psf(case(case.items[0])) is None
+
+
+def test_the_setting_for_defocus_leaves_the_noise_of_the_other_blurs_alone(bundle):
+    item = {"label": 255 * torch.rand(3, 40, 40), "name": "a.png"}
+
+    def degraded(defocus):
+        parser = parsed(bundle, "inference", "evaluate", length=9, sigma=1.0, radius=0)
+        chain = parser["degradation"]["transforms"][1]["transform"]["transforms"]
+        if not defocus:
+            chain = [one for one in chain if not one["_target_"].endswith("RandDefocusBlurd")]
+        parser["degradation"]["transforms"][1]["transform"]["transforms"] = chain
+        return parser.get_parsed_content("degradation")(item)["image"]
+
+    assert torch.equal(degraded(True), degraded(False))
 
 
 @pytest.fixture
