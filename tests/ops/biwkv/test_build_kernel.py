@@ -61,6 +61,8 @@ def test_the_instruction_set_is_that_of_pytorch(monkeypatch):
     capability = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
     names = {"AVX512 True True": "AMX BF16", "AVX512 True False": "AVX-512 BF16", "AVX512 False False": "AVX-512"}
     expected = (names | {"AVX2 False False": "AVX2"}).get(capability, "generic")
+    if expected == "AMX BF16" and not cpu._library().biwkv_may_use_tiles():
+        expected = "AVX-512 BF16"  # the system refuses, such as to a process with little room for signals
     assert cpu.instruction_set() == expected
     assert examine()["cpu"]["biwkv"] == f"compiled C kernel, {expected}"
 

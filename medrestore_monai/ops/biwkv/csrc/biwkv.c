@@ -188,7 +188,7 @@ TARGET_BEGIN("avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
 #include "biwkv_sweeps.h"
 TARGET_END
 
-#if defined(__clang__) || __GNUC__ >= 11
+#if defined(__linux__) && (defined(__clang__) || __GNUC__ >= 11)
 #define TILES_COMPILE 1
 #undef TILES
 #define TILES 1

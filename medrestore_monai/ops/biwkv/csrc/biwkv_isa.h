@@ -25,9 +25,10 @@ EXPORT int biwkv_widest_of(uint32_t ecx_1, uint32_t ebx_7, uint32_t edx_7, uint3
 #include <unistd.h>
 #endif
 
-/* Whether the system lets this process use tiles; Linux has to be asked, as its signals need more room from then on. */
-static int may_use_tiles(void) {
-#if defined(__linux__) && TILES_COMPILE
+/* Whether the system lets this process use tiles; Linux has to be asked, as its signals need more room from then on.
+   Exported for the tests. */
+EXPORT int biwkv_may_use_tiles(void) {
+#if TILES_COMPILE
     return syscall(SYS_arch_prctl, 0x1023, 18) == 0; /* ARCH_REQ_XCOMP_PERM, XTILEDATA */
 #else
     return 0;
@@ -41,7 +42,7 @@ EXPORT int biwkv_widest(void) {
     if (eax >= 1) __cpuid_count(7, 1, eax_7_1, unused, unused, unused); /* EAX of leaf 7: its last subleaf */
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     const int widest = biwkv_widest_of(ecx, ebx_7, edx_7, eax_7_1, (uint64_t)high << 32 | low);
-    return widest == AMX_BF16 && !may_use_tiles() ? AVX512_BF16 : widest;
+    return widest == AMX_BF16 && !biwkv_may_use_tiles() ? AVX512_BF16 : widest;
 }
 #else
 EXPORT int biwkv_widest(void) { return GENERIC; }

@@ -56,6 +56,9 @@ INLINE VF F(after)(VF y, int then) {
 INLINE int64_t F(depth)(int64_t rows) { return TILES ? (rows + 15) / 16 * 8 : PRODUCTS_BF16 ? (rows + 1) / 2 : rows; }
 
 #if TILES
+/* Memory is written by here. Some compilers take the instructions on tiles for ones that read less than they do. */
+#define WRITTEN() __asm__ volatile("" ::: "memory")
+
 /* Pairs of rows that tiles take at a time, for all matrices of a block. */
 INLINE int F(pairs)(const Block *b) {
     for (int i = 0; i < 4; i++)
@@ -74,6 +77,7 @@ INLINE void F(begin_tiles)(int pairs) {
         shapes.bytes[i] = (uint16_t)(i == 4 || i == 5 ? 4 * pairs : 64);
         shapes.rows[i] = (uint8_t)(i > 5 ? pairs : 16);
     }
+    __asm__ volatile("" ::"r"(&shapes) : "memory"); /* all of it is read */
     _tile_loadconfig(&shapes);
 }
 
@@ -81,6 +85,7 @@ INLINE void F(begin_tiles)(int pairs) {
 INLINE void F(multiply_tiles)(const INPUT_T *a, int64_t a_step, const float *b, int64_t depth, int pairs, int more, int two,
                               float *out, int64_t out_step) {
     const size_t a_bytes = 2 * (size_t)a_step, b_bytes = two ? 128 : 64, out_bytes = 4 * (size_t)out_step;
+    WRITTEN();
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
@@ -105,6 +110,7 @@ INLINE void F(multiply_tiles)(const INPUT_T *a, int64_t a_step, const float *b, 
         _tile_stored(2, out + 16 * out_step, out_bytes);
         if (two) _tile_stored(3, out + 16 * out_step + LANES, out_bytes);
     }
+    WRITTEN();
 }
 
 /* `rows` rows of a, rounded up to a multiple of ROWS, times a packed matrix. */
@@ -413,3 +419,4 @@ static void F(channels)(const Scan *c, int64_t begin, int64_t end) {
 #undef ROWS
 #undef PANEL
 #undef PIXELS
+#undef WRITTEN
