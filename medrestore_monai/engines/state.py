@@ -107,12 +107,14 @@ class TrainingState:
             trainer.set_data(trainer.state.dataloader)  # do not go on with the rest of the last epoch's order
 
     def _check(self, trainer: Engine) -> None:
-        for item in self.objects.values():
-            if isinstance(item, nn.Module) and not all(bool(one.isfinite().all()) for one in item.parameters()):
-                raise ValueError(
-                    f"the weights are no longer finite at step {trainer.state.iteration}; {self.path} and the best "
-                    "weights are older and good. Look for images or losses that are not finite, or lower learning_rate."
-                )
+        modules = (item for item in self.objects.values() if isinstance(item, nn.Module))
+        numbers = [one for module in modules for one in module.state_dict().values() if one.is_floating_point()]
+        if numbers and not torch.stack([one.isfinite().all() for one in numbers]).all():
+            last = f"{self.path} holds the last good epoch" if self.path.exists() else "no epoch was finished"
+            raise ValueError(
+                f"the weights are no longer finite at step {trainer.state.iteration}; {last}. Look for images or "
+                "losses that are not finite, or lower learning_rate."
+            )
 
     def _save(self, trainer: Engine) -> None:
         state = {name: item.state_dict() for name, item in self.objects.items()}

@@ -201,18 +201,30 @@ def test_only_the_first_of_several_processes_writes(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_weights_that_are_not_finite_end_the_run_and_are_not_saved(tmp_path):
-    Training(tmp_path, [1.0, 2.0, 3.0], max_epochs=1).run()
-    saved = (tmp_path / "state.pt").read_bytes()
-    broken = Training(tmp_path, [1.0, 2.0, 3.0], max_epochs=3)
-    step = broken.step
+def spoiled(training):
+    """Let each step leave weights that are not finite."""
+    step = training.step
 
     def spoil(engine, batch):
         step(engine, batch)
         with torch.no_grad():
-            broken.network.weight.fill_(float("nan"))
+            training.network.weight.fill_(float("nan"))
 
-    broken.trainer._process_function = spoil
-    with pytest.raises(ValueError, match=r"no longer finite at step 4; .* lower learning_rate"):
-        broken.run()
+    training.trainer._process_function = spoil
+    return training
+
+
+def test_weights_that_are_not_finite_end_the_run_and_are_not_saved(tmp_path):
+    Training(tmp_path, [1.0, 2.0, 3.0], max_epochs=1).run()
+    saved = (tmp_path / "state.pt").read_bytes()
+    with pytest.raises(ValueError, match=r"no longer finite at step 4; .* holds the last good epoch. .* learning_rate"):
+        spoiled(Training(tmp_path, [1.0, 2.0, 3.0], max_epochs=3)).run()
     assert (tmp_path / "state.pt").read_bytes() == saved
+
+
+def test_weights_that_are_not_finite_end_a_long_epoch_soon(tmp_path):
+    training = spoiled(Training(tmp_path, [1.0], max_epochs=1))
+    training.trainer.state.epoch_length = 100
+    with pytest.raises(ValueError, match="no longer finite at step 20; no epoch was finished"):
+        training.trainer.run([0] * 100, max_epochs=1)
+    assert not (tmp_path / "state.pt").exists()
