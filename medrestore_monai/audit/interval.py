@@ -1,7 +1,8 @@
 """An interval for the value that a full scan would have, voxel by voxel: split conformal prediction over bins.
 
 The score of a voxel is its error over the local noise of the source and the factor of its bin. Bins divide voxels by
-the edge strength of the result, the smoothed change and the noise. Voxels of one patient are one sample, so every
+the edge strength of the result, the smoothed change and the noise; that of MR, whose unit is arbitrary, in parts of the
+image's 99.9th percentile, so that the interval scales with the image. Voxels of one patient are one sample, so every
 patient's distribution of scores has the same weight. The quantile of their mean is taken at ``(1 - alpha)(K + 1) / K``
 for K patients: the interval then holds at least ``1 - alpha`` of the voxels, on average over patients like those of the
 calibration.
@@ -14,7 +15,8 @@ References:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,9 +31,10 @@ from medrestore_monai.audit.regions import body_mask, smoothed
 from medrestore_monai.audit.volume import Volume
 from medrestore_monai.bundles import Bundle
 from medrestore_monai.files import DataError
+from medrestore_monai.intensity import MR_PERCENTILE
 
 FILE = "interval.json"
-VERSION = 1
+VERSION = 2
 LEAST_PATIENTS = 9  # for 90 %
 _STEP, _BINS = 0.02, 1000  # of the histograms of errors over noise; larger ones count in the last bin
 _LEAST_VOXELS = 100  # of a patient in a bin
@@ -49,6 +52,7 @@ class Calibration:
         level: part of the voxels that the interval holds.
         patients: that it was calibrated on.
         label: what the interval is for, in words.
+        images: that it holds for, in words.
         edges: limits of the bins, by ``edge``, ``change`` and ``noise``.
         factors: half-width over noise, by bin.
         weights_sha256: that it was calibrated for.
@@ -59,6 +63,7 @@ class Calibration:
     level: float
     patients: int
     label: str
+    images: str
     edges: Mapping[str, Sequence[float]]
     factors: np.ndarray
     weights_sha256: str
@@ -110,7 +115,7 @@ class Interval:
         if self.half_width is None or self.calibration is None:
             return {"not_measured": self.figures[0].not_measured}
         one = self.calibration
-        about = {"level": one.level, "kind": one.kind, "patients": one.patients, "for": one.label}
+        about = {"level": one.level, "kind": one.kind, "patients": one.patients, "for": one.label, "images": one.images}
         return {**about, "figures": [figure.as_dict() for figure in self.figures]}
 
 
@@ -158,8 +163,20 @@ def features(
     smooth = gaussian_filter(restored.array, (_EDGE, _EDGE, 0))
     slope = np.gradient(smooth, axis=(0, 1)) if min(smooth.shape[:2]) > 1 else (np.zeros_like(smooth),) * 2
     change = gaussian_filter(restored.array - source.array, (_CHANGE, _CHANGE, 0))
-    values = {"edge": np.hypot(*slope) / scale, "change": np.abs(change) / scale, "noise": scale}
+    values = {
+        "edge": np.hypot(*slope) / scale,
+        "change": np.abs(change) / scale,
+        "noise": scale / _unit_of_bins(source),
+    }
     return scale, values, inside
+
+
+def _unit_of_bins(source: Volume) -> float:
+    """Return the unit of noise in the bins: 1 SUV of PET, the 99.9th percentile of MR, else that of the image."""
+    if source.modality == "MR":
+        upper = float(np.percentile(source.array, MR_PERCENTILE))
+        return upper if upper > 0 else 1.0
+    return 1 / source.suv_factor if source.modality == "PT" and source.suv_factor else 1.0
 
 
 def _bins(values: Mapping[str, np.ndarray], edges: Mapping[str, Sequence[float]]) -> tuple[np.ndarray, ...]:
@@ -185,7 +202,12 @@ def errors_of(source: Volume, restored: Volume, label: Volume, noise: Noise) -> 
 
 
 def calibrate(
-    patients: Sequence[Errors], label: str, weights_sha256: str, settings: Mapping[str, Any], level: float = 0.9
+    patients: Sequence[Errors],
+    label: str,
+    weights_sha256: str,
+    settings: Mapping[str, Any],
+    level: float = 0.9,
+    images: str = "images like those of the calibration",
 ) -> Calibration:
     """Calibrate the intervals on patients that no one trained or chose on.
 
@@ -195,6 +217,7 @@ def calibrate(
         weights_sha256: of the weights.
         settings: of the restoration.
         level: part of the voxels to hold.
+        images: of the patients, in words: those that the interval holds for.
 
     Raises:
         ValueError: there are fewer than two patients, or the level is not in (0, 1).
@@ -213,7 +236,7 @@ def calibrate(
     count = len(patients)
     wanted = level * (count + 1) / count
     scale = _quantile(scores, wanted if wanted <= 1 else level)
-    return Calibration(level, count, label, edges, factors * scale, weights_sha256, dict(settings))
+    return Calibration(level, count, label, images, edges, factors * scale, weights_sha256, dict(settings))
 
 
 def coverage_of(one: Errors, calibration: Calibration) -> float:
@@ -284,20 +307,35 @@ def read_calibration(bundle: Bundle, modality: str) -> Calibration | None:
     path = bundle.root / "docs" / FILE
     if not path.is_file():
         return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["version"] != VERSION:
-            raise ValueError
-        found = content["modalities"].get(modality)
+    with _damage_named(path):
+        found = _modalities(path).get(modality)
         return None if found is None else Calibration(**{**found, "factors": np.array(found["factors"], dtype=float)})
-    except (ValueError, TypeError, KeyError):
-        raise DataError(f"{path} is no calibration of intervals of this version: remove it.") from None
 
 
 def write_calibration(path: Path, modality: str, calibration: Calibration) -> None:
-    """Write a calibration; other modalities in the file stay."""
-    content: dict[str, Any] = {"version": VERSION, "modalities": {}}
+    """Write a calibration; other modalities in the file stay.
+
+    Raises:
+        DataError: the file is damaged, or of another version.
+    """
+    modalities: dict[str, Any] = {}
     if path.is_file():
-        content = json.loads(path.read_text(encoding="utf-8"))
-    content["modalities"][modality] = calibration.as_dict()
+        with _damage_named(path):
+            modalities = _modalities(path)
+    content = {"version": VERSION, "modalities": {**modalities, modality: calibration.as_dict()}}
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _modalities(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content["version"] != VERSION:
+        raise ValueError
+    return dict(content["modalities"])
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise DataError(f"{path} is no calibration of intervals of this version: remove it.") from None

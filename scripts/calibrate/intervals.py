@@ -1,13 +1,15 @@
-"""Calibrate the intervals of a bundle on people that no one trained or chose on: its ``docs/interval.json``.
+r"""Calibrate the intervals of a bundle on people that no one trained or chose on: its ``docs/interval.json``.
 
-    python scripts/calibrate/intervals.py --bundle ct_denoise_restore_rwkv --data DATA -o interval.json
-    python scripts/calibrate/intervals.py --bundle all_in_one_restore_rwkv --modality CT --data DATA -o out.json
+    python scripts/calibrate/intervals.py --bundle ct_denoise_restore_rwkv --data DATA \
+        --images "CT at a quarter of the dose, simulated" -o interval.json
+    python scripts/calibrate/intervals.py --bundle all_in_one_restore_rwkv --modality CT --data DATA \
+        --images "CT at a quarter of the dose, simulated" -o out.json
 
 DATA is laid out as for a training, with the parts of ``scripts/train/splits.csv``: clean images, which are degraded as
-the bundle's ``evaluate.json`` says. The patients of ``--part`` are restored and calibrated on; those of ``--check``
-show how many of their voxels the intervals hold, which goes into the file and belongs into the card. Patients whose
-noise cannot be measured are left out and named. Nine or more are needed for a promise of 90 %; of fewer, the intervals
-are called empirical.
+the bundle's ``evaluate.json`` says; ``--images`` puts that into words for the reports. The patients of ``--part`` are
+restored and calibrated on; those of ``--check`` show how many of their voxels the intervals hold, which goes into the
+file and belongs into the card. Patients whose noise cannot be measured are left out and named. Nine or more are needed
+for a promise of 90 %; of fewer, the intervals are called empirical.
 """
 
 import argparse
@@ -75,6 +77,7 @@ def main() -> None:
     parser.add_argument("--check", help="part of the patients that the coverage is measured on")
     parser.add_argument("--level", type=float, default=0.9)
     parser.add_argument("--slices", type=int, help="use so many slices of each part, evenly spread")
+    parser.add_argument("--images", required=True, help="those that the intervals hold for, in words")
     parser.add_argument("--set", action="append", default=[], help="a setting, NAME=VALUE, of evaluate.json")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
@@ -87,7 +90,7 @@ def main() -> None:
         return [joined(parts) for parts in patients_of(model, options.data, part, options.slices).values()]
 
     weights = bundle.metadata["weights_sha256"]
-    found = calibrate(read(options.part), LABEL, weights, settings_of_result(bundle, {}), options.level)
+    found = calibrate(read(options.part), LABEL, weights, settings_of_result(bundle, {}), options.level, options.images)
     if options.check:
         held = [coverage_of(one, found) for one in read(options.check)]
         coverage = {"patients": len(held), "mean": round(float(np.mean(held)), 4), "worst": round(min(held), 4)}

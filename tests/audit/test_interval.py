@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -14,10 +15,13 @@ from medrestore_monai.audit.interval import (
     Errors,
     calibrate,
     coverage_of,
+    errors_of,
+    measure_interval,
     read_calibration,
     settings_of_result,
     write_calibration,
 )
+from medrestore_monai.audit.noise import measure_noise
 from medrestore_monai.audit.writing import write_audit
 from medrestore_monai.bundles import find_bundle
 
@@ -60,6 +64,30 @@ def test_the_quantile_is_taken_above_the_level_and_few_patients_promise_nothing(
         calibrate([same], "label", "", {})
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("modality", "suv_factor"), [("MR", None), ("PT", 1e-4)])
+def test_they_scale_with_an_image_whose_unit_is_arbitrary(modality, suv_factor):
+    clean = body_phantom((150, 141))[..., None] + 1000
+    noise, _, _ = correlated_noise(clean.shape, SPACING[0], 0.4, 15.0, seed=1)
+    parts = [np.maximum(clean + part * noise * (clean > 100), 0) for part in (1.0, 0.4)]
+    found, errors = [], []
+    for scale in (1.0, 0.1):
+        factor = None if suv_factor is None else suv_factor / scale
+        source, restored = (Volume(scale * one, modality, SPACING, suv_factor=factor) for one in parts)
+        measured = measure_noise(source, source)
+        errors.append(errors_of(source, restored, source, measured))
+        if not found:
+            calibration = replace(
+                calibrate([errors[0]] * 2, "label", "", {}), factors=np.arange(1, 37.0).reshape(4, 3, 3)
+            )
+        found.append(measure_interval(source, restored, measured, calibration).half_width)
+    assert np.quantile(found[0][found[0] > 0], 0.9) > 2 * np.quantile(found[0][found[0] > 0], 0.1)
+    # a voxel at the limit of a bin may fall to its other side
+    assert np.isclose(found[1], 0.1 * found[0], rtol=1e-3, atol=1e-6).mean() > 0.999
+    for name, values in errors[0].values.items():
+        np.testing.assert_allclose(errors[1].values[name], values, rtol=0.01, atol=1e-4)
+
+
 @pytest.fixture
 def bundle(tmp_path):
     root = tmp_path / "ct_denoise_restore_rwkv"
@@ -81,7 +109,7 @@ def test_a_report_has_the_interval_of_its_settings_and_weights_only(bundle, tmp_
     weights, settings = bundle.metadata["weights_sha256"], settings_of_result(bundle, {})
     assert settings["strength"] == 1.0
     assert "hu_offset" not in settings
-    found = calibrate([patient(seed) for seed in range(12)], "the label", weights, settings)
+    found = calibrate([patient(seed) for seed in range(12)], "the label", weights, settings, images="such images")
     assert read_calibration(bundle, "CT") is None
     write_calibration(bundle.root / "docs" / "interval.json", "CT", found)
     assert (bundle.root / "docs" / "interval.json").stat().st_size < 4000
@@ -102,6 +130,8 @@ def test_a_report_has_the_interval_of_its_settings_and_weights_only(bundle, tmp_
         float(np.median(half.get_fdata()[half.get_fdata() > 0])), rel=0.01
     )
 
+    assert report["images"] == "such images"
+
     for options, reason in (
         ({}, "settings of this result are unknown"),
         ({"settings": {"strength": 0.5}}, "calibrated for strength 1.0 and not 0.5"),
@@ -115,9 +145,14 @@ def test_a_report_has_the_interval_of_its_settings_and_weights_only(bundle, tmp_
 
 
 def test_a_damaged_file_is_named(bundle):
-    (bundle.root / "docs" / "interval.json").write_text('{"version": 9}')
-    with pytest.raises(ValueError, match=r"interval\.json is no calibration"):
-        read_calibration(bundle, "CT")
+    path = bundle.root / "docs" / "interval.json"
+    for content in ('{"version": 9}', '{"version": 1, "modalities": {}}', "[1]", '{"version": 2, "modalities": [1]}'):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=r"interval\.json is no calibration"):
+            read_calibration(bundle, "CT")
+        with pytest.raises(ValueError, match=r"interval\.json is no calibration"):
+            write_calibration(path, "CT", calibrate([patient(1), patient(2)], "label", "", {}))
+        assert path.read_text() == content
 
 
 def test_other_names_of_settings_are_those_of_the_header():

@@ -108,7 +108,7 @@ def done():
     restored[60:68, 50:58, 1] += 150
     pair = (Volume(source, "CT", SPACING, affine=SAGITTAL), Volume(restored, "CT", SPACING, affine=SAGITTAL))
     found = audit(*pair, bundle="ct_denoise_restore_rwkv")
-    calibration = Calibration(0.9, 10, "label", {}, np.ones(1), "", {})
+    calibration = Calibration(0.9, 10, "label", "images", {}, np.ones(1), "", {})
     half = np.abs(noise).astype(np.float32)
     return replace(found, interval=replace(found.interval, calibration=calibration, half_width=half))
 
