@@ -18,7 +18,7 @@ from medrestore_monai.audit.gain import Gain, measure_gain
 from medrestore_monai.audit.interval import Interval, measure_interval, read_calibration, settings_of_result
 from medrestore_monai.audit.noise import Noise, measure_noise
 from medrestore_monai.audit.reading import bundle_of, read_pair
-from medrestore_monai.audit.scope import Scope, measure_scope
+from medrestore_monai.audit.scope import OUT, Scope, measure_scope
 from medrestore_monai.audit.sharpness import Sharpness, measure_sharpness
 from medrestore_monai.audit.threshold import threshold_of
 from medrestore_monai.audit.verdict import Verdict, judge
@@ -160,7 +160,7 @@ def audit(
     bias = timed("bias", lambda: measure_bias(first, second))
     scope = timed("scope", lambda: scope_of(first, found))
     faithfulness = timed("faithfulness", lambda: measure_faithfulness(first, second, noise, threshold))
-    interval = timed("interval", lambda: _interval(first, second, noise, found, settings))
+    interval = timed("interval", lambda: _interval(first, second, noise, found, settings, scope))
     verdict = judge(noise.figures, sharpness.figures, gain.figures, bias, scope, faithfulness)
     provenance = _provenance(second, found, threshold)
     measured = (noise, sharpness, gain, bias, scope, faithfulness, interval)
@@ -168,7 +168,12 @@ def audit(
 
 
 def _interval(
-    source: Volume, restored: Volume, noise: Noise, bundle: Bundle | None, settings: Mapping[str, Any] | None
+    source: Volume,
+    restored: Volume,
+    noise: Noise,
+    bundle: Bundle | None,
+    settings: Mapping[str, Any] | None,
+    scope: Scope,
 ) -> Interval:
     calibration = None if bundle is None else read_calibration(bundle, source.modality)
     if bundle is None or calibration is None:
@@ -176,7 +181,10 @@ def _interval(
     given = restored.about.get("settings") if settings is None else settings
     known = None if given is None else settings_of_result(bundle, given)
     weights = restored.about.get("weights_sha256") or bundle.metadata.get("weights_sha256", "")
-    return measure_interval(source, restored, noise, calibration, calibration.why_void(weights, known))
+    void = calibration.why_void(weights, known)
+    if not void and scope.state == OUT:
+        void = "the image is out of the scope of the training"
+    return measure_interval(source, restored, noise, calibration, void)
 
 
 def scope_of(source: Volume, bundle: Bundle | None) -> Scope:

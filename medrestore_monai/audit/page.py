@@ -13,6 +13,7 @@ import numpy as np
 from medrestore_monai.audit.audit import Audit
 from medrestore_monai.audit.display import Z_RANGE, Display, make_display
 from medrestore_monai.audit.display_volume import VolumeDisplay, is_volume, make_volume_display
+from medrestore_monai.audit.interval import Interval
 from medrestore_monai.audit.plots import Curve, Plot
 
 _LIGHTS = {
@@ -26,9 +27,14 @@ _SHARPNESS = (
     "signal gain compares the structure of all patches, 1 where it is kept."
 )
 _BIAS = "What a restoration must not move, measured in the same voxels before and after."
-_INTERVAL = (
-    "The value of a full scan, with its noise, lies in the result plus or minus the half-width for the stated part of "
-    "the voxels, on average over patients like those of the calibration. Other scanners and tissues are not promised."
+_INTERVAL = "Where a full scan would lie, voxel by voxel: only of bundles that were calibrated for it."
+_CONFORMAL = (
+    "Conformal: it holds at least {level:.0f} % of the voxels, on average over patients like the {patients} of the "
+    "calibration. Nothing is promised for one patient, one tissue or another scanner."
+)
+_EMPIRICAL = (
+    "Empirical, without a guarantee: it comes from {patients} patients, of whom it holds about {level:.0f} % of the "
+    "voxels. It may hold fewer of this one."
 )
 _FAITHFULNESS = (
     "Where the result differs from the source by more than noise explains, structure was added or removed. Details "
@@ -129,11 +135,20 @@ def _sections(audit: Audit) -> list[dict[str, Any]]:
         ("Noise", _NOISE, _noise_plots(audit), audit.noise.figures, []),
         ("Sharpness", _SHARPNESS, _sharpness_plots(audit), [*audit.sharpness.figures, *audit.gain.figures], []),
         ("Bias", _BIAS, [], audit.bias, []),
-        ("Interval", _INTERVAL, [], audit.interval.figures, []),
+        ("Interval", _interval_text(audit.interval), [], audit.interval.figures, []),
         ("Faithfulness", _FAITHFULNESS, [], audit.faithfulness.figures, audit.faithfulness.flags),
     ]
     names = ("title", "text", "plots", "figures", "flags")
     return [dict(zip(names, part, strict=True)) for part in parts]
+
+
+def _interval_text(interval: Interval) -> str:
+    one = interval.calibration
+    if one is None:
+        return _INTERVAL
+    kind = _CONFORMAL if one.kind == "conformal" else _EMPIRICAL
+    about = f"The result plus or minus the half-width is an interval for {one.label}. It is only for {one.images}."
+    return f"{about} {kind.format(level=100 * one.level, patients=one.patients)}"
 
 
 def _noise_plots(audit: Audit) -> list[Plot]:

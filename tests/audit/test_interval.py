@@ -1,6 +1,7 @@
 """Intervals: they hold on new patients, scale with the noise, and are void for anything else."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from noise_fields import correlated_noise
 from phantoms import body_phantom
+from tiny_bundle import edit_json
 
 from medrestore_monai.audit import Volume, audit
 from medrestore_monai.audit.interval import (
@@ -22,6 +24,7 @@ from medrestore_monai.audit.interval import (
     write_calibration,
 )
 from medrestore_monai.audit.noise import measure_noise
+from medrestore_monai.audit.page import render_page
 from medrestore_monai.audit.writing import write_audit
 from medrestore_monai.bundles import find_bundle
 
@@ -94,6 +97,8 @@ def bundle(tmp_path):
     original = find_bundle("ct_denoise_restore_rwkv").root
     shutil.copytree(original, root, ignore=shutil.ignore_patterns("models", "*.png", "*.jpg"))
     (root / "models").mkdir()
+    trained = {"modalities": {"CT": {"unit": "HU", "pixel_mm": [0.5, 1.5]}}}
+    edit_json(root / "configs" / "metadata.json", lambda content: content.update(trained_on=trained))
     return find_bundle(str(root))
 
 
@@ -102,6 +107,10 @@ def images():
     noise, _, _ = correlated_noise(clean.shape, SPACING[0], 0.4, 15.0, seed=1)
     inside = clean > -900
     return [Volume(clean + part * noise * inside, "CT", SPACING) for part in (1.0, 0.4)]
+
+
+def text_of(done):
+    return re.sub(r"<[^>]*>|\s+", " ", render_page(done))
 
 
 @pytest.mark.slow
@@ -131,6 +140,18 @@ def test_a_report_has_the_interval_of_its_settings_and_weights_only(bundle, tmp_
     )
 
     assert report["images"] == "such images"
+    page = text_of(done)
+    assert "an interval for the label. It is only for such images. Conformal: it holds at least 90 %" in page
+    assert "patients like the 12 of the calibration" in page
+    few = replace(done, interval=replace(done.interval, calibration=replace(found, patients=5)))
+    assert "Empirical, without a guarantee: it comes from 5 patients" in text_of(few)
+    assert "Conformal:" not in text_of(few)
+
+    far = [replace(one, spacing=(2.0, 2.0, 2.5)) for one in pair]
+    outside = audit(*far, bundle=bundle, settings={})
+    assert outside.interval.half_width is None
+    assert "out of the scope of the training" in outside.as_dict()["interval"]["not_measured"]
+    assert "Empirical" not in text_of(outside)
 
     for options, reason in (
         ({}, "settings of this result are unknown"),
