@@ -60,6 +60,10 @@ def slices_of(
     return found
 
 
+def is_measured(noise: Noise) -> bool:
+    return bool(noise.spectra) and noise.spectra["before"].area > 0
+
+
 def count_flags(z: np.ndarray, threshold: float) -> int:
     if np.abs(z).max() <= threshold:
         return 0
@@ -111,7 +115,7 @@ def check(
     counts = {one: {"slices": 0, "flags": 0, "planted": 0, "inventions_found": 0, "erasures_found": 0} for one in tried}
     for number, (_, image, result, clean) in enumerate(found):
         noise = measure_noise(image, image)
-        if not noise.spectra or not noise.spectra["before"].area > 0:
+        if not is_measured(noise):
             continue
         diameter, disc = disc_of(noise, image.pixel)
         size = noise_map(image, noise, noise.spectra["before"])[..., 0]
@@ -123,7 +127,7 @@ def check(
             "flags": (spectrum, *change_map(image, result, noise, spectrum)),
             "inventions_found": (spectrum, *change_map(image, invented, noise, spectrum)),
         }
-        if of_erased.spectra:
+        if is_measured(of_erased):
             seen = of_erased.spectra["before"]
             maps["erasures_found"] = (seen, *change_map(erased, result, of_erased, seen))
         for rule, one in counts.items():
@@ -165,7 +169,7 @@ def main() -> None:
     people: dict[str, list[dict[float, int]]] = {}
     for patient, image, result, _ in read(options.part):
         noise = measure_noise(image, image)
-        if noise.spectra:
+        if is_measured(noise):
             people.setdefault(patient, []).append(flags_by_share(image, result, noise))
     share = choose_share(list(people.values()))
     slices = sum(map(len, people.values()))
