@@ -10,7 +10,8 @@ value at least.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from medrestore_monai.bundles import Bundle
 from medrestore_monai.files import DataError
 
 FILE = "change.json"
-VERSION = 1
+VERSION = 2
 MOST_FLAGS = 0.1  # per clean slice of the people that it is tuned on: half of what is to hold for others
 LEAST = 4.0  # threshold, whatever the share
 LEAST_DIAMETER, GRAINS, DEVIATIONS = 4.0, 3.0, 3.0  # mm, noise grains and noise standard deviations of the disc
@@ -67,8 +68,8 @@ def choose_share(flags: Sequence[Sequence[Mapping[float, int]]]) -> float:
 
 
 def shares() -> list[float]:
-    """Return those that are tried: 0, 0.05, ... 0.6."""
-    return [round(_STEP * step, 2) for step in range(round(_MOST / _STEP) + 1)]
+    """Return those that are tried: 0.05, 0.1, ... 0.6."""
+    return [round(_STEP * step, 2) for step in range(1, round(_MOST / _STEP) + 1)]
 
 
 def threshold_at(share: float, spectrum: Spectrum, pixel: tuple[float, float]) -> float:
@@ -98,23 +99,46 @@ def threshold_of(
     path = None if bundle is None else bundle.root / "docs" / FILE
     if bundle is None or path is None or not path.is_file() or spectrum is None or not spectrum.area > 0:
         return THRESHOLD
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["version"] != VERSION:
-            raise ValueError
-        found = content["modalities"].get(modality)
-        own = weights_sha256 or bundle.metadata.get("weights_sha256", "")
-        if found is None or found["weights_sha256"] != own:
-            return THRESHOLD
-        return threshold_at(float(found["share"]), spectrum, pixel)
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise DataError(f"{path} has no thresholds of this version: remove it.") from None
+    share = _share(path, modality, weights_sha256 or bundle.metadata.get("weights_sha256", ""))
+    return THRESHOLD if share is None else threshold_at(share, spectrum, pixel)
 
 
 def write_threshold(path: Path, modality: str, found: Mapping[str, Any]) -> None:
-    """Write a threshold with what is known of it; other modalities in the file stay."""
-    content: dict[str, Any] = {"version": VERSION, "modalities": {}}
+    """Write a threshold with what is known of it; other modalities in the file stay.
+
+    Raises:
+        DataError: the file is damaged, or of another version.
+    """
+    modalities: dict[str, Any] = {}
     if path.is_file():
-        content = json.loads(path.read_text(encoding="utf-8"))
-    content["modalities"][modality] = dict(found)
+        with _damage_named(path):
+            modalities = _modalities(path)
+    content = {"version": VERSION, "modalities": {**modalities, modality: dict(found)}}
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _share(path: Path, modality: str, weights_sha256: str) -> float | None:
+    """Return the share of a file for a modality, ``None`` if there is none for these weights."""
+    with _damage_named(path):
+        found = _modalities(path).get(modality)
+        if found is None or found["weights_sha256"] != weights_sha256:
+            return None
+        share = float(found["share"])
+        if not 0 < share <= 1:
+            raise ValueError
+        return share
+
+
+def _modalities(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content["version"] != VERSION:
+        raise ValueError
+    return dict(content["modalities"])
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise DataError(f"{path} has no thresholds of this version: remove it.") from None

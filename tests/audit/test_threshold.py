@@ -14,6 +14,7 @@ from medrestore_monai.audit.threshold import (
     write_threshold,
 )
 from medrestore_monai.bundles import open_bundle
+from medrestore_monai.files import DataError
 
 PIXEL = (0.8, 0.8)
 
@@ -65,6 +66,28 @@ def test_a_bundle_has_its_threshold_for_its_weights_and_modality(tmp_path):
     assert threshold_of(bundle, "CT", "", *noise) == threshold_of(bundle, "CT", own, *noise) == pytest.approx(expected)
     assert threshold_of(bundle, "CT") == 5  # the noise could not be measured
     assert threshold_of(bundle, "CT", "0" * 64, *noise) == threshold_of(bundle, "MR", "", *noise) == 5
-    path.write_text('{"version": 9}')
-    with pytest.raises(ValueError, match=r"change\.json has no thresholds of this version"):
-        threshold_of(bundle, "CT", "", *noise)
+
+
+def test_a_damaged_file_is_named_and_not_written_to(tmp_path):
+    bundle = open_bundle(make_tiny_bundle(tmp_path), trust_bundle=True, configs=())
+    path, own = bundle.root / "docs" / "change.json", bundle.metadata["weights_sha256"]
+    for content in ('{"version": 9}', '{"version": 1, "modalities": {}}', "[1]", '{"version": 2, "modalities": [1]}'):
+        path.write_text(content)
+        with pytest.raises(DataError, match=r"change\.json has no thresholds of this version"):
+            threshold_of(bundle, "CT", "", white(), PIXEL)
+        with pytest.raises(DataError, match="no thresholds of this version"):
+            write_threshold(path, "CT", {"share": 0.5, "weights_sha256": own})
+        assert path.read_text() == content
+    for share in (0, -0.1, 1.01, float("nan"), float("inf"), "much", None):
+        path.unlink()
+        write_threshold(path, "CT", {"share": share, "weights_sha256": own})
+        with pytest.raises(DataError, match="no thresholds of this version"):
+            threshold_of(bundle, "CT", "", white(), PIXEL)
+
+
+def test_an_error_of_the_computation_is_not_taken_for_a_damaged_file(tmp_path):
+    bundle = open_bundle(make_tiny_bundle(tmp_path), trust_bundle=True, configs=())
+    share = {"share": 0.5, "weights_sha256": bundle.metadata["weights_sha256"]}
+    write_threshold(bundle.root / "docs" / "change.json", "CT", share)
+    with pytest.raises(TypeError):
+        threshold_of(bundle, "CT", "", white(), None)
