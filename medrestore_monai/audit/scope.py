@@ -92,7 +92,7 @@ class Scope:
         reasons = f": {'; '.join(self.reasons)}" if self.reasons else ""
         unknown = [one.name for one in self.features if one.state == UNKNOWN]
         more = f" (not compared: {', '.join(unknown)})" if unknown else ""
-        score = f", score {self.score:.2g} of at most {self.limit:.2g}" if self.score else ""
+        score = f", score {self.score:.3g} of at most {self.limit:.3g}" if self.score else ""
         return f"Scope of the training: {self.state}{score}{reasons}{more}."
 
     def as_dict(self) -> dict[str, Any]:

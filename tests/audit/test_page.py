@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from medrestore_monai.audit import Volume, audit
 from medrestore_monai.audit.display import make_display
 from medrestore_monai.audit.page import render_page
 from medrestore_monai.audit.plots import Curve, Plot, ticks
+from medrestore_monai.audit.scope import Feature, Scope
 
 SPACING = (1.2, 1.2, 2.5)
 
@@ -51,6 +53,21 @@ def test_the_page_shows_every_figure_its_unit_and_the_reasons(done):
     for word in (report["verdict"]["light"].capitalize(), report["provenance"]["weights_sha256"]):
         assert word in page
     assert page.count('<svg viewBox="0 0 460') >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("distance", "p"), [(0.0, "100"), (1.49, "43"), (1.53, "14")], ids=["all of them", "three of seven", "one"]
+)
+def test_the_page_tells_a_score_from_its_limit_and_how_rare_it_is(done, distance, p):
+    scope = Scope("in", [Feature("pixel size", "0.4 mm", "0.5 mm", "in", distance)], 1.49, [1.5, 1.49, 1, 0, 0, 0])
+    page = render_page(replace(done, scope=scope))
+    assert f"Combined score: {distance:g}, where more than 1.49 is out" in page
+    assert f"Among 6 people like the training's, a score as large has a chance of {p} %." in page
+    if distance:
+        assert f"<td>{distance}</td>" in page
+    rare = Scope("out", scope.features, 1.0, [0.0] * 40)
+    assert ("chance of 2.4 %." in render_page(replace(done, scope=rare))) == (distance > 0)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 from noise_fields import correlated_noise
 from phantoms import body_phantom
 
-from medrestore_monai.audit.scope import limit_of, measure_scope
+from medrestore_monai.audit.scope import Feature, Scope, limit_of, measure_scope
 from medrestore_monai.audit.volume import Volume
 from medrestore_monai.bundles import find_bundle
 
@@ -111,6 +111,11 @@ def test_people_like_the_trainings_decide_what_is_out(side, state, p):
     assert scope.p == pytest.approx(p)
     assert scope.as_dict()["people"] == 19
     assert json.dumps(scope.as_dict(), allow_nan=False)
+
+
+def test_the_line_tells_a_score_from_its_limit():
+    scope = Scope("out", [Feature("pixel size", "0.4 mm", "0.5 to 1.5 mm", "out", 1.53)], 1.49, [1.49])
+    assert "out, score 1.53 of at most 1.49" in scope.line
 
 
 def test_at_most_five_percent_are_above_the_limit():
