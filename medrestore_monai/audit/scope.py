@@ -15,6 +15,7 @@ import numpy as np
 
 from medrestore_monai.audit.volume import Volume, chosen_slices
 from medrestore_monai.classical import noise_level
+from medrestore_monai.files import DataError
 from medrestore_monai.intensity import INTENSITY_RANGES, choose_range, scale_to_unit
 
 IN, NEAR, OUT, UNKNOWN = "in", "near the edge", "out", "unknown"
@@ -115,6 +116,9 @@ def measure_scope(source: Volume, trained_on: Mapping[str, Any], neighbors: bool
         "out" where a feature is of another kind, or lies further beyond its range than 95 % of people like the
         training's, and at least by a margin: 10 % of the range's end, of noise 50 %. "Near the edge" where one lies
         less far beyond it.
+
+    Raises:
+        DataError: a score of the people like the training's is not finite.
     """
     modalities = trained_on.get("modalities", {})
     if not modalities:
@@ -124,6 +128,8 @@ def measure_scope(source: Volume, trained_on: Mapping[str, Any], neighbors: bool
     if block is None:
         return Scope(OUT, [Feature("modality", source.modality, known, OUT, _FARTHEST)])
     people = tuple(float(one) for one in block.get("scope_scores", ()))
+    if not all(np.isfinite(people)):
+        raise DataError(f"the scope_scores of {source.modality} in the bundle's metadata must be finite numbers.")
     limit = limit_of(people)
     features = [Feature("modality", source.modality, known, IN), _unit(source, block)]
     features.append(_range("pixel size", source.pixel, block.get("pixel_mm"), source.length))

@@ -95,7 +95,12 @@ def test_odd_cards_give_one_sentence(guest, name, monkeypatch):
 
 
 def test_a_damaged_scope_of_the_training_gives_one_sentence(guest):
-    for trained_on in ([1], {"modalities": {"CT": 3}}, {"modalities": {"CT": {"pixel_mm": ["a"]}}}):
+    for trained_on in (
+        [1],
+        {"modalities": {"CT": 3}},
+        {"modalities": {"CT": {"pixel_mm": ["a"]}}},
+        *({"modalities": {"CT": {"scope_scores": [0.5, one]}}} for one in (float("nan"), float("inf"), "nan", "a")),
+    ):
         card(lambda content, value=trained_on: content.update(trained_on=value))(guest)
         result = medrestore("audit", "a.npy", "a.npy", "-o", "audit", "--bundle", guest)
         assert result.exit_code == 3, result.output
