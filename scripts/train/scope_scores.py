@@ -12,6 +12,7 @@ furthest out. Run it after ``trained_on.py``, which writes the block anew.
 
 import argparse
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -87,6 +88,12 @@ def score_of(person: Person, modality: str, block: Mapping[str, Any], neighbors:
     return worst.score or 0.0
 
 
+def rounded_up(score: float) -> float:
+    """Return a score in three significant digits, at least as large, so that nobody is above the own limit."""
+    near = float(f"{score:.3g}")
+    return near if near >= score else float(f"{score + 10 ** (math.floor(math.log10(score)) - 2):.3g}")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle")
@@ -109,7 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for part in filter(None, options.also.split(",")):
         others = read_people(bundle, modality, options.data, part).values()
         scores += [score_of(one, modality, block, neighbors) for one in others]
-    block["scope_scores"] = sorted((float(f"{one:.3g}") for one in scores), reverse=True)
+    scores = sorted(map(rounded_up, scores), reverse=True)
+    block["scope_scores"] = scores
     limit = limit_of(scores)
     beyond = sum(one > limit for one in scores)
     print(

@@ -33,3 +33,10 @@ def test_nobody_widens_the_ranges_that_judge_them(script):
     assert script.score_of(people[2], "PT", BLOCK, False) == 0
     assert script.score_of(people[2], "PT", block, False) == pytest.approx(2.5)  # 25 % above, of a margin of 10 %
     assert script.without({"unit": "SUV"}, people) == {"unit": "SUV"}
+
+
+@pytest.mark.parametrize(
+    ("score", "expected"), [(0.0, 0.0), (1.041, 1.05), (1.04, 1.04), (0.07141, 0.0715), (9.999, 10.0), (10.0, 10.0)]
+)
+def test_scores_are_rounded_up_so_that_the_limit_holds_for_what_it_comes_from(script, score, expected):
+    assert script.rounded_up(score) == expected >= score
