@@ -58,7 +58,7 @@ def measure(source: Path, output: Path) -> None:
         slices=slices,
         frequency=frequency,
         power=power,
-        figures=[spectrum.area, spectrum.mean_frequency, spectrum.peak],
+        figures=[spectrum.area, spectrum.mean_frequency],
         transfer=[transfer.frequency, transfer.gain],
         halves=[transfer.at(0.5), transfer.at(0.1)],
     )
@@ -73,12 +73,12 @@ def detrended(square: np.ndarray) -> np.ndarray:
 
 
 def rings_of(power: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the frequency of each cell of a centered spectrum, in 1/mm, and the means over the audit's rings."""
     axis = np.fft.fftshift(np.fft.fftfreq(SIDE, PIXEL))
     radius = np.hypot(*np.meshgrid(axis, axis, indexing="ij"))
-    ring = np.rint(radius * SIDE * PIXEL).astype(int)
-    return radius, np.bincount(ring.ravel(), power.ravel())[: SIDE // 2 + 1] / np.bincount(ring.ravel())[
-        : SIDE // 2 + 1
-    ]
+    ring = np.rint(radius * SIDE * PIXEL).astype(int).ravel()
+    means = np.bincount(ring, power.ravel()) / np.bincount(ring)
+    return radius, means[: SIDE // 2 + 1]
 
 
 def edge_spread(image: np.ndarray) -> np.ndarray:
