@@ -58,7 +58,9 @@ def test_all_studies_are_restored_and_the_scheduler_keeps_no_bundle(job, live):
     assert notes.messages == []
     assert {record["outcome"] for record in records} == {"restored"}
     for record in records:
-        np.testing.assert_array_equal(np.load(record["output"]), job.restorer(np.load(record["source"])))
+        # MKL may round differently from thread to thread
+        expected = job.restorer(np.load(record["source"]))
+        np.testing.assert_allclose(np.load(record["output"]), expected, rtol=0, atol=4e-3)  # 1e-6 of the range, in HU
     assert ours(live) == []
     assert not live.scheduler.tasks
 
