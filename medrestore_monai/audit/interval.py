@@ -15,8 +15,7 @@ References:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,13 +23,13 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from medrestore_monai.audit.calibrated import damage_named, read_modalities, write_modality
 from medrestore_monai.audit.faithfulness import noise_map
 from medrestore_monai.audit.figures import Figure
 from medrestore_monai.audit.noise import Noise
 from medrestore_monai.audit.regions import body_mask, smoothed
 from medrestore_monai.audit.volume import Volume
 from medrestore_monai.bundles import Bundle
-from medrestore_monai.files import DataError
 from medrestore_monai.intensity import MR_PERCENTILE
 
 FILE = "interval.json"
@@ -307,8 +306,8 @@ def read_calibration(bundle: Bundle, modality: str) -> Calibration | None:
     path = bundle.root / "docs" / FILE
     if not path.is_file():
         return None
-    with _damage_named(path):
-        found = _modalities(path).get(modality)
+    with damage_named(path):
+        found = read_modalities(path, VERSION).get(modality)
         return None if found is None else Calibration(**{**found, "factors": np.array(found["factors"], dtype=float)})
 
 
@@ -318,24 +317,4 @@ def write_calibration(path: Path, modality: str, calibration: Calibration) -> No
     Raises:
         DataError: the file is damaged, or of another version.
     """
-    modalities: dict[str, Any] = {}
-    if path.is_file():
-        with _damage_named(path):
-            modalities = _modalities(path)
-    content = {"version": VERSION, "modalities": {**modalities, modality: calibration.as_dict()}}
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def _modalities(path: Path) -> dict[str, Any]:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content["version"] != VERSION:
-        raise ValueError
-    return dict(content["modalities"])
-
-
-@contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise DataError(f"{path} is no calibration of intervals of this version: remove it.") from None
+    write_modality(path, VERSION, modality, calibration.as_dict())

@@ -9,18 +9,16 @@ value at least.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from medrestore_monai.audit.calibrated import damage_named, read_modalities, write_modality
 from medrestore_monai.audit.faithfulness import THRESHOLD, WIDTHS, noise_spread
 from medrestore_monai.audit.spectrum import Spectrum
 from medrestore_monai.bundles import Bundle
-from medrestore_monai.files import DataError
 
 FILE = "change.json"
 VERSION = 2
@@ -109,36 +107,16 @@ def write_threshold(path: Path, modality: str, found: Mapping[str, Any]) -> None
     Raises:
         DataError: the file is damaged, or of another version.
     """
-    modalities: dict[str, Any] = {}
-    if path.is_file():
-        with _damage_named(path):
-            modalities = _modalities(path)
-    content = {"version": VERSION, "modalities": {**modalities, modality: dict(found)}}
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_modality(path, VERSION, modality, found)
 
 
 def _share(path: Path, modality: str, weights_sha256: str) -> float | None:
     """Return the share of a file for a modality, ``None`` if there is none for these weights."""
-    with _damage_named(path):
-        found = _modalities(path).get(modality)
+    with damage_named(path):
+        found = read_modalities(path, VERSION).get(modality)
         if found is None or found["weights_sha256"] != weights_sha256:
             return None
         share = float(found["share"])
         if not 0 < share <= 1:
             raise ValueError
         return share
-
-
-def _modalities(path: Path) -> dict[str, Any]:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content["version"] != VERSION:
-        raise ValueError
-    return dict(content["modalities"])
-
-
-@contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise DataError(f"{path} has no thresholds of this version: remove it.") from None

@@ -169,9 +169,9 @@ def test_a_damaged_file_is_named(bundle):
     path = bundle.root / "docs" / "interval.json"
     for content in ('{"version": 9}', '{"version": 1, "modalities": {}}', "[1]", '{"version": 2, "modalities": [1]}'):
         path.write_text(content)
-        with pytest.raises(ValueError, match=r"interval\.json is no calibration"):
+        with pytest.raises(ValueError, match=r"interval\.json is damaged or of another version"):
             read_calibration(bundle, "CT")
-        with pytest.raises(ValueError, match=r"interval\.json is no calibration"):
+        with pytest.raises(ValueError, match=r"interval\.json is damaged or of another version"):
             write_calibration(path, "CT", calibrate([patient(1), patient(2)], "label", "", {}))
         assert path.read_text() == content
 

@@ -73,15 +73,15 @@ def test_a_damaged_file_is_named_and_not_written_to(tmp_path):
     path, own = bundle.root / "docs" / "change.json", bundle.metadata["weights_sha256"]
     for content in ('{"version": 9}', '{"version": 1, "modalities": {}}', "[1]", '{"version": 2, "modalities": [1]}'):
         path.write_text(content)
-        with pytest.raises(DataError, match=r"change\.json has no thresholds of this version"):
+        with pytest.raises(DataError, match=r"change\.json is damaged or of another version"):
             threshold_of(bundle, "CT", "", white(), PIXEL)
-        with pytest.raises(DataError, match="no thresholds of this version"):
+        with pytest.raises(DataError, match="damaged or of another version"):
             write_threshold(path, "CT", {"share": 0.5, "weights_sha256": own})
         assert path.read_text() == content
     for share in (0, -0.1, 1.01, float("nan"), float("inf"), "much", None):
         path.unlink()
         write_threshold(path, "CT", {"share": share, "weights_sha256": own})
-        with pytest.raises(DataError, match="no thresholds of this version"):
+        with pytest.raises(DataError, match="damaged or of another version"):
             threshold_of(bundle, "CT", "", white(), PIXEL)
 
 
