@@ -5,7 +5,7 @@ the edge strength of the result, the smoothed change and the noise; that of MR, 
 image's 99.9th percentile, so that the interval scales with the image. Voxels of one patient are one sample, so every
 patient's distribution of scores has the same weight. The quantile of their mean is taken at ``(1 - alpha)(K + 1) / K``
 for K patients: the interval then holds at least ``1 - alpha`` of the voxels, on average over patients like those of the
-calibration.
+calibration. An empirical interval takes the quantile at ``1 - alpha``: it promises nothing, and is not as wide.
 
 References:
     Lei et al., Distribution-free predictive inference for regression, https://arxiv.org/abs/1604.04173
@@ -40,7 +40,10 @@ _LEAST_VOXELS = 100  # of a patient in a bin
 _EDGE, _CHANGE = 1.0, 2.5  # px, standard deviations of the Gaussians
 _QUANTILES = {"edge": (0.5, 0.8, 0.95), "change": (0.5, 0.9), "noise": (1 / 3, 2 / 3)}
 _OF_INPUT = ("hu_offset", "suv", "slice_axis", "bundle")  # what is said of an image, or names the bundle
-_METHOD = "split conformal prediction over bins of edge, smoothed change and noise"
+_METHODS = {
+    kind: f"{name} over bins of edge, smoothed change and noise"
+    for kind, name in (("conformal", "split conformal prediction"), ("empirical", "quantiles of errors"))
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +60,7 @@ class Calibration:
         weights_sha256: that it was calibrated for.
         settings: of the restoration, likewise.
         coverage: measured on other patients, for the card.
+        promise: whether it is to hold at least ``level`` on average over patients; else about as much.
     """
 
     level: float
@@ -68,11 +72,12 @@ class Calibration:
     weights_sha256: str
     settings: Mapping[str, Any]
     coverage: Mapping[str, Any] = field(default_factory=dict)
+    promise: bool = True
 
     @property
     def kind(self) -> str:
-        """``conformal``, or ``empirical`` where too few patients promise anything."""
-        return "conformal" if self.patients >= LEAST_PATIENTS else "empirical"
+        """``conformal``, or ``empirical`` where nothing is promised or too few patients promise anything."""
+        return "conformal" if self.promise and self.patients >= LEAST_PATIENTS else "empirical"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the calibration as JSON values."""
@@ -135,14 +140,15 @@ def measure_interval(
     if not reason and found is None:
         reason = "the noise of the source could not be measured"
     if calibration is None or found is None:
-        return Interval([Figure("half-width", "body", source.unit, _METHOD, not_measured=f"no interval: {reason}")])
+        method = _METHODS["conformal" if calibration is None else calibration.kind]
+        return Interval([Figure("half-width", "body", source.unit, method, not_measured=f"no interval: {reason}")])
     scale, values, inside = found
     half = np.where(inside, calibration.factors[_bins(values, calibration.edges)] * scale, 0).astype(np.float32)
     body = half[inside]
-    name = f"half-width of the {100 * calibration.level:.0f} % interval"
+    name, method = f"half-width of the {100 * calibration.level:.0f} % interval", _METHODS[calibration.kind]
     figures = [
         Figure(
-            f"{name}, {word}", "body", source.unit, _METHOD, None, float(np.quantile(body, part)), body.size, "voxels"
+            f"{name}, {word}", "body", source.unit, method, None, float(np.quantile(body, part)), body.size, "voxels"
         )
         for word, part in (("median", 0.5), ("95th percentile", 0.95))
         if body.size
@@ -207,8 +213,9 @@ def calibrate(
     settings: Mapping[str, Any],
     level: float = 0.9,
     images: str = "images like those of the calibration",
+    promise: bool = True,
 ) -> Calibration:
-    """Calibrate the intervals on patients that no one trained or chose on.
+    """Calibrate the intervals on patients that no one trained on.
 
     Args:
         patients: errors of each.
@@ -217,6 +224,8 @@ def calibrate(
         settings: of the restoration.
         level: part of the voxels to hold.
         images: of the patients, in words: those that the interval holds for.
+        promise: hold at least ``level`` on average over patients like these, given nine or more whom no one chose on
+            either; else about ``level`` of the voxels of these.
 
     Raises:
         ValueError: there are fewer than two patients, or the level is not in (0, 1).
@@ -234,8 +243,9 @@ def calibrate(
     scores = np.stack([_score_histogram(one, edges, factors) for one in patients])
     count = len(patients)
     wanted = level * (count + 1) / count
-    scale = _quantile(scores, wanted if wanted <= 1 else level)
-    return Calibration(level, count, label, images, edges, factors * scale, weights_sha256, dict(settings))
+    scale = _quantile(scores, wanted if promise and wanted <= 1 else level)
+    made_with = dict(settings)
+    return Calibration(level, count, label, images, edges, factors * scale, weights_sha256, made_with, {}, promise)
 
 
 def coverage_of(one: Errors, calibration: Calibration) -> float:

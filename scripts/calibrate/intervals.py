@@ -1,4 +1,4 @@
-r"""Calibrate the intervals of a bundle on people that no one trained or chose on: its ``docs/interval.json``.
+r"""Calibrate the intervals of a bundle on people that no one trained on: its ``docs/interval.json``.
 
     python scripts/calibrate/intervals.py --bundle ct_denoise_restore_rwkv --data DATA \
         --images "CT at a quarter of the dose, simulated" -o interval.json
@@ -8,8 +8,9 @@ r"""Calibrate the intervals of a bundle on people that no one trained or chose o
 DATA is laid out as for a training, with the parts of ``scripts/train/splits.csv``: clean images, which are degraded as
 the bundle's ``evaluate.json`` says; ``--images`` puts that into words for the reports. The patients of ``--part`` are
 restored and calibrated on; those of ``--check`` show how many of their voxels the intervals hold, which goes into the
-file and belongs into the card. Patients whose noise cannot be measured are left out and named. Nine or more are needed
-for a promise of 90 %; of fewer, the intervals are called empirical.
+file and belongs into the card. Without ``--check``, each of the patients is checked with intervals of the others.
+Patients whose noise cannot be measured are left out and named. Nine or more are needed for a promise of 90 %; of fewer,
+or with ``--empirical``, the intervals are called empirical. A promise needs people whom no one chose on either.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import torch
 
 from medrestore_monai.audit import Volume
 from medrestore_monai.audit.interval import (
+    Calibration,
     Errors,
     calibrate,
     coverage_of,
@@ -73,8 +75,9 @@ def main() -> None:
     parser.add_argument("--bundle", required=True)
     parser.add_argument("--modality", help="of a bundle with several")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--part", default="calibration")
+    parser.add_argument("--part", default="calibration", help="parts, separated by commas (default: %(default)s)")
     parser.add_argument("--check", help="part of the patients that the coverage is measured on")
+    parser.add_argument("--empirical", action="store_true", help="about 90 %% of the voxels, without a promise")
     parser.add_argument("--level", type=float, default=0.9)
     parser.add_argument("--slices", type=int, help="use so many slices of each part, evenly spread")
     parser.add_argument("--images", required=True, help="those that the intervals hold for, in words")
@@ -89,13 +92,23 @@ def main() -> None:
         model = open_model(candidate, modality, options.data, "cpu", settings, {"part": part})
         return [joined(parts) for parts in patients_of(model, options.data, part, options.slices).values()]
 
-    weights = bundle.metadata["weights_sha256"]
-    found = calibrate(read(options.part), LABEL, weights, settings_of_result(bundle, {}), options.level, options.images)
+    def calibrated(patients: list[Errors]) -> Calibration:
+        weights, promise = bundle.metadata["weights_sha256"], not options.empirical
+        return calibrate(patients, LABEL, weights, made_with, options.level, options.images, promise)
+
+    made_with = settings_of_result(bundle, {})
+    patients = [one for part in options.part.split(",") for one in read(part)]
+    found = calibrated(patients)
     if options.check:
         held = [coverage_of(one, found) for one in read(options.check)]
-        coverage = {"patients": len(held), "mean": round(float(np.mean(held)), 4), "worst": round(min(held), 4)}
-        found = replace(found, coverage={"part": options.check, **coverage})
-        print(f"{options.check}: {np.mean(held):.3f} of the voxels held, worst patient {min(held):.3f}")
+    else:
+        others = [[other for other in patients if other is not one] for one in patients]
+        held = [coverage_of(one, calibrated(rest)) for one, rest in zip(patients, others, strict=True)]
+    checked = options.check or "each with intervals of the others"
+    coverage = {"patients": len(held), "mean": round(float(np.mean(held)), 4), "worst": round(min(held), 4)}
+    found = replace(found, coverage={"part": checked, **coverage})
+    print("held: " + ", ".join(f"{one:.3f}" for one in held))
+    print(f"{checked}: {np.mean(held):.3f} of the voxels held, worst patient {min(held):.3f}")
     write_calibration(options.output, modality, found)
     print(f"{found.patients} patients, {found.kind}, factors {found.factors.min():.2f} to {found.factors.max():.2f}")
 

@@ -62,7 +62,9 @@ def test_the_quantile_is_taken_above_the_level_and_few_patients_promise_nothing(
     values = {name: np.zeros(100_000) for name in ("edge", "change", "noise")}
     same = Errors(rng.uniform(0, 1, 100_000), values)
     assert calibrate([same] * 20, "label", "", {}).factors[0, 0, 0] == pytest.approx(0.945, abs=0.04)
-    assert calibrate([same] * 3, "label", "", {}).kind == "empirical"
+    few, plain = calibrate([same] * 3, "label", "", {}), calibrate([same] * 20, "label", "", {}, promise=False)
+    assert few.kind == plain.kind == "empirical"
+    assert plain.factors[0, 0, 0] == pytest.approx(0.9, abs=0.021)
     with pytest.raises(ValueError, match="two patients or more"):
         calibrate([same], "label", "", {})
 
@@ -146,6 +148,10 @@ def test_a_report_has_the_interval_of_its_settings_and_weights_only(bundle, tmp_
     few = replace(done, interval=replace(done.interval, calibration=replace(found, patients=5)))
     assert "Empirical, without a guarantee: it comes from 5 patients" in text_of(few)
     assert "Conformal:" not in text_of(few)
+    methods = [
+        measure_interval(*pair, done.noise, one).figures[0].method for one in (found, replace(found, patients=5))
+    ]
+    assert [one.partition(" over ")[0] for one in methods] == ["split conformal prediction", "quantiles of errors"]
 
     far = [replace(one, spacing=(2.0, 2.0, 2.5)) for one in pair]
     outside = audit(*far, bundle=bundle, settings={})
