@@ -1,12 +1,14 @@
 """Random adaptations without targets, most with wrong noise: how many are adopted, and are these worse in truth?
 
     python scripts/experiments/adapt_none/random_adaptations.py PAIRS OUTPUT.json [--kernel B30] [--minutes 15]
+    python scripts/experiments/adapt_none/random_adaptations.py PAIRS OUTPUT.json --count 20 --each 5 --minutes 150
 
-PAIRS is that of ``null_candidates.py``. Each adaptation trains on one patient, for a few steps, with settings drawn at
-random: noise as measured, of another level, white, or of the other patient's slices; another share to keep; a learning
-rate up to twenty times that of the command. It is judged on the other patient as ``adapt --targets none`` judges,
-slices being the units (quarters of slices where there are fewer than five), and scored against full dose. Guards are
-measured of those that would be adopted without them. None that is worse by more than 0.05 dB may be adopted.
+PAIRS is that of ``null_candidates.py``. Each adaptation trains on one patient, for 10 to 30 steps or for ``--each`` CPU
+minutes, with settings drawn at random: noise as measured, of another level, white, or of the other patient's slices;
+another share to keep; a learning rate up to twenty times that of the command. It is judged on the other patient as
+``adapt --targets none`` judges, slices being the units (quarters of slices where there are fewer than five), and scored
+against full dose. Guards are measured of those that would be adopted without them. None that is worse by more than
+0.05 dB may be adopted.
 """
 
 import argparse
@@ -21,7 +23,7 @@ import numpy as np
 import torch
 from adapt_pairs import adapted, of_part, quarters
 from pairs import Pair, Probed, by_spectrum, nothing, read_pairs, restore_with, shipped_network
-from torch import Tensor
+from torch import Tensor, nn
 
 from medrestore_monai.adapt.estimated_verdict import LEAST_GAIN, LEAST_UNITS, decide_without_targets
 from medrestore_monai.adapt.guards import guard_kept, measure_guards
@@ -85,12 +87,23 @@ def _guards(before: list[Probed], after: list[Probed]) -> list:
     return measure_guards(source, shipped, new)
 
 
+def _steps_in(options: argparse.Namespace, network: nn.Module, pairs: list[Pair]) -> int:
+    """Return how many steps take ``options.each`` CPU minutes."""
+    few = 12
+    began = time.process_time()
+    adapted(network, pairs, 0.0, argparse.Namespace(**{**vars(options), "steps": few, "rate": 0.0}))
+    return round(few * 60 * options.each / (time.process_time() - began))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pairs", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--kernel", default="B30")
-    parser.add_argument("--minutes", type=float, default=15.0)
+    parser.add_argument("--minutes", type=float, default=15.0, help="after which no other one begins")
+    parser.add_argument(
+        "--each", type=float, default=0.0, help="CPU minutes that each trains for, instead of few steps"
+    )
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--patch", type=int, default=64)
     parser.add_argument("--side", type=int, default=128)
@@ -103,6 +116,7 @@ def main() -> None:
     before = [Probed(pair, restore_with(network), number) for number, pair in enumerate(pairs)]
     patients = sorted({pair.patient for pair in pairs})
     rng = np.random.default_rng(options.seed)
+    most = options.each and _steps_in(options, network, pairs)
     rows: list[dict] = []
     while len(rows) < options.count and time.monotonic() - began < 60 * options.minutes:
         kind = KINDS[len(rows) % len(KINDS)]
@@ -112,12 +126,14 @@ def main() -> None:
         shipped = float(np.median([before[number].risks(nothing)[0].passed for number in own]))
         kept = float(rng.uniform(0, most_kept(ALPHA))) if kind == "wrong share" else min(shipped, most_kept(ALPHA))
         given, factor = drawn(kind, rng, [pairs[n] for n in own], [pairs[n] for n in others])
-        steps, rate = int(rng.integers(10, 31)), float(10 ** rng.uniform(-3.3, -2.0))
+        few, rate = int(rng.integers(10, 31)), float(10 ** rng.uniform(-3.3, -2.0))
+        steps = most or few
         settings = argparse.Namespace(**{**vars(options), "steps": steps, "rate": rate})
         new = adapted(copy.deepcopy(network), given, kept, settings)
         after = [Probed(pairs[number], restore_with(new), number) for number in others]
         row = {"kind": kind, "level": factor, "kept": kept, "steps": steps, "rate": rate, "adapted_to": patient}
         rows.append(row | judge([before[number] for number in others], after, shipped))
+        options.output.write_text(json.dumps({"adaptations": rows}, indent=1) + "\n")
         print({name: rows[-1][name] for name in ("kind", "estimated_db", "truth_db", "adopted")}, flush=True)
     adopted, worse = ([row for row in rows if take(row)] for take in (_is_adopted, _is_worse))
     summary = {
