@@ -88,7 +88,7 @@ class Request:
         task = self.opened.task(self.of_modality)
         if self.targets == "none" and task not in _WITHOUT_TARGETS:
             reason = _WHY_NOT.get(task, "no method without targets is known for it")
-            raise UsageError(f"{task} cannot be adapted without targets: {reason}. Give clean images or pairs.")
+            raise UsageError(f"{task} cannot be adapted without targets: {reason}. Give clean images.")
         self._require(self.opened, *([OVERLAYS[self.targets]] if self.targets in OVERLAYS else []))
         if self.hu_offset is not None and self.of_modality != "CT":
             raise ValueError(f"`hu_offset` is for CT, not for {self.of_modality}.")
