@@ -9,8 +9,9 @@ DATA is laid out as for a training, with the parts of ``scripts/train/splits.csv
 the bundle's ``evaluate.json`` says; ``--images`` puts that into words for the reports. The patients of ``--part`` are
 restored and calibrated on; those of ``--check`` show how many of their voxels the intervals hold, which goes into the
 file and belongs into the card. Without ``--check``, each of the patients is checked with intervals of the others.
-Patients whose noise cannot be measured are left out and named. Nine or more are needed for a promise of 90 %; of fewer,
-or with ``--empirical``, the intervals are called empirical. A promise needs people whom no one chose on either.
+Patients whose noise cannot be measured are left out and named; drawn images are left out. Nine patients or more are
+needed for a promise of 90 %; of fewer, or with ``--empirical``, the intervals are called empirical. A promise needs
+people whom no one chose on either.
 """
 
 import argparse
@@ -36,14 +37,19 @@ from medrestore_monai.evaluate import Candidate, load_volume, open_model, open_s
 from medrestore_monai.evaluate.models import Model
 from medrestore_monai.evaluate.restorations import by_model
 
+DRAWN = "upon_"  # images drawn upon those of another modality: nobody's
 LABEL = "the value of the clean image, with its noise"
 
 
-def patients_of(model: Model, data: Path, part: str, slices: int | None) -> dict[str, list[Errors]]:
+def patients_of(
+    model: Model, data: Path, part: str, slices: int | None, layout: str = "clean"
+) -> dict[str, list[Errors]]:
     """Return the errors of each image, by patient."""
-    source = open_source(model, data, "clean", part, True, slices)
+    source = open_source(model, data, layout, part, True, slices)
     found: dict[str, list[Errors]] = {}
     for listed in source.images():
+        if str(listed.items[0]["patient"]).startswith(DRAWN):
+            continue
         volume = load_volume(source, listed, model.scaling, model.context > 0)
         places = volume.scored
         restored = by_model(model, volume)
@@ -77,6 +83,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--part", default="calibration", help="parts, separated by commas (default: %(default)s)")
     parser.add_argument("--check", help="part of the patients that the coverage is measured on")
+    parser.add_argument("--pairs", type=Path, help="of full and low dose (layout low-dose-ct): prints what is held")
     parser.add_argument("--empirical", action="store_true", help="about 90 %% of the voxels, without a promise")
     parser.add_argument("--level", type=float, default=0.9)
     parser.add_argument("--slices", type=int, help="use so many slices of each part, evenly spread")
@@ -109,6 +116,11 @@ def main() -> None:
     found = replace(found, coverage={"part": checked, **coverage})
     print("held: " + ", ".join(f"{one:.3f}" for one in held))
     print(f"{checked}: {np.mean(held):.3f} of the voxels held, worst patient {min(held):.3f}")
+    if options.pairs:
+        model = open_model(candidate, modality, options.pairs, "cpu", settings, {"part": "all"})
+        pairs = patients_of(model, options.pairs, "all", options.slices, "low-dose-ct")
+        for patient, parts in pairs.items():
+            print(f"{patient}, pairs: {', '.join(f'{coverage_of(one, found):.3f}' for one in parts)} held")
     write_calibration(options.output, modality, found)
     print(f"{found.patients} patients, {found.kind}, factors {found.factors.min():.2f} to {found.factors.max():.2f}")
 
