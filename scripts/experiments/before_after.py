@@ -1,10 +1,13 @@
-"""Draw degraded, restored and clean images side by side, for a bundle's card.
+r"""Draw degraded, restored and clean images side by side, for a bundle's card.
 
     python scripts/experiments/before_after.py --bundle NAME --data data/rgb --show blood --show nuclei -o picture.png
     python scripts/experiments/before_after.py --bundle pet_synthesis_restore_rwkv --data PET --invert -o picture.png
+    python scripts/experiments/before_after.py --bundle NAME --data data/rgb --show nuclei --vary length=12 \
+        --vary length=1,sigma=2 -o kinds.jpg
 
 Images are degraded as the bundle's ``evaluate.json`` says. Each ``--show`` gives one row: the image in the middle of
-those whose file or patient has these letters. Without any, three rows are spread over all. A row is the middle of the
+those whose file or patient has these letters. Without any, three rows are spread over all. Each ``--vary`` repeats the
+rows with these settings, on top of those of ``--set``. A row is the middle of the
 image, as large as ``--size`` says, in gray levels from the least value of its range to ``--top`` of the clean part's
 greatest one (pictures: as they are).
 """
@@ -78,6 +81,7 @@ def main() -> None:
     parser.add_argument("--part", default="test", help="all, train, validation or test (default: %(default)s)")
     parser.add_argument("--show", action="append", default=[], metavar="WORD", help="a row; may be given again")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="as for medrestore evaluate")
+    parser.add_argument("--vary", action="append", default=[], metavar="NAME=VALUE,...", help="rows of their own")
     parser.add_argument(
         "--size", type=int, default=256, help="pixels of the image that are shown (default: %(default)s)"
     )
@@ -89,15 +93,16 @@ def main() -> None:
     bundle = find_bundle(options.bundle)
     modality = options.modality or bundle.modalities[0]
     wishes = {"part": options.part, "seed": 0}
-    settings = parse_settings(options.set)
-    model = open_model(Candidate(bundle.name, bundle), modality, options.data, "cpu", settings, wishes)
-    source = open_source(model, options.data, "clean", options.part, False, None)
     rows = []
-    for item in chosen(source.items, options.show):
-        case = source(item)
-        parts = [middle(image, options.size) for image in (case["image"], model.restore(case), case["label"])]
-        bounds = bounds_of(parts[-1], options.top, options.window, modality in ("RGB", "GRAY"))
-        rows.append(row(parts, bounds, options.invert, options.side))
+    for varied in options.vary or [""]:
+        settings = parse_settings([*options.set, *filter(None, varied.split(","))])
+        model = open_model(Candidate(bundle.name, bundle), modality, options.data, "cpu", settings, wishes)
+        source = open_source(model, options.data, "clean", options.part, False, None)
+        for item in chosen(source.items, options.show):
+            case = source(item)
+            parts = [middle(image, options.size) for image in (case["image"], model.restore(case), case["label"])]
+            bounds = bounds_of(parts[-1], options.top, options.window, modality in ("RGB", "GRAY"))
+            rows.append(row(parts, bounds, options.invert, options.side))
     width = max(one.shape[1] for one in rows)
     padded = [np.pad(one, ((0, 0), (0, width - one.shape[1]), (0, 0)), constant_values=255) for one in rows]
     Image.fromarray(np.concatenate(padded)).save(options.output, optimize=True, quality=90)

@@ -48,3 +48,10 @@ def test_a_picture_of_a_degraded_slice(script, tmp_path, monkeypatch):
     np.testing.assert_array_equal(clean[..., 0], np.where(values[3:36, :, 0].T, 255, 0))
     degraded = tiles[:33, :33, 0].astype(float)
     assert 10 < np.abs(degraded - clean[..., 0]).mean() < 60
+
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--vary", "kspace_fraction=0.25", "--vary", "kspace_fraction=0.9"])
+    script.main()
+    rows = np.asarray(Image.open(tmp_path / "out.png")).astype(float)
+    np.testing.assert_array_equal(rows[:37], tiles)
+    lost = [np.abs(one[:33, :33, 0] - clean[..., 0]).mean() for one in (rows[:37], rows[37:])]
+    assert 0 < 3 * lost[1] < lost[0]
