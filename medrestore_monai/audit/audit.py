@@ -154,7 +154,7 @@ def audit(
     weights = second.about.get("weights_sha256", "")
     noise = timed("noise", lambda: measure_noise(first, second))
     if threshold is None:
-        threshold = threshold_of(found, first.modality, weights, noise.spectra.get("before"), first.pixel)
+        threshold = threshold_of(found, first.modality, weights, noise.of_source, first.pixel)
     sharpness = timed("sharpness", lambda: measure_sharpness(first, second))
     gain = timed("gain", lambda: measure_gain(first, second))
     bias = timed("bias", lambda: measure_bias(first, second))

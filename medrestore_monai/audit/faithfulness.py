@@ -86,8 +86,8 @@ def measure_faithfulness(source: Volume, restored: Volume, noise: Noise, thresho
     """
     if not threshold > 0:
         raise ValueError(f"the threshold of the change map must be above 0, got {threshold}.")
-    spectrum = noise.spectra.get("before")
-    if spectrum is None or not spectrum.area > 0:
+    spectrum = noise.of_source
+    if spectrum is None:
         reason = "nothing to measure: the noise of the source could not be measured"
         return Faithfulness([Figure("largest change", "body", "1", _METHOD, not_measured=reason)], threshold)
     z, inside = change_map(source, restored, noise, spectrum)

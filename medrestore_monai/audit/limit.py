@@ -83,8 +83,8 @@ def limit_change(source: Volume, restored: Volume, limit: float) -> Limited:
 def _limit_slice(source: Volume, restored: np.ndarray, limit: float) -> Limited:
     """Limit one slice; ``restored`` and the result have the shape ``(X, Y)``."""
     noise = measure_noise(source, source)
-    spectrum = noise.spectra.get("before")
-    if spectrum is None or not spectrum.area > 0:
+    spectrum = noise.of_source
+    if spectrum is None:
         return Limited(restored, reason=noise.figures[0].not_measured or "there is no noise")
     spreads = {width: noise_spread(spectrum, width) for width in sorted(WIDTHS, reverse=True)}
     body = body_mask(smoothed(source.array, source.pixel), source.modality)[..., 0]

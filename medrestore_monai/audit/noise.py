@@ -16,6 +16,7 @@ from medrestore_monai.audit.spectrum import (
     LEAST_SQUARES,
     Spectrum,
     find_squares,
+    gaussian_spectrum,
     spectrum_of_islands,
     spectrum_of_squares,
 )
@@ -38,6 +39,8 @@ class Noise:
         spectra: the two spectra; empty where nothing could be measured.
         slices: numbers of the slices that were used.
         flat: mask of the flat pixels in these slices, shape ``(X, Y, len(slices))``.
+        of_source: spectrum that changes of the source are judged by: ``before``, and of PET, whose coarse noise the
+            local mean hides in part, the Gaussian that fits it; ``None`` where nothing could be measured.
     """
 
     figures: list[Figure]
@@ -45,6 +48,7 @@ class Noise:
     spectra: dict[str, Spectrum] = field(default_factory=dict)
     slices: np.ndarray = field(default_factory=lambda: np.arange(0))
     flat: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0), dtype=bool))
+    of_source: Spectrum | None = None
 
 
 def measure_noise(source: Volume, restored: Volume) -> Noise:
@@ -77,7 +81,9 @@ def measure_noise(source: Volume, restored: Volume) -> Noise:
     figures = _figures(source, region.name, spectra["before"], spectra["after"])
     enough = spectra["before"].pixels >= LEAST_FOR_CURVE
     curves = {name: one.rings() for name, one in spectra.items()} if enough else {}
-    return Noise(figures, curves, spectra, chosen, flat)
+    before = spectra["before"]
+    of_source = gaussian_spectrum(before, _LOCAL_MEAN) if source.modality == "PT" else before
+    return Noise(figures, curves, spectra, chosen, flat, of_source if of_source.area > 0 else None)
 
 
 def _flattest(source: Volume, smooth: np.ndarray) -> tuple[TissueClass, np.ndarray] | None:

@@ -6,7 +6,7 @@ sum over all frequencies, times the area of a frequency cell, is the variance.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.ndimage import find_objects, label
@@ -20,6 +20,7 @@ _TAPER = 32  # pixels of lag at which the autocorrelation ends
 _PEAK = 0.85  # of the largest ring: those above take part in the fit of the peak
 _LEAST_KEPT = 0.3  # of the power at a frequency, for the rest to be restored
 _FIT_2ND_ORDER, _FIT_PLANE = 400, 60  # pixels of an island
+_GRAINS = np.geomspace(0.3, 4.0, 60)  # pixels, standard deviations that are tried
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +89,30 @@ class Spectrum:
     def has_peak(self) -> bool:
         """Whether there are enough data for :attr:`peak`."""
         return bool(self.regions) or self.pixels >= LEAST_FOR_PEAK
+
+
+def gaussian_spectrum(measured: Spectrum, width: float) -> Spectrum:
+    """Return the Gaussian spectrum of noise that was measured in values over their local mean.
+
+    A local mean follows coarse noise, so that dividing by it takes low frequencies away: what is left of the power is
+    ``(1 - exp(-2 pi^2 width^2 f^2))^2``. White noise behind a Gaussian, as of PET behind its post filter, is fitted to
+    what is left, by least squares.
+
+    Args:
+        measured: the spectrum.
+        width: standard deviation of the Gaussian of the local mean, in mm.
+
+    Returns:
+        ``A exp(-4 pi^2 g^2 f^2)``, on the same grid.
+    """
+    squared = measured.radius**2
+    left = (1 - np.exp(-2 * (np.pi * width) ** 2 * squared)) ** 2
+    fits = []
+    for grain in _GRAINS * float(np.mean(measured.pixel)):
+        shape = np.exp(-4 * (np.pi * grain) ** 2 * squared)
+        height = float((measured.power * shape * left).sum() / ((shape * left) ** 2).sum())
+        fits.append((float(((measured.power - height * shape * left) ** 2).sum()), height * shape))
+    return replace(measured, power=min(fits, key=lambda one: one[0])[1])
 
 
 def frequencies(shape: tuple[int, ...], pixel: tuple[float, float]) -> np.ndarray:

@@ -60,10 +60,6 @@ def slices_of(
     return found
 
 
-def is_measured(noise: Noise) -> bool:
-    return bool(noise.spectra) and noise.spectra["before"].area > 0
-
-
 def count_flags(z: np.ndarray, threshold: float) -> int:
     if np.abs(z).max() <= threshold:
         return 0
@@ -71,14 +67,14 @@ def count_flags(z: np.ndarray, threshold: float) -> int:
 
 
 def flags_by_share(image: Volume, result: Volume, noise: Noise) -> dict[float, int]:
-    spectrum = noise.spectra["before"]
+    spectrum = noise.of_source
     z = change_map(image, result, noise, spectrum)[0][..., 0]
     return {share: count_flags(z, threshold_at(share, spectrum, image.pixel)) for share in shares()}
 
 
 def disc_of(noise: Noise, pixel: tuple[float, float]) -> tuple[float, np.ndarray]:
     """Return the diameter in mm of what is planted, and its pixels."""
-    diameter = diameter_of(noise.spectra["before"])
+    diameter = diameter_of(noise.of_source)
     half = int(np.ceil(diameter / 2 / min(pixel)))
     steps = np.arange(-half, half + 1)
     return diameter, (steps[:, None] * pixel[0]) ** 2 + (steps * pixel[1]) ** 2 <= (diameter / 2) ** 2
@@ -115,20 +111,21 @@ def check(
     counts = {one: {"slices": 0, "flags": 0, "planted": 0, "inventions_found": 0, "erasures_found": 0} for one in tried}
     for number, (_, image, result, clean) in enumerate(found):
         noise = measure_noise(image, image)
-        if not is_measured(noise):
+        spectrum = noise.of_source
+        if spectrum is None:
             continue
         diameter, disc = disc_of(noise, image.pixel)
-        size = noise_map(image, noise, noise.spectra["before"])[..., 0]
+        size = noise_map(image, noise, spectrum)[..., 0]
         places = find_sites(clean, modality, image.pixel, max(12.0, diameter), number)
         erased = image.like(planted(image.array, places, disc, size))
-        spectrum, of_erased = noise.spectra["before"], measure_noise(erased, erased)  # all that an audit sees
+        of_erased = measure_noise(erased, erased)  # all that an audit sees
         invented = result.like(planted(result.array, places, disc, size))
         maps = {
             "flags": (spectrum, *change_map(image, result, noise, spectrum)),
             "inventions_found": (spectrum, *change_map(image, invented, noise, spectrum)),
         }
-        if is_measured(of_erased):
-            seen = of_erased.spectra["before"]
+        seen = of_erased.of_source
+        if seen is not None:
             maps["erasures_found"] = (seen, *change_map(erased, result, of_erased, seen))
         for rule, one in counts.items():
             one["slices"] += 1
@@ -169,7 +166,7 @@ def main() -> None:
     people: dict[str, list[dict[float, int]]] = {}
     for patient, image, result, _ in read(options.part):
         noise = measure_noise(image, image)
-        if is_measured(noise):
+        if noise.of_source is not None:
             people.setdefault(patient, []).append(flags_by_share(image, result, noise))
     share = choose_share(list(people.values()))
     slices = sum(map(len, people.values()))

@@ -1,9 +1,13 @@
 """The noise figures against spectra that are known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from noise_fields import correlated_noise
+from scipy.ndimage import gaussian_filter
 
+from medrestore_monai.audit.faithfulness import measure_faithfulness, noise_spread
 from medrestore_monai.audit.noise import measure_noise
 from medrestore_monai.audit.regions import CT_CLASSES, flat_mask, smoothed
 from medrestore_monai.audit.spectrum import find_squares, spectrum_of_islands, spectrum_of_squares
@@ -94,6 +98,29 @@ def test_pet_noise_is_relative_to_the_local_mean():
     assert found.figures[0].unit == "1"
     assert found.figures[0].before == pytest.approx(0.1, rel=0.05)
     assert found.figures[0].after < 0.03
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("grain", [2.5, 4.0])
+def test_coarse_pet_noise_that_the_local_mean_hides_is_given_back(grain):
+    """White noise behind a Gaussian of known width: its size, and what Gaussians leave of it."""
+    pixel, size = 3.0, 0.05
+    white = np.random.default_rng(0).standard_normal((120, 113, 6))
+    noise = gaussian_filter(white, (grain / pixel, grain / pixel, 0))
+    level = np.interp(np.arange(120), [0, 30, 45, 85, 100, 119], [2, 2, 4, 4, 7, 7])[:, None, None]  # three tissues
+    source = Volume(level * (1 + size * noise / noise.std()), "PT", (pixel, pixel, 3.0))
+    found = measure_noise(source, source)
+    measured, fitted = (np.sqrt(one.area) for one in (found.spectra["before"], found.of_source))
+    assert measured < 0.75 * size
+    assert fitted == pytest.approx(size, rel=0.2)  # the calmest parts are taken for flat
+    for width in (1.0, 2.5, 4.0):
+        left = float(gaussian_filter(noise, (width, width, 0))[12:-12, 12:-12].std() / noise.std())
+        assert noise_spread(found.of_source, width) == pytest.approx(left, rel=0.15)
+    flat = source.like(level * np.ones(source.array.shape))
+    unfitted = replace(found, of_source=found.spectra["before"])
+    fitted, before = (measure_faithfulness(source, flat, one).count for one in (found, unfitted))
+    assert fitted <= 2 * source.slices  # noise that is taken away raises few flags
+    assert before > 10 * fitted
 
 
 def test_nothing_to_measure_is_said():

@@ -9,8 +9,7 @@ from phantoms import body_phantom
 from script_loading import load_script
 
 from medrestore_monai.audit import Volume
-from medrestore_monai.audit.noise import Noise, measure_noise
-from medrestore_monai.audit.spectrum import Spectrum
+from medrestore_monai.audit.noise import measure_noise
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "audit"))
 from noise_fields import correlated_noise
@@ -47,16 +46,9 @@ def test_flags_are_counted_by_threshold_and_discs_have_their_size():
     noise = measure_noise(source, source)
     counts = script.flags_by_share(source, result, noise)
     assert counts[0.05] == 1
-    z = script.change_map(source, result, noise, noise.spectra["before"])[0][..., 0]
+    z = script.change_map(source, result, noise, noise.of_source)[0][..., 0]
     assert script.count_flags(z, 6.0) == 1
     assert script.count_flags(z, 20.0) == 0
     diameter, disc = script.disc_of(noise, source.pixel)
     assert diameter >= 4
     assert disc.sum() * SPACING[0] * SPACING[1] == pytest.approx(np.pi / 4 * diameter**2, rel=0.15)
-
-
-def test_noise_that_was_not_found_or_has_no_power_is_not_measured():
-    assert not script.is_measured(Noise([]))
-    for area, expected in ((0.0, False), (1.0, True)):
-        spectrum = Spectrum(np.full((8, 8), area), SPACING[:2], np.ones(4), 4, 64)
-        assert script.is_measured(Noise([], spectra={"before": spectrum})) == expected
