@@ -25,7 +25,7 @@ VERSION = 2
 MOST_FLAGS = 0.1  # per clean slice of the people that it is tuned on: half of what is to hold for others
 LEAST = 4.0  # threshold, whatever the share
 LEAST_DIAMETER, GRAINS, DEVIATIONS = 4.0, 3.0, 3.0  # mm, noise grains and noise standard deviations of the disc
-_STEP, _MOST = 0.05, 0.9  # of the shares: above, a disc is missed where noise or the network weaken it
+_STEP, _MOST = 0.05, 1.0  # of the shares: above, a disc is missed where noise or the network weaken it
 
 
 def diameter_of(spectrum: Spectrum) -> float:
@@ -66,7 +66,7 @@ def choose_share(flags: Sequence[Sequence[Mapping[float, int]]]) -> float:
 
 
 def shares() -> list[float]:
-    """Return those that are tried: 0.05, 0.1, ... 0.9."""
+    """Return those that are tried: 0.05, 0.1, ... 1."""
     return [round(_STEP * step, 2) for step in range(1, round(_MOST / _STEP) + 1)]
 
 

@@ -37,7 +37,7 @@ def test_the_least_share_with_one_flag_in_ten_slices_of_everybody_is_chosen():
     assert choose_share([person(0.31, *[0.02] * 8)]) == 0.35
     assert choose_share([person(*[0.02] * 40), person(0.31)]) == 0.35  # nobody is outvoted
     with pytest.raises(ValueError, match="no share up to"):
-        choose_share([person(0.95)])
+        choose_share([person(1.1)])
     with pytest.raises(ValueError, match="no share"):
         choose_share([])
 
