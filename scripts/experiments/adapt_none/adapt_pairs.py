@@ -1,9 +1,10 @@
 """Adapt the weights for CT to one patient without targets, and test on another: the estimate beside full dose.
 
-    python scripts/experiments/adapt_none/adapt_pairs.py PAIRS OUTPUT.json [--steps 60] [--rate 5e-4]
+    python scripts/experiments/adapt_none/adapt_pairs.py PAIRS OUTPUT.json [--steps 60] [--rate 5e-4] [--change median]
 
-PAIRS is that of ``null_candidates.py``. Only gains train. Each slice of the other
-patient is a unit, and each quarter of it a second kind of unit, as four slices are too few for a verdict.
+PAIRS is that of ``null_candidates.py``. Only gains train, toward the share of the noise that the shipped weights let
+pass, as in the command. Quarters of the other patient's slices are the units where there are fewer than five. With
+``--change``, the images are filtered or turned before, in a way that the command does not recognize and refuse.
 """
 
 import argparse
@@ -15,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pairs import Pair, Probed, by_spectrum, nothing, read_pairs, restore_with, shipped_network
+from pairs import CHANGES, Pair, Probed, by_spectrum, nothing, read_pairs, restore_with, shipped_network
 from torch import nn
 
-from medrestore_monai.adapt.estimated_verdict import decide_without_targets
-from medrestore_monai.adapt.recorruption import recorrupt
-from medrestore_monai.adapt.risk import kept_share
+from medrestore_monai.adapt.estimated_verdict import LEAST_UNITS, decide_without_targets
+from medrestore_monai.adapt.guards import guard_kept, measure_guards
+from medrestore_monai.adapt.recorruption import ALPHA, most_kept, recorrupt
+from medrestore_monai.audit.volume import Volume
 
 _WARM_UP, _AVERAGE = 10, 0.95
 
@@ -83,6 +85,37 @@ def of_part(probed: Probed, part: Pair) -> Probed:
     return one
 
 
+def judge(before: list[Probed], after: list[Probed], kept: float) -> dict:
+    """Return the verdict on slices, or on quarters of fewer than five, and the gain in truth.
+
+    Guards are measured where the estimate alone would adopt.
+    """
+    parts = (lambda pair: [pair]) if len(before) >= LEAST_UNITS else quarters
+    old, new = ([of_part(one, part) for one in all_of for part in parts(one.pair)] for all_of in (before, after))
+    figures = [by_spectrum([one.risks(nothing) for one in all_of]) for all_of in (old, new)]
+    verdict = decide_without_targets(*figures, range(len(old)), kept)
+    alone = verdict.adopt
+    if alone:
+        passed = [float(np.mean([one.passed for one in spectra[0]])) for spectra in figures]
+        guards = [guard_kept(*passed), *_guards(before, after)]
+        verdict = decide_without_targets(*figures, range(len(old)), kept, guards)
+    truth = [10 * math.log10(a.error(nothing) / b.error(nothing)) for a, b in zip(before, after, strict=True)]
+    return {
+        "estimated_db": verdict.gain,
+        "truth_db": float(np.mean(truth)),
+        "adopted": verdict.adopt,
+        "adopted_without_guards": alone,
+        "reasons": verdict.reasons,
+    }
+
+
+def _guards(before: list[Probed], after: list[Probed]) -> list:
+    images = [[one.pair.low for one in before], [one.result for one in before], [one.result for one in after]]
+    spacing = before[0].pair.noise.spacing
+    source, shipped, new = (Volume(torch.cat(one, dim=-1)[0].numpy(), "CT", spacing) for one in images)
+    return measure_guards(source, shipped, new)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pairs", type=Path)
@@ -92,34 +125,21 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=5e-4)
     parser.add_argument("--patch", type=int, default=96)
     parser.add_argument("--side", type=int, default=160)
+    parser.add_argument("--change", choices=CHANGES, default="")
     options = parser.parse_args()
     torch.set_num_threads(1)
     network = shipped_network()
-    pairs = read_pairs(options.pairs, options.kernel, options.side)
+    pairs = read_pairs(options.pairs, options.kernel, options.side, change=options.change)
     before = {number: Probed(pair, restore_with(network), number) for number, pair in enumerate(pairs)}
     results = []
     for patient in sorted({pair.patient for pair in pairs}):
         own = [number for number, pair in enumerate(pairs) if pair.patient == patient]
         others = [number for number in before if number not in own]
-        kept = kept_share([before[number].risks(nothing)[0] for number in own])
-        new = adapted(network, [pairs[number] for number in own], kept, options)
+        kept = float(np.median([before[number].risks(nothing)[0].passed for number in own]))
+        new = adapted(network, [pairs[number] for number in own], min(kept, most_kept(ALPHA)), options)
         after = {number: Probed(pairs[number], restore_with(new), number) for number in others}
-        row = {"adapted_to": patient, "kept": round(kept, 3)}
-        for name, parts in (("slices", lambda pair: [pair]), ("quarters of slices", quarters)):
-            old, fresh = (
-                [of_part(of[number], part) for number in others for part in parts(pairs[number])]
-                for of in (before, after)
-            )
-            figures = [by_spectrum([one.risks(nothing) for one in all_of]) for all_of in (old, fresh)]
-            verdict = decide_without_targets(*figures, range(len(old)), kept)
-            truth = [10 * math.log10(a.error(nothing) / b.error(nothing)) for a, b in zip(old, fresh, strict=True)]
-            row[name] = {
-                "adopted": verdict.adopt,
-                "estimated_db": verdict.gain,
-                "truth_db": float(np.mean(truth)),
-                "reasons": verdict.reasons,
-                "passed": [float(np.mean([one.passed for one in spectra[0]])) for spectra in figures],
-            }
+        judged = judge([before[number] for number in others], [after[number] for number in others], kept)
+        row = {"adapted_to": patient, "kept": round(kept, 3), **judged}
         results.append(row)
         print(json.dumps(row, indent=1), flush=True)
     options.output.write_text(

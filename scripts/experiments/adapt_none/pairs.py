@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.ndimage import binary_erosion, center_of_mass
+from scipy.ndimage import binary_erosion, center_of_mass, median_filter, rotate
+from skimage.restoration import denoise_bilateral
 from torch import Tensor, nn
 
 from medrestore_monai import Restorer
@@ -20,6 +21,30 @@ TISSUE = (-150.0, 250.0)  # HU, smoothed: what counts; the window of the scores 
 _MARGIN = 8  # pixels
 
 Operation = Callable[[Tensor, Tensor], Tensor]
+
+
+def turned(volume: np.ndarray) -> np.ndarray:
+    """Turn slices by 10 degrees with linear interpolation."""
+    return rotate(volume, 10, reshape=False, order=1, mode="nearest")
+
+
+def bilateral(volume: np.ndarray, spread: float) -> np.ndarray:
+    """Smooth slices with noise of a standard deviation of ``spread`` HU by a weak bilateral filter."""
+    slices = [denoise_bilateral(one + 1100, 5, 2.5 * spread, 1.5) - 1100 for one in np.moveaxis(volume, -1, 0)]
+    return np.stack(slices, -1).astype(np.float32)
+
+
+def median(volume: np.ndarray) -> np.ndarray:
+    """Give slices the median of 3x3 pixels."""
+    return np.asarray(median_filter(volume, (3, 3, 1)))
+
+
+# what the command does not recognize in scans of a sharp kernel, see refused_data.py
+CHANGES = {
+    "median": lambda low, full, spread: (median(low), full),
+    "bilateral": lambda low, full, spread: (bilateral(low, spread), full),
+    "turned": lambda low, full, spread: (turned(low), turned(full)),
+}
 
 
 def shipped_network() -> nn.Module:
@@ -53,8 +78,16 @@ class Pair:
     noise: CTNoiseModel
 
 
-def read_pairs(folder: Path, kernel: str, side: int, most: int = 100) -> list[Pair]:
-    """Read up to ``most`` slices of each patient, crops of ``side`` pixels around the middle of the body."""
+def read_pairs(folder: Path, kernel: str, side: int, most: int = 100, change: str = "") -> list[Pair]:
+    """Read up to ``most`` slices of each patient, crops of ``side`` pixels around the middle of the body.
+
+    Args:
+        folder: of patients.
+        kernel: of the series to read.
+        side: of the crops.
+        most: slices of each patient.
+        change: one of :data:`CHANGES`, done to the images before anything is measured.
+    """
     found = []
     for quarter in sorted(folder.glob(f"*/quarter_*{kernel}*")):
         low, full = (
@@ -62,9 +95,11 @@ def read_pairs(folder: Path, kernel: str, side: int, most: int = 100) -> list[Pa
             for place in (quarter, quarter.with_name(quarter.name.replace("quarter", "full")))
         )
         spacing = np.linalg.norm(low.affine[:3, :3], axis=0)
-        volume, target = (
-            torch.from_numpy(np.ascontiguousarray(one.array[..., :most])).float()[None] for one in (low, full)
-        )
+        arrays = [np.asarray(one.array[..., :most], np.float32) for one in (low, full)]
+        if change:
+            original = measure_noise(torch.from_numpy(arrays[0].copy())[None], spacing, "CT")
+            arrays = CHANGES[change](*arrays, float(original.std.median()))
+        volume, target = (torch.from_numpy(np.ascontiguousarray(one))[None] for one in arrays)
         noise = replace(measure_noise(volume, spacing, "CT"), axial_width=0.0)  # slices are far apart
         print(quarter.parent.name, kernel, noise.check, f"cutoff {noise.cutoff:.2f}/mm", flush=True)
         smooth = smoothed(volume[0].numpy(), (spacing[0], spacing[1]))

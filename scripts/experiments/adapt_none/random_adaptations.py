@@ -14,21 +14,18 @@ against full dose. Guards are measured of those that would be adopted without th
 import argparse
 import copy
 import json
-import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from adapt_pairs import adapted, of_part, quarters
-from pairs import Pair, Probed, by_spectrum, nothing, read_pairs, restore_with, shipped_network
+from adapt_pairs import adapted, judge
+from pairs import Pair, Probed, nothing, read_pairs, restore_with, shipped_network
 from torch import Tensor, nn
 
-from medrestore_monai.adapt.estimated_verdict import LEAST_GAIN, LEAST_UNITS, decide_without_targets
-from medrestore_monai.adapt.guards import guard_kept, measure_guards
+from medrestore_monai.adapt.estimated_verdict import LEAST_GAIN
 from medrestore_monai.adapt.recorruption import ALPHA, most_kept
-from medrestore_monai.audit.volume import Volume
 
 KINDS = ("as measured", "wrong level", "white", "other patient", "wrong share")
 
@@ -57,34 +54,6 @@ def drawn(kind: str, rng: np.random.Generator, own: list[Pair], others: list[Pai
         chosen = rng.integers(0, len(others), len(own))
         return [replace(pair, noise=others[number].noise) for pair, number in zip(own, chosen, strict=True)], factor
     return [replace(pair, noise=pair.noise.scaled(factor)) for pair in own], factor
-
-
-def judge(before: list[Probed], after: list[Probed], kept: float) -> dict:
-    """Return the verdict on slices, and the gain in truth."""
-    parts = (lambda pair: [pair]) if len(before) >= LEAST_UNITS else quarters
-    old, new = ([of_part(one, part) for one in all_of for part in parts(one.pair)] for all_of in (before, after))
-    figures = [by_spectrum([one.risks(nothing) for one in all_of]) for all_of in (old, new)]
-    verdict = decide_without_targets(*figures, range(len(old)), kept)
-    alone = verdict.adopt
-    if alone:
-        passed = [float(np.mean([one.passed for one in spectra[0]])) for spectra in figures]
-        guards = [guard_kept(*passed), *_guards(before, after)]
-        verdict = decide_without_targets(*figures, range(len(old)), kept, guards)
-    truth = [10 * math.log10(a.error(nothing) / b.error(nothing)) for a, b in zip(before, after, strict=True)]
-    return {
-        "estimated_db": verdict.gain,
-        "truth_db": float(np.mean(truth)),
-        "adopted": verdict.adopt,
-        "adopted_without_guards": alone,
-        "reasons": verdict.reasons,
-    }
-
-
-def _guards(before: list[Probed], after: list[Probed]) -> list:
-    images = [[one.pair.low for one in before], [one.result for one in before], [one.result for one in after]]
-    spacing = before[0].pair.noise.spacing
-    source, shipped, new = (Volume(torch.cat(one, dim=-1)[0].numpy(), "CT", spacing) for one in images)
-    return measure_guards(source, shipped, new)
 
 
 def _steps_in(options: argparse.Namespace, network: nn.Module, pairs: list[Pair]) -> int:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pairs import restore_with, shipped_network
-from scipy.ndimage import gaussian_filter, median_filter, rotate, zoom
-from skimage.restoration import denoise_bilateral, denoise_nl_means, denoise_tv_chambolle
+from pairs import bilateral, median, restore_with, shipped_network, turned
+from scipy.ndimage import gaussian_filter, median_filter, zoom
+from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 
 from medrestore_monai.adapt import refusals
 from medrestore_monai.adapt.estimated_verdict import decide_without_targets
@@ -77,13 +77,13 @@ def variants(
     return {
         "Gaussian of 1 pixel": (lambda v: gaussian_filter(v, (1, 1, 0)), ""),
         "Gaussian of 1.5 pixels": (lambda v: gaussian_filter(v, (1.5, 1.5, 0)), ""),
-        "median of 3x3": (lambda v: median_filter(v, (3, 3, 1)), ""),
+        "median of 3x3": (median, ""),
         "non-local means": (by_slice(lambda s: denoise_nl_means(s, 5, 6, h=0.9 * spread, sigma=spread)), ""),
         "total variation": (by_slice(lambda s: denoise_tv_chambolle(s, weight=1.5 * spread)), ""),
-        "bilateral": (by_slice(lambda s: denoise_bilateral(s + 1100, 5, 2.5 * spread, 1.5) - 1100), ""),
+        "bilateral": (lambda v: bilateral(v, spread), ""),
         "restored by the shipped weights": (restored, "DERIVED\\SECONDARY medrestore denoise"),
         "doubled by cubic interpolation": (lambda v: zoom(v[::2, ::2], (2, 2, 1), order=3), ""),
-        "turned by 10 degrees, linear": (lambda v: rotate(v, 10, reshape=False, order=1, mode="nearest"), ""),
+        "turned by 10 degrees, linear": (turned, ""),
         "slices between slices": (between, ""),
         "windowed to -160..240 HU": (lambda v: v.clip(-160, 240), ""),
         "scaled to 0..1": (lambda v: ((v + 1024) / 4096).clip(0, 1), ""),
