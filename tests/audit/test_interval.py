@@ -97,7 +97,7 @@ def test_they_scale_with_an_image_whose_unit_is_arbitrary(modality, suv_factor):
 def bundle(tmp_path):
     root = tmp_path / "ct_denoise_restore_rwkv"
     original = find_bundle("ct_denoise_restore_rwkv").root
-    shutil.copytree(original, root, ignore=shutil.ignore_patterns("models", "*.png", "*.jpg"))
+    shutil.copytree(original, root, ignore=shutil.ignore_patterns("models", "interval.json", "*.png", "*.jpg"))
     (root / "models").mkdir()
     trained = {"modalities": {"CT": {"unit": "HU", "pixel_mm": [0.5, 1.5]}}}
     edit_json(root / "configs" / "metadata.json", lambda content: content.update(trained_on=trained))
