@@ -10,8 +10,8 @@ the bundle's ``evaluate.json`` says; ``--images`` puts that into words for the r
 restored and calibrated on; those of ``--check`` show how many of their voxels the intervals hold, which goes into the
 file and belongs into the card. Without ``--check``, each of the patients is checked with intervals of the others.
 Patients whose noise cannot be measured are left out and named; drawn images are left out. Nine patients or more are
-needed for a promise of 90 %; of fewer, or with ``--empirical``, the intervals are called empirical. A promise needs
-people whom no one chose on either.
+needed for a promise of 90 % (of nine, each is checked without it); of fewer, or with ``--empirical``, the intervals are
+called empirical. A promise needs people whom no one chose on either.
 """
 
 import argparse
@@ -106,16 +106,18 @@ def main() -> None:
     made_with = settings_of_result(bundle, {})
     patients = [one for part in options.part.split(",") for one in read(part)]
     found = calibrated(patients)
+    held: list[float] = []
     if options.check:
         held = [coverage_of(one, found) for one in read(options.check)]
-    else:
+    elif len(patients) > 2:
         others = [[other for other in patients if other is not one] for one in patients]
         held = [coverage_of(one, calibrated(rest)) for one, rest in zip(patients, others, strict=True)]
-    checked = options.check or "each with intervals of the others"
-    coverage = {"patients": len(held), "mean": round(float(np.mean(held)), 4), "worst": round(min(held), 4)}
-    found = replace(found, coverage={"part": checked, **coverage})
-    print("held: " + ", ".join(f"{one:.3f}" for one in held))
-    print(f"{checked}: {np.mean(held):.3f} of the voxels held, worst patient {min(held):.3f}")
+    if held:
+        checked = options.check or "each with intervals of the others"
+        coverage = {"patients": len(held), "mean": round(float(np.mean(held)), 4), "worst": round(min(held), 4)}
+        found = replace(found, coverage={"part": checked, **coverage})
+        print("held: " + ", ".join(f"{one:.3f}" for one in held))
+        print(f"{checked}: {np.mean(held):.3f} of the voxels held, worst patient {min(held):.3f}")
     if options.pairs:
         model = open_model(candidate, modality, options.pairs, "cpu", settings, {"part": "all"})
         pairs = patients_of(model, options.pairs, "all", options.slices, "low-dose-ct")
