@@ -8,7 +8,8 @@ with its pixel spacing. The collections are TCGA-LUAD/TCGA-LUSC and LIDC-IDRI of
 doi 10.7937/K9/TCIA.2016.JGNIHEP5, 10.7937/K9/TCIA.2016.TYGKKFMQ and 10.7937/K9/TCIA.2015.LO9QL9SX).
 
 With ``--split``, patients are put into the folders of their parts, and those of ``ct_limb_sts``, ``ct_tcia_mixed`` and
-``ct_contiguous_tcia`` (``slices.npz`` and ``meta.json``) come in addition, as far as SOURCE has them. To load:
+``ct_contiguous_tcia`` (``slices.npz`` and ``meta.json``) come in addition, as far as SOURCE has them; a folder for
+the option ``--ct`` of other scripts is made without. To load:
 
     "data": {"_target_": "medrestore_monai.data.training_slices", "folder": OUTPUT, "part": "train"}
 

@@ -144,11 +144,16 @@ def draw_upon_ct(
         drawings: how many of each CT slice.
         seed: of the drawings.
         parts: of the CT patients; those that do not train are left out.
+
+    Raises:
+        ValueError: there are no CT slices.
     """
     random = np.random.RandomState(seed)
     paths = [
         path for path in sorted(source.glob("*/*.nii.gz")) if (parts or {}).get(path.parent.name, "train") == "train"
     ]
+    if not paths:
+        raise ValueError(f"{source} holds no PATIENT/NAME.nii.gz that trains: make it without --split.")
     for path in progress(paths, "CT slices"):
         voxels, meta = read_image(path)
         spacing = float(np.linalg.norm(np.asarray(meta["affine"])[:3, 0]))
