@@ -1,4 +1,4 @@
-"""An interval for the value that a full scan would have, voxel by voxel: split conformal prediction over bins.
+"""An interval for the value that a full scan would have, voxel by voxel: conformal or empirical, over bins.
 
 The score of a voxel is its error over the local noise of the source and the factor of its bin. Bins divide voxels by
 the edge strength of the result, the smoothed change and the noise; that of MR, whose unit is arbitrary, in parts of the

@@ -25,7 +25,7 @@ VERSION = 2
 MOST_FLAGS = 0.1  # per clean slice of the people that it is tuned on: half of what is to hold for others
 LEAST = 4.0  # threshold, whatever the share
 LEAST_DIAMETER, GRAINS, DEVIATIONS = 4.0, 3.0, 3.0  # mm, noise grains and noise standard deviations of the disc
-_STEP, _MOST = 0.05, 1.0  # of the shares: above, a disc is missed where noise or the network weaken it
+_STEP, _MOST = 0.05, 1.0  # of the shares: near 1, the least disc is missed where it is weakened
 
 
 def diameter_of(spectrum: Spectrum) -> float:

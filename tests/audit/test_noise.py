@@ -128,4 +128,7 @@ def test_nothing_to_measure_is_said():
     found = measure_noise(source, source)
     assert all(figure.after is None and "nothing to measure" in figure.not_measured for figure in found.figures)
     assert not found.curves
+    assert found.of_source is None
+    even = Volume(np.zeros((60, 60, 2)), "CT")
+    assert measure_noise(even, even).of_source is None  # flat, and no noise
     assert [one.name for one in CT_CLASSES] == ["lung", "fat", "soft tissue", "bone"]
