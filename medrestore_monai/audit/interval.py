@@ -40,10 +40,8 @@ _LEAST_VOXELS = 100  # of a patient in a bin
 _EDGE, _CHANGE = 1.0, 2.5  # px, standard deviations of the Gaussians
 _QUANTILES = {"edge": (0.5, 0.8, 0.95), "change": (0.5, 0.9), "noise": (1 / 3, 2 / 3)}
 _OF_INPUT = ("hu_offset", "suv", "slice_axis", "bundle")  # what is said of an image, or names the bundle
-_METHODS = {
-    kind: f"{name} over bins of edge, smoothed change and noise"
-    for kind, name in (("conformal", "split conformal prediction"), ("empirical", "quantiles of errors"))
-}
+_BY = "over bins of edge, smoothed change and noise"
+_METHODS = {"conformal": f"split conformal prediction {_BY}", "empirical": f"quantiles of errors {_BY}"}
 
 
 @dataclass(frozen=True, eq=False)
