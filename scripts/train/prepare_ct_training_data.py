@@ -21,7 +21,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import preparing
 
@@ -29,7 +28,7 @@ from medrestore_monai.data import read_split, training_slices
 from medrestore_monai.data.parts import UNUSED
 
 STACKS = ("ct_limb_sts", "ct_tcia_mixed", "ct_contiguous_tcia")
-Scan = tuple[str, str, nib.Nifti1Image]  # patient, name of the file, image in HU
+Scan = tuple[str, str, np.ndarray, np.ndarray]  # patient, name of the file, HU (X, Y, Z), affine
 
 
 def tcga(source: Path) -> Iterator[Scan]:
@@ -41,8 +40,7 @@ def tcga(source: Path) -> Iterator[Scan]:
         hu = stored.T.astype(np.float64) * float(slope) + float(intercept)  # columns first, as NIfTI has it
         row, column = card["pixel_spacing"]
         affine = np.diag([-column, -row, float(card["slice_thickness"]), 1.0])
-        image = nib.Nifti1Image(np.rint(hu).astype(np.int16)[..., None], affine)
-        yield card["patient"], f"slice{number:03d}.nii.gz", image
+        yield card["patient"], f"slice{number:03d}.nii.gz", np.rint(hu).astype(np.int16)[..., None], affine
 
 
 def stacks(folder: Path) -> Iterator[Scan]:
@@ -52,7 +50,7 @@ def stacks(folder: Path) -> Iterator[Scan]:
         distance, row, column = spacing_of(card)
         affine = np.diag([-column, -row, distance, 1.0])
         patient = card.get("patient") or card["key"]
-        yield patient, f"{card['key']}.nii.gz", nib.Nifti1Image(np.rint(hu).astype(np.int16), affine)
+        yield patient, f"{card['key']}.nii.gz", np.rint(hu).astype(np.int16), affine
 
 
 def spacing_of(card: Mapping[str, Any]) -> list[float]:
@@ -65,6 +63,13 @@ def spacing_of(card: Mapping[str, Any]) -> list[float]:
     return [distance * float(apart), row, column]
 
 
+def scans(source: Path, more: bool) -> Iterator[Scan]:
+    """Give the slices of the TCGA archive, and ``more`` collections as far as they are there."""
+    yield from tcga(source / "ct_lung_tcga")
+    for folder in (source / name for name in STACKS if more):
+        yield from stacks(folder) if folder.is_dir() else ()
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = preparing.parser(__doc__, "folder with the collections' folders")
     parser.add_argument("--split", type=Path, help="which patient is in which part; more collections are laid out")
@@ -72,26 +77,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not (options.source / "ct_lung_tcga").is_dir():
         raise ValueError(f"{options.source} holds no folder ct_lung_tcga.")
     parts = None if options.split is None else read_split(options.split)
-    patients = set()
     with preparing.prepared(options.output, training_slices) as output:
-
-        def write(patient: str, name: str, image: nib.Nifti1Image) -> None:
+        for patient, name, voxels, affine in scans(options.source, parts is not None):
             part = "" if parts is None else parts.get(patient, UNUSED)
             if part != UNUSED:
-                place = output / part / patient / name
-                place.parent.mkdir(parents=True, exist_ok=True)
-                image.header.set_xyzt_units("mm")
-                nib.save(image, place)
-                patients.add(patient)
-
-        for one in tcga(options.source / "ct_lung_tcga"):
-            write(*one)
+                preparing.write_volume(output / part / patient / name, voxels, affine)
         for path in sorted((options.source / "ct_chest_lidc").glob("*.nii.gz")):
-            write(path.name.split("_")[0], path.name, nib.load(path))
-        for name in STACKS if parts is not None else ():
-            for one in stacks(options.source / name) if (options.source / name).is_dir() else ():
-                write(*one)
-    print(f"{len(patients)} patients")
+            patient = path.name.split("_")[0]
+            part = "" if parts is None else parts.get(patient, UNUSED)
+            if part != UNUSED:
+                preparing.put(path, output / part / patient / path.name)
 
 
 if __name__ == "__main__":
