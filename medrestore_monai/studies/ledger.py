@@ -60,6 +60,11 @@ class Ledger:
         self.folder.mkdir(parents=True, exist_ok=True)
         _write(self.folder / f"{self.key(record['name'])}.json", record)
 
+    def clear(self) -> None:
+        """Remove what killed processes left half written; only who holds the output's lock may."""
+        for leftover in (*self.folder.glob(".*.part"), *self.output.glob(f".{MANIFEST}.*.part")):
+            leftover.unlink(missing_ok=True)
+
     def publish(self) -> Path:
         """Write the manifest."""
         path, records = self.output / MANIFEST, self.read_all()

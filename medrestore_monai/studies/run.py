@@ -63,6 +63,7 @@ def restore_studies(
     with lock_output(job.output, workers.scheduler if workers else "") as run:
         shutil.rmtree(aside_folder(job.output), ignore_errors=True)  # of a run that was killed
         ledger = Ledger(job.output)
+        ledger.clear()
         before = ledger.read_all()
         states = {study.name: state_of(study, before.get(study.name), job) for study in studies}
         refuse_other_results(job, states)

@@ -314,6 +314,17 @@ def test_a_run_that_is_killed_between_record_and_result_resumes(job, bundle, mon
     assert leftovers(job.output) == [""]
 
 
+def test_what_a_killed_process_left_of_a_record_or_the_manifest_is_cleared_away(job):
+    records = job.output / ".medrestore" / "records"
+    records.mkdir(parents=True)
+    for left in (records / ".00ff.json.58cd6ea883d5.part", job.output / ".manifest.json.58cd6ea883d5.part"):
+        left.write_bytes(b'{"name"')
+    mine = job.output / ".mine.part"
+    mine.write_text("of somebody else")
+    restore_studies(job)
+    assert sorted(leftovers(job.output)) == ["", ".mine.part"]
+
+
 def only(job, name):
     return [study for study in list_studies(job.source) if study.name == name]
 
