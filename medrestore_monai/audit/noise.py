@@ -26,6 +26,7 @@ _PREFERRED = "soft tissue"
 _SQUARES = "2D noise power spectrum of half-overlapping squares of 64 pixels, less a 2nd-order fit"
 _ISLANDS = "2D noise power spectrum from the autocorrelation of all flat pixels, less 2nd-order fits"
 _LOCAL_MEAN = 6.0  # mm; a narrower mean would follow the noise that it divides
+_FITTED = "of values over their local mean; a Gaussian fitted to it, as the mean follows coarse noise"
 _DRAWS = 400
 
 
@@ -54,7 +55,8 @@ class Noise:
 def measure_noise(source: Volume, restored: Volume) -> Noise:
     """Measure the noise of both images in the same flat regions.
 
-    PET noise grows with the activity, so it is divided by the local mean of the source and has the unit 1.
+    PET noise grows with the activity, so each image is divided by its own local mean, and the noise has the unit 1. The
+    mean follows coarse noise and hides it: the figures are those of the Gaussian spectrum that fits what is left.
 
     Args:
         source: the input.
@@ -68,21 +70,22 @@ def measure_noise(source: Volume, restored: Volume) -> Noise:
         return Noise([_nothing(name, source, reason) for name in ("noise SD", "mean frequency of noise")])
     region, flat = found
     squares = find_squares(flat)
-    local = smoothed(source.array[..., chosen], source.pixel, _LOCAL_MEAN) if source.modality == "PT" else smooth
     spectra = {}
     for name, image in (("before", source), ("after", restored)):
         values = image.array[..., chosen]
         if source.modality == "PT":
-            values = values / np.maximum(local, 1e-6)
+            values = values / np.maximum(smoothed(values, source.pixel, _LOCAL_MEAN), 1e-6)
         if len(squares) >= LEAST_SQUARES:
             spectra[name] = spectrum_of_squares(values, squares, source.pixel)
         else:
             spectra[name] = spectrum_of_islands(values, flat, source.pixel)
-    figures = _figures(source, region.name, spectra["before"], spectra["after"])
+    fitted = spectra
+    if source.modality == "PT":
+        fitted = {name: gaussian_spectrum(one, _LOCAL_MEAN) for name, one in spectra.items()}
+    figures = _figures(source, region.name, fitted["before"], fitted["after"])
     enough = spectra["before"].pixels >= LEAST_FOR_CURVE
     curves = {name: one.rings() for name, one in spectra.items()} if enough else {}
-    before = spectra["before"]
-    of_source = gaussian_spectrum(before, _LOCAL_MEAN) if source.modality == "PT" else before
+    of_source = fitted["before"]
     return Noise(figures, curves, spectra, chosen, flat, of_source if of_source.area > 0 else None)
 
 
@@ -104,6 +107,8 @@ def _flattest(source: Volume, smooth: np.ndarray) -> tuple[TissueClass, np.ndarr
 def _figures(source: Volume, region: str, before: Spectrum, after: Spectrum) -> list[Figure]:
     unit = "1" if source.modality == "PT" else source.unit
     method = _SQUARES if before.regions else _ISLANDS
+    if source.modality == "PT":
+        method = f"{method}, {_FITTED}"
     n, counted = (before.regions, "squares") if before.regions else (before.pixels, "pixels")
     figure = partial(Figure, region=f"flat {region}", n=n, counted=counted)
     per_length = f"1/{source.length}"
@@ -120,6 +125,8 @@ def _figures(source: Volume, region: str, before: Spectrum, after: Spectrum) -> 
         ),
     ]
     name, method = "peak of the noise spectrum", f"{method}; parabola through the rings above 85 % of the largest"
+    if source.modality == "PT":
+        return [*figures, _nothing(name, source, "the fitted Gaussian has its peak at 0", region)]
     if before.has_peak:
         return [*figures, figure(name, unit=per_length, method=method, before=before.peak, after=after.peak)]
     reason = f"{before.pixels} flat pixels; a peak needs {LEAST_FOR_PEAK}"

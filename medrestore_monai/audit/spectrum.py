@@ -20,7 +20,7 @@ _TAPER = 32  # pixels of lag at which the autocorrelation ends
 _PEAK = 0.85  # of the largest ring: those above take part in the fit of the peak
 _LEAST_KEPT = 0.3  # of the power at a frequency, for the rest to be restored
 _FIT_2ND_ORDER, _FIT_PLANE = 400, 60  # pixels of an island
-_GRAINS = np.geomspace(0.3, 4.0, 60)  # pixels, standard deviations that are tried
+_GRAINS = (0.0, *np.geomspace(0.3, 4.0, 60))  # pixels, standard deviations that are tried
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,11 +108,12 @@ def gaussian_spectrum(measured: Spectrum, width: float) -> Spectrum:
     squared = measured.radius**2
     left = (1 - np.exp(-2 * (np.pi * width) ** 2 * squared)) ** 2
     fits = []
-    for grain in _GRAINS * float(np.mean(measured.pixel)):
+    for grain in np.multiply(_GRAINS, float(np.mean(measured.pixel))):
         shape = np.exp(-4 * (np.pi * grain) ** 2 * squared)
         height = float((measured.power * shape * left).sum() / ((shape * left) ** 2).sum())
         fits.append((float(((measured.power - height * shape * left) ** 2).sum()), height * shape))
-    return replace(measured, power=min(fits, key=lambda one: one[0])[1])
+    fitted = replace(measured, power=min(fits, key=lambda one: one[0])[1])
+    return replace(fitted, areas=measured.areas * (fitted.area / measured.area)) if measured.area > 0 else fitted
 
 
 def frequencies(shape: tuple[int, ...], pixel: tuple[float, float]) -> np.ndarray:

@@ -113,6 +113,11 @@ def test_coarse_pet_noise_that_the_local_mean_hides_is_given_back(grain):
     measured, fitted = (np.sqrt(one.area) for one in (found.spectra["before"], found.of_source))
     assert measured < 0.75 * size
     assert fitted == pytest.approx(size, rel=0.2)  # the calmest parts are taken for flat
+    smooth = gaussian_filter(size * noise / noise.std(), (1, 1, 0))
+    stated = measure_noise(source, source.like(level * (1 + smooth))).figures[0]
+    assert stated.before == pytest.approx(np.sqrt(found.of_source.area))
+    assert stated.after == pytest.approx(smooth[12:-12, 12:-12].std(), rel=0.35)
+    assert "a Gaussian fitted" in stated.method
     for width in (1.0, 2.5, 4.0):
         left = float(gaussian_filter(noise, (width, width, 0))[12:-12, 12:-12].std() / noise.std())
         assert noise_spread(found.of_source, width) == pytest.approx(left, rel=0.15)

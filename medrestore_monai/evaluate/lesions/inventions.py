@@ -43,8 +43,8 @@ def count_inventions(reference: Volume, restored: Volume) -> Inventions | None:
         restored: the result, on the same grid.
     """
     noise = measure_noise(reference, restored)
-    spectrum = noise.spectra.get("before")
-    if spectrum is None or not spectrum.area > 0:
+    spectrum = noise.of_source
+    if spectrum is None:
         return None
     width = [_SIGMA / step for step in reference.pixel]
     difference = gaussian_filter((restored.array - reference.array)[..., 0], width)
