@@ -23,8 +23,9 @@ from medrestore_monai.dicom.derivation import EARLIER, OWN_WORDS
 
 _GRID = 1e-3  # mm, by which two affines may differ
 _LUMA = (0.299, 0.587, 0.114)
+_FDG = r"FDG|(fluoro)?-?deoxyglucose"
 _TRACERS = (
-    r"FDG|fluorodeoxyglucose|PSMA|DOTATATE|DOTATOC|DOTANOC|FAPI|FLT|FET|F?DOPA|NaF|fluciclovine|choline|methionine|"
+    rf"{_FDG}|PSMA|DOTATATE|DOTATOC|DOTANOC|FAPI|FLT|FET|F?DOPA|NaF|fluciclovine|choline|methionine|"
     r"florbeta\w{3,5}|flutemetamol|flortaucipir|rubidium|ammonia|water"
 )
 _WEIGHTS = re.compile(r"weights SHA-256 ([0-9a-f]{64})")
@@ -121,9 +122,10 @@ def _header(ds: Dataset) -> dict[str, Any]:
         if ds.get(keyword):
             found[name] = f"{float(ds[keyword].value):g} {unit}"
     for drug in ds.get("RadiopharmaceuticalInformationSequence") or ():
-        if drug.get("Radiopharmaceutical"):
-            words = re.search(_TRACERS, str(drug.Radiopharmaceutical), re.IGNORECASE)  # the header may have any text
-            found["tracer"] = words[0] if words else "one that is not well known"
+        codes = drug.get("RadiopharmaceuticalCodeSequence") or ()
+        texts = [str(one.get("CodeMeaning") or "") for one in codes]
+        if named := " ".join([str(drug.get("Radiopharmaceutical") or ""), *texts]).strip():
+            found["tracer"] = _tracer(named)
     if ds.get("DerivationDescription"):
         found["derivation"] = _own_words(str(ds.DerivationDescription))
         weights = _WEIGHTS.search(str(ds.DerivationDescription))
@@ -131,6 +133,14 @@ def _header(ds: Dataset) -> dict[str, Any]:
             found["weights_sha256"] = weights[1]
             found["settings"] = _settings(found["derivation"])
     return found
+
+
+def _tracer(text: str) -> str:
+    """The name of a tracer in a text, which may be anything; FDG has one name."""
+    words = re.search(_TRACERS, text, re.IGNORECASE)
+    if words is None:
+        return "one that is not well known"
+    return "FDG" if re.fullmatch(_FDG, words[0], re.IGNORECASE) else words[0]
 
 
 def _own_words(text: str) -> str:

@@ -21,6 +21,7 @@ from medrestore_monai.intensity import INTENSITY_RANGES, choose_range, scale_to_
 IN, NEAR, OUT, UNKNOWN = "in", "near the edge", "out", "unknown"
 _MARGIN = 0.10  # of a limit, by which a value lies beyond it at a distance of 1
 _MARGIN_NOISE = 0.5  # the same of noise, whose limits are percentiles and not extremes
+_MARGINS_SCANNER = {"tube voltage": 0.25, "field strength": 0.5}  # 100 beside 120 kV, or 1 beside 1.5 T, is near
 _FARTHEST = 10.0  # largest distance; of another kind, too
 _ALARMS = 0.05  # of people like the training's that may be out
 # distance of the histograms, in parts of the intensity range, where the distance begins and where it is 1
@@ -114,8 +115,9 @@ def measure_scope(source: Volume, trained_on: Mapping[str, Any], neighbors: bool
 
     Returns:
         "out" where a feature is of another kind, or lies further beyond its range than 95 % of people like the
-        training's, and at least by a margin: 10 % of the range's end, of noise 50 %. "Near the edge" where one lies
-        less far beyond it.
+        training's, and at least by a margin: 10 % of the range's end, of the tube voltage 25 %, of noise and field
+        strength 50 %. "Near the edge" where one lies less far beyond it. What a header tells of the scanner is compared
+        with what is known of the training's scanners; "unknown" where the bundle states nothing of it.
 
     Raises:
         DataError: a score of the people like the training's is not finite.
@@ -138,11 +140,7 @@ def measure_scope(source: Volume, trained_on: Mapping[str, Any], neighbors: bool
     features += _intensities(source, block)
     if source.modality == "CT":
         features.append(_kernel(source, block))
-    features += [
-        Feature(name, str(source.about[name]), "not stated by the bundle", UNKNOWN)
-        for name in ("tube voltage", "tracer", "field strength")
-        if name in source.about
-    ]
+    features += _scanner(source, block)
     features = [_judged(one, limit) for one in features]
     return Scope(_worst(features), features, limit, people)
 
@@ -221,6 +219,21 @@ def _air(scaled: np.ndarray, histogram: Mapping[str, Any]) -> Feature:
     lacks = here < _LEAST_AIR < 10 * _LEAST_AIR < there
     value, trained = f"{100 * here:.1f} % of the image", f"{100 * there:.0f} %"
     return Feature("air and lung", value, trained, IN, _FARTHEST if lacks else 0.0)
+
+
+def _scanner(source: Volume, block: Mapping[str, Any]) -> list[Feature]:
+    """Compare what a header tells of tube voltage, field strength and tracer."""
+    found = []
+    for name, key, unit in (("tube voltage", "tube_voltage_kv", "kV"), ("field strength", "field_strength_t", "T")):
+        if name in source.about:
+            value = float(str(source.about[name]).removesuffix(unit))
+            found.append(_range(name, [value], block.get(key), unit, _MARGINS_SCANNER[name]))
+    if "tracer" in source.about:
+        tracer, trained = str(source.about["tracer"]), [str(one) for one in block.get("tracers", ())]
+        known = ", ".join(trained) or "not stated by the bundle"
+        distance = 0.0 if tracer.casefold() in map(str.casefold, trained) else _FARTHEST
+        found.append(Feature("tracer", tracer, known, IN if trained else UNKNOWN, distance if trained else 0.0))
+    return found
 
 
 def _histogram_distance(scaled: np.ndarray, histogram: Mapping[str, Any], background: float) -> float:

@@ -2,7 +2,8 @@ r"""Write what a bundle was trained on into its ``configs/metadata.json``: the r
 
     python scripts/train/trained_on.py pet_synthesis_restore_rwkv --data DIR --stage train_cpu [--samples 256]
     python scripts/train/trained_on.py pet_synthesis_restore_rwkv --data DIR --stage train_cpu \
-        --stage train_cpu,train_cpu_second --stage train_cpu,train_cpu_second,train_cpu_third --note "..."
+        --stage train_cpu,train_cpu_second --stage train_cpu,train_cpu_second,train_cpu_third --note "..." \
+        --scanner "PT tracers=FDG" --scanner "CT tube_voltage_kv=120,140"
 
 A ``--stage`` names the overlays that one training laid over ``train.json``; weights of several trainings have several.
 The trainings' own data lists and transforms are used, so what is written is what the network saw: ``trained_on`` holds
@@ -11,6 +12,8 @@ The trainings' own data lists and transforms are used, so what is written is wha
 * patients and slices, apart from slices ``drawn`` upon another modality; or the number of pictures;
 * ``pixel_mm`` and ``distance_mm`` between slices, of the clean images; for CT also the cutoff of their kernels;
 * ``degradations``, the ranges that the random transforms draw from;
+* what ``--scanner`` says of the scanners, where the images or their sources state it: ``tube_voltage_kv`` and
+  ``field_strength_t``, lowest and highest, and ``tracers``, names;
 * of ``--samples`` patches of each stage, the ``noise_level`` of the degraded ones
   (:func:`medrestore_monai.classical.noise_level`, from the 1st to the 99th percentile) and a histogram of the clean
   ones, in the scale of the network.
@@ -176,6 +179,16 @@ def patches(training: Training, samples: int, seed: int) -> tuple[list[float], n
     return levels, histogram
 
 
+def scanners(texts: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return what is said of the scanners, by modality."""
+    found: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        modality, name, values = re.fullmatch(r"(\w+) (\w+)=(.+)", text).groups()
+        listed = values.split(",")
+        found.setdefault(modality, {})[name] = listed if name == "tracers" else [float(one) for one in listed]
+    return found
+
+
 def described(modality: str, stages: Sequence[Training], samples: int, seed: int) -> dict[str, Any]:
     """Return what is known of one modality, over all stages."""
     items = list({(one["label"], one.get("slice")): one for stage in stages for one in stage.items}.values())
@@ -205,16 +218,21 @@ def main() -> None:
     parser.add_argument("--stage", action="append", metavar="OVERLAYS", help="separated by commas (default: train_cpu)")
     parser.add_argument("--samples", type=int, default=256, help="patches to draw of each stage (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--scanner", action="append", default=[], metavar="'MODALITY NAME=VALUES'", help="see above")
     parser.add_argument("--note", default="on the data and with the overlays of the training")
     options = parser.parse_args()
     bundle, names = find_bundle(options.bundle), options.stage or ["train_cpu"]
+    said = scanners(options.scanner)
     configs = [read_stage(bundle, name, options.data) for name in names]
     stages = [trainings(bundle, config) for config in configs]
     trained_on: dict[str, Any] = {"measured": options.note}
     if "start_from" in configs[0].get():
         trained_on["started_from"] = configs[0]["start_from"]
     trained_on["modalities"] = {
-        modality: described(modality, [stage[modality] for stage in stages], options.samples, options.seed)
+        modality: {
+            **described(modality, [stage[modality] for stage in stages], options.samples, options.seed),
+            **said.get(modality, {}),
+        }
         for modality in stages[0]
     }
     path = bundle.config("metadata")

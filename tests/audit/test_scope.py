@@ -3,10 +3,12 @@
 import json
 
 import numpy as np
+import pydicom
 import pytest
 from noise_fields import correlated_noise
-from phantoms import body_phantom
+from phantoms import body_phantom, pet_series
 
+from medrestore_monai.audit.reading import read_volume
 from medrestore_monai.audit.scope import Feature, Scope, limit_of, measure_scope
 from medrestore_monai.audit.volume import Volume
 from medrestore_monai.bundles import find_bundle
@@ -67,6 +69,67 @@ def test_slice_distance_counts_where_the_network_sees_neighbors():
     names = [one.name for one in measure_scope(volume, TRAINED).features]
     assert "slice distance" not in names
     assert state_of(measure_scope(volume, TRAINED, neighbors=True), "slice distance") == "out"
+
+
+@pytest.mark.parametrize(
+    ("about", "state"),
+    [
+        ({"tube voltage": "120 kV"}, "in"),
+        ({"tube voltage": "100 kV"}, "near the edge"),
+        ({"tube voltage": "80 kV"}, "out"),
+        ({"field strength": "3 T"}, "in"),
+        ({"field strength": "1 T"}, "near the edge"),
+        ({"field strength": "7 T"}, "out"),
+        ({"field strength": "0.055 T"}, "out"),
+        ({"tracer": "fdg"}, "in"),
+        ({"tracer": "PSMA"}, "out"),
+        ({"tracer": "one that is not well known"}, "out"),
+    ],
+    ids=str,
+)
+def test_what_the_header_tells_of_the_scanner_is_compared(about, state):
+    scanner = {"tube_voltage_kv": [120, 140], "field_strength_t": [1.5, 3.0], "tracers": ["FDG"]}
+    volume = Volume(np.abs(body_phantom(48)), "PT", (4, 4, 3), about=about)
+    (name,) = about
+    for stated, wanted in ((scanner, state), ({}, "unknown")):
+        scope = measure_scope(volume, {"modalities": {"PT": {"unit": "SUV", "pixel_mm": [3.0, 5.0], **stated}}})
+        assert state_of(scope, name) == wanted
+        assert scope.state == (wanted if stated else "in")
+    assert name in scope.line.partition("not compared: ")[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "tracer"),
+    [
+        ("", "Fluorodeoxyglucose F^18^", "FDG"),
+        ("Solution FDG of today", "", "FDG"),
+        ("deoxyglucose", "", "FDG"),
+        ("", "PSMA-1007", "PSMA"),
+        ("of somebody's own", "", "one that is not well known"),
+        ("", "", None),
+    ],
+)
+def test_the_tracer_is_read_from_the_text_or_the_code_of_a_header(tmp_path, text, code, tracer):
+    for path in pet_series(tmp_path, slices=2, size=8):
+        ds = pydicom.dcmread(path)
+        drug = ds.RadiopharmaceuticalInformationSequence[0]
+        drug.Radiopharmaceutical = text
+        if code:
+            named = pydicom.Dataset()
+            named.CodeValue, named.CodingSchemeDesignator, named.CodeMeaning = "1", "99TEST", code
+            drug.RadiopharmaceuticalCodeSequence = [named]
+        ds.save_as(path)
+    assert read_volume(tmp_path).about.get("tracer") == tracer
+
+
+def test_the_shipped_bundles_state_what_is_known_of_their_scanners():
+    for name, modality, key in (
+        ("ct_denoise_restore_rwkv", "CT", "tube_voltage_kv"),
+        ("pet_synthesis_restore_rwkv", "PT", "tracers"),
+        ("mri_superresolution_restore_rwkv", "MR", "field_strength_t"),
+    ):
+        block = json.loads(find_bundle(name).config("metadata").read_text())["trained_on"]["modalities"][modality]
+        assert block[key]
 
 
 def test_pet_needs_its_suv():

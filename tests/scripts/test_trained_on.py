@@ -46,6 +46,7 @@ def test_the_ranges_of_the_training_data_are_written(tmp_path, monkeypatch):
         write_volume(tmp_path / "data" / place / "PET.nii.gz", size, 3 + number, 4.0)
     write_volume(tmp_path / "data" / "train" / "upon_b" / "drawn.nii.gz", (4.0, 4.0, 5.0), 2, 4.0)
     options = ["--data", tmp_path / "data", "--samples", 3, "--note", "by a test"]
+    options += ["--scanner", "PT tracers=FDG,FLT", "--scanner", "PT tube_voltage_kv=100,140"]
     script = run(monkeypatch, NAME, *options, "--stage", "train_context")
     text = (root / "configs" / "metadata.json").read_text()
     found = json.loads(text)["trained_on"]
@@ -53,6 +54,7 @@ def test_the_ranges_of_the_training_data_are_written(tmp_path, monkeypatch):
     assert list(found["modalities"]) == ["PT"]
     found = found["modalities"]["PT"]
     assert found["unit"] == "SUV"
+    assert (found["tracers"], found["tube_voltage_kv"]) == (["FDG", "FLT"], [100.0, 140.0])
     assert (found["patients"], found["slices"], found["drawn_slices"]) == (2, 7, 2)
     assert (found["pixel_mm"], found["distance_mm"]) == ([3.0, 4.0], [2.0, 5.0])  # c validates
     assert 0 < found["noise_level"][0] <= found["noise_level"][1] < 1
