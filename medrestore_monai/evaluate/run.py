@@ -1,5 +1,6 @@
 """Score bundles, classical baselines and the input side by side, and write the report."""
 
+import math
 import platform
 import time
 from collections import Counter
@@ -14,8 +15,10 @@ from rich.progress import Progress
 from torch import Tensor
 
 from medrestore_monai import __version__
+from medrestore_monai.audit.interval import Calibration
 from medrestore_monai.classical import Parameters
 from medrestore_monai.evaluate.cases import Source
+from medrestore_monai.evaluate.coverage import calibration_of, coverage_of_slices
 from medrestore_monai.evaluate.groups import open_groups
 from medrestore_monai.evaluate.models import Model
 from medrestore_monai.evaluate.physics import slice_physics
@@ -47,6 +50,10 @@ class _Results:
     notes: list[str] = field(default_factory=list)
     levels: dict[str, list[float]] = field(default_factory=dict)
     constant: int = 0
+
+
+_Done = dict[int, tuple[dict[str, Tensor], list[SliceScore]]]
+"""By place in a volume, the results of a slice by method, and their scores."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,11 @@ def _run(
     window_of = partial(_window_of, PROTOCOLS[request.protocol], source.modality)
     methods = methods_of(models, baselines, window_of if request.oracle else None)
     needs_all = need_neighbors(models, baselines)
+    calibrations = {}
+    for model in models if PROTOCOLS[request.protocol].physics else ():
+        found, said = calibration_of(model, request.settings)
+        results.notes += [said] if said else []
+        calibrations |= {model.name: found} if found is not None else {}
 
     def leave_out(error: ValueError) -> None:
         if not request.skip_bad:
@@ -117,13 +129,16 @@ def _run(
         for listed in source.images():
             volume = load_volume(source, listed, models[0].scaling, needs_all, leave_out)
             prepared, seconds = _prepare(methods, volume, leave_out)
+            done: _Done = {}
             for at in volume.scored if prepared else ():
                 try:
                     with located(volume.slices[at].case):
-                        _one(request, source.modality, volume, at, models, prepared, seconds, results)
+                        done |= _one(request, source.modality, volume, at, models, prepared, seconds, results)
                 except ValueError as error:
                     leave_out(error)
                 shown.advance(task)
+            for name, calibration in calibrations.items():
+                _cover(volume, done, name, source.modality, calibration)
             if needs_all and volume.scored:
                 results.levels.setdefault(source.modality, []).append(volume.level)
 
@@ -158,13 +173,13 @@ def _one(
     prepared: Mapping[str, Prepared],
     shared: Mapping[str, float],
     results: _Results,
-) -> None:
-    """Restore one slice with every method and score it."""
+) -> _Done:
+    """Restore one slice with every method and score it; return nothing where there is nothing to score."""
     protocol, one = PROTOCOLS[request.protocol], volume.slices[at]
     window, label = protocol.window(modality, one.range), one.label
     if protocol.leaves_out(label, window):
         results.constant += 1
-        return
+        return {}
     place = (modality, one.case["patient"], one.case["name"], one.number)
     images, seconds, scores = {}, {}, []
     for name, restored in prepared.items():
@@ -180,6 +195,18 @@ def _one(
         results.seconds.setdefault(name, []).append(duration)
     for model in models:
         _keep_worst(results, model, request.worst, scores, {**images, "reference": label}, window)
+    return {at: (images, scores)}
+
+
+def _cover(volume: Volume, done: _Done, name: str, modality: str, calibration: Calibration) -> None:
+    """Give the scores of one model the coverage of its intervals."""
+    if not done:
+        return
+    restored = [images[name] for images, _ in done.values()]
+    found = coverage_of_slices(volume, list(done), restored, modality, calibration)
+    for (_, scores), coverage in zip(done.values(), found, strict=True):
+        own = next(one for one in scores if (one.method, one.region) == (name, "whole slice"))
+        own.values.update({} if math.isnan(coverage) else {"coverage": coverage})
 
 
 def _keep_worst(

@@ -12,11 +12,13 @@ from torch import Tensor
 from medrestore_monai.intensity import INTENSITY_RANGES
 from medrestore_monai.metrics import body_mask, delta_e, slice_scores
 
-__all__ = ["HIGHER_IS_BETTER", "MEASURED", "PROTOCOLS", "Protocol"]
+__all__ = ["HIGHER_IS_BETTER", "MEASURED", "OF_BUNDLES", "PROTOCOLS", "Protocol"]
 
 HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "rmse": False, "delta_e": False}
 #: What some slices have only, and what no number says is better of.
-MEASURED = ("noise", "noise_of_reference", "gain", "frc")
+MEASURED = ("noise", "noise_of_reference", "gain", "frc", "coverage")
+#: Of these, what only a bundle can have, so that there is nothing to compare it with.
+OF_BUNDLES = ("coverage",)
 _WHOLE, _BODY = "whole slice", "body"
 
 
@@ -33,7 +35,7 @@ class Protocol:
         count_border: see there.
         body: score CT slices also inside the body.
         gray_as_rgb: give gray images a color difference too.
-        physics: of CT, PET and MR, measure noise, signal gain and Fourier ring correlation as well.
+        physics: of CT, PET and MR, measure noise, signal gain, Fourier ring correlation and coverage as well.
         settings: values of a bundle's ``evaluate.json`` the protocol asks for, by modality; where a bundle has no value
             of that name, its own degradation stands.
     """
@@ -103,8 +105,9 @@ PROTOCOLS = {
             "standard",
             "Slices in the modality's window (CT -160 to 240 HU, PET 0 to 20 SUV, else the range of the image), whose "
             "width is the data range; SSIM without its border of 5 pixels; CT also inside the body. Of CT, PET and MR "
-            "also the noise in flat regions, the signal gain from 0.15 to 0.6 of Nyquist, and the frequency up to "
-            "which patches agree with the reference (FRC).",
+            "also the noise in flat regions, the signal gain from 0.15 to 0.6 of Nyquist, the frequency up to which "
+            "patches agree with the reference (FRC) and, of a bundle with intervals, the part of the body's voxels "
+            "whose reference lies within (coverage).",
             windows=_CT_AND_PET,
             body=True,
             physics=True,

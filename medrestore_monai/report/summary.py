@@ -6,7 +6,7 @@ from statistics import fmean
 
 import numpy as np
 
-from medrestore_monai.report.protocols import HIGHER_IS_BETTER, MEASURED
+from medrestore_monai.report.protocols import HIGHER_IS_BETTER, MEASURED, OF_BUNDLES
 from medrestore_monai.report.significance import bootstrap_interval, paired_p_value
 
 INPUT = "input"
@@ -106,13 +106,14 @@ def _row(scores: Sequence[SliceScore], baseline: Sequence[SliceScore], average: 
     unit, groups = _groups(scores)
     estimates = {}
     for name in dict.fromkeys(name for score in scores for name in score.values):
-        have = [at for at, score in enumerate(scores) if name in score.values and name in baseline[at].values]
+        alone = name in OF_BUNDLES
+        have = [at for at, one in enumerate(scores) if name in one.values and (alone or name in baseline[at].values)]
         if not have or (name not in MEASURED and len(have) < len(scores)):
             continue
         values, there = [scores[at].values[name] for at in have], [groups[at] for at in have]
         interval = bootstrap_interval(values, there, seed)
         same = scores[0].method == baseline[0].method
-        p = float("nan") if same else paired_p_value(values, [baseline[at].values[name] for at in have], there)
+        p = float("nan") if same or alone else paired_p_value(values, [baseline[at].values[name] for at in have], there)
         estimates[name] = Estimate(fmean(values), *interval, p)
     first = scores[0]
     patients = len({score.patient for score in scores})

@@ -20,6 +20,7 @@ _TITLES = {
     "noise_of_reference": "noise of the reference",
     "gain": "signal gain",
     "frc": "FRC, 1/mm",
+    "coverage": "coverage of the interval",
 }
 _FEW = 6  # patients
 SCHEMA = "medrestore/evaluate/1"  # of table.json
@@ -118,7 +119,7 @@ def markdown(about: Mapping[str, Any], rows: Sequence[SummaryRow], notes: Sequen
             continue  # nothing new
         lines += ["", f"## {modality}, {region}: mean over {first.count} {average}s of {_count(first.patients)}", ""]
         lines.append(f"95 % intervals and p-values over {first.unit}.{_caution(first)}")
-        names = list(first.scores)
+        names = list(dict.fromkeys(name for row in here for name in row.scores))
         lines += ["", "| method | " + " | ".join(f"{_title(name, about, modality)} | p" for name in names) + " |"]
         lines.append("|---" * (1 + 2 * len(names)) + "|")
         for row in here:
@@ -171,6 +172,8 @@ def _number(value: Any) -> Any:
 
 
 def _cells(row: SummaryRow, name: str) -> tuple[str, str]:
+    if name not in row.scores:
+        return "", ""
     estimate = row.scores[name]
     mean = rounded(estimate.mean, name)
     if not math.isnan(estimate.lower):

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 from evaluate_command import run
-from phantoms import ct_series, ct_volume
+from phantoms import body_phantom, ct_series, ct_volume
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
 from tiny_bundle import NAME, TINY, edit_json, make_tiny_bundle, write_tiny_weights
 from typer.testing import CliRunner
 
+from medrestore_monai.audit.interval import Calibration, settings_of_result, write_calibration
 from medrestore_monai.bundles import find_bundle
 from medrestore_monai.cli import app
 from medrestore_monai.data import paired_folders
@@ -92,6 +93,34 @@ def assert_scores(folder, method, expected):
     steps = (0.0051, 0.000051, 0.00051 * expected[2])
     for name, value, step in zip(("psnr", "ssim", "rmse"), expected, steps, strict=True):
         assert whole(folder, method, name) == pytest.approx(value, abs=step), name
+
+
+@pytest.mark.slow
+def test_the_table_has_the_coverage_of_a_bundle_with_intervals(bundles, tmp_path):
+    clean = np.repeat(body_phantom((150, 141))[..., None], 2, axis=2)
+    noise = 20 * np.random.default_rng(0).standard_normal(clean.shape) * (clean > -900)
+    for patient in ("p1", "p2"):
+        ct_series(tmp_path / "data" / patient, volume=np.rint(clean + noise), series=patient)
+    bundle = find_bundle(str(bundles / OTHER))
+    made_for = bundle.metadata["weights_sha256"], settings_of_result(bundle, {})
+    edges = {"edge": [1.0, 2.0, 3.0], "change": [0.5, 1.0], "noise": [10.0, 20.0]}
+    calibration = Calibration(0.9, 12, "a label", "such images", edges, np.full((4, 3, 3), 1e6), *made_for)
+    path = bundle.root / "docs" / "interval.json"
+    path.parent.mkdir(exist_ok=True)
+    write_calibration(path, "CT", calibration)
+    try:
+        both = ("--data", tmp_path / "data", "--bundle", NAME, "--bundle", OTHER, "--baselines", "gaussian")
+        run(*both, "-o", tmp_path / "report")
+        rows = table(tmp_path / "report")
+        coverage = {method: rows["whole slice", "slice", method]["coverage"] for method in ("input", NAME, OTHER)}
+        assert coverage == {"input": "", NAME: "", OTHER: "1"}
+        assert f"{OTHER}: its intervals hold for such images" in (tmp_path / "report" / "table.md").read_text()
+        run(*both, "-o", tmp_path / "other", "--set", "strength=0.5")
+        assert "coverage" not in table(tmp_path / "other")["whole slice", "slice", OTHER]
+        note = f"{OTHER}: the coverage of its intervals is not measured: it was calibrated for strength 1.0 and not 0.5"
+        assert note in (tmp_path / "other" / "table.md").read_text()
+    finally:
+        path.unlink()
 
 
 def tuned_text(baselines, levels=(1.0,), modality="CT"):

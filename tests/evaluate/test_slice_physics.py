@@ -1,13 +1,22 @@
 """Noise, signal gain and agreement of a slice, and how they are averaged where some slices have none."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 from phantoms import body_phantom
 from scipy.ndimage import gaussian_filter
 
+from medrestore_monai.audit import Volume as Image
+from medrestore_monai.audit.interval import Calibration, measure_interval
+from medrestore_monai.audit.noise import measure_noise
+from medrestore_monai.evaluate.coverage import coverage_of_slices
 from medrestore_monai.evaluate.physics import slice_physics
+from medrestore_monai.evaluate.volumes import Slice, Volume
 from medrestore_monai.report import SliceScore, findings, summarize
+from medrestore_monai.report.tables import markdown
 
 SPACING = (1.2, 1.2, 2.5)
 
@@ -40,6 +49,56 @@ def test_pictures_and_plain_slices_have_nothing_to_measure():
     plain = torch.full((1, 40, 40), 40.0)
     assert slice_physics(plain, plain, "GRAY", SPACING) == {}
     assert "noise" not in slice_physics(plain[:, :9, :9], plain[:, :9, :9], "CT", SPACING)
+
+
+def noisy_volume(count=3):
+    """Degraded and clean slices of one image as an evaluation has them, and what a bundle might make of them."""
+    clean = body_phantom((150, 141))
+    slices, restored = [], []
+    for number in range(count):
+        label, image = (as_slice(clean + size * unit_noise(clean.shape, number)) for size in (5, 15))
+        case = {"image": MetaTensor(image, affine=torch.diag(torch.tensor([*SPACING, 1.0]))), "label": label}
+        slices.append(Slice(number, case, {}, True))
+        restored.append(label + as_slice(6.0 * unit_noise(clean.shape, 100 + number)))
+    return Volume(slices), restored
+
+
+def test_coverage_counts_the_voxels_of_the_body_whose_reference_lies_within():
+    volume, restored = noisy_volume()
+    factors = np.linspace(0.1, 0.9, 36).reshape(4, 3, 3)
+    edges = {"edge": [1.0, 2.0, 3.0], "change": [0.5, 1.0], "noise": [10.0, 20.0]}
+    calibration = Calibration(0.9, 9, "a label", "such images", edges, factors, "", {})
+    found = coverage_of_slices(volume, [0, 1, 2], restored, "CT", calibration)
+    images = [one.case["image"][0].numpy() for one in volume.slices]
+    source = Image(np.stack(images, axis=-1), "CT", SPACING)
+    result = source.like(np.stack([one[0].numpy() for one in restored], axis=-1))
+    half = measure_interval(source, result, measure_noise(source, source), calibration).half_width
+    for number, coverage in enumerate(found):
+        error = np.abs(restored[number] - volume.slices[number].label)[0].numpy()
+        body = half[..., number] > 0
+        assert 0.2 < coverage < 0.9
+        assert coverage == pytest.approx((error <= half[..., number])[body].mean(), abs=0.01)
+    labels = [one.label for one in volume.slices]
+    assert coverage_of_slices(volume, [0, 1, 2], labels, "CT", calibration) == [1, 1, 1]
+    assert coverage_of_slices(volume, [1], [labels[1] + 1000], "CT", calibration) == [0]
+    cropped = Volume([replace(one, case={**one.case, "image": one.case["image"][:, :9, :9]}) for one in volume.slices])
+    for one in cropped.slices:
+        one.case["label"] = one.case["label"][:, :9, :9]
+    assert np.isnan(coverage_of_slices(cropped, [0], [restored[0][:, :9, :9]], "CT", calibration)).all()
+
+
+def test_only_bundles_have_coverage_and_nothing_is_compared_with_it():
+    def score(at, method, **values):
+        return SliceScore("CT", f"p{at}", "v", at, method, "whole slice", {"psnr": 30.0 + at, **values})
+
+    scores = [score(at, "input") for at in range(3)] + [score(0, "m", coverage=0.9), score(1, "m"), score(2, "m")]
+    rows = {(row.average, row.method): row for row in summarize(scores)}
+    assert rows["slice", "m"].scores["coverage"].mean == 0.9
+    assert np.isnan(rows["slice", "m"].scores["coverage"].p)
+    assert "coverage" not in rows["slice", "input"].scores
+    table = [line for line in markdown({}, list(rows.values()), []).splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in table}) == 1
+    assert "coverage of the interval" in table[0]
 
 
 def test_slices_without_a_figure_do_not_count_in_it():

@@ -1,0 +1,64 @@
+"""Which part of the body's voxels has its reference within the interval that a bundle gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medrestore_monai.audit import Volume as Image
+from medrestore_monai.audit.interval import Calibration, coverage_by_slice, read_calibration, settings_of_result
+from medrestore_monai.audit.noise import measure_noise
+from medrestore_monai.evaluate.models import Model
+from medrestore_monai.evaluate.volumes import Volume
+
+
+def calibration_of(model: Model, settings: Mapping[str, Any]) -> tuple[Calibration | None, str]:
+    """Return the calibration of a model's intervals if it holds here, and a note on it; neither if there is none.
+
+    Args:
+        model: of one modality.
+        settings: that the user gave.
+
+    Raises:
+        DataError: the bundle's file is damaged.
+    """
+    bundle = model.candidate.bundle
+    found = read_calibration(bundle, model.modality)
+    if found is None:
+        return None, ""
+    void = found.why_void(model.restorer.weights_sha256, settings_of_result(bundle, settings))
+    if void:
+        return None, f"{model.name}: the coverage of its intervals is not measured: {void}."
+    return found, f"{model.name}: its intervals hold for {found.images}; for other images their coverage is no promise."
+
+
+def coverage_of_slices(
+    volume: Volume, places: Sequence[int], restored: Sequence[Tensor], modality: str, calibration: Calibration
+) -> list[float]:
+    """Return the coverage of some slices of a volume; NaN where the noise cannot be measured.
+
+    Args:
+        volume: the images, degraded and clean.
+        places: of the slices in it.
+        restored: these slices, shape ``(C, X, Y)``, in the modality's unit.
+        modality: CT, PT or MR.
+        calibration: of the bundle that restored them.
+    """
+    sizes: dict[tuple[int, ...], list[int]] = {}  # of a series with slices of several sizes, each is an image
+    for number, one in enumerate(restored):
+        sizes.setdefault(tuple(one.shape), []).append(number)
+    found = np.full(len(places), np.nan)
+    for numbers in sizes.values():
+        at = [volume.slices[places[number]] for number in numbers]
+        source = Image(_stacked([one.case["image"] for one in at]), modality, volume.spacing)
+        result, label = (source.like(_stacked(one)) for one in ([restored[n] for n in numbers], [s.label for s in at]))
+        found[numbers] = coverage_by_slice(source, result, label, measure_noise(source, source), calibration)
+    return [float(one) for one in found]
+
+
+def _stacked(slices: Sequence[Tensor]) -> np.ndarray:
+    return torch.stack([one.as_subclass(torch.Tensor)[0].cpu() for one in slices], dim=-1).numpy()
