@@ -1,16 +1,19 @@
 """Adapt the weights for CT to one patient without targets, and test on another: the estimate beside full dose.
 
     python scripts/experiments/adapt_none/adapt_pairs.py PAIRS OUTPUT.json [--steps 60] [--rate 5e-4] [--change median]
+    python scripts/experiments/adapt_none/adapt_pairs.py PAIRS OUTPUT.json --steps 7500 --patch 64 --weights FOLDER
 
 PAIRS is that of ``null_candidates.py``. Only gains train, toward the share of the noise that the shipped weights let
 pass, as in the command. Quarters of the other patient's slices are the units where there are fewer than five. With
-``--change``, the images are filtered or turned before, in a way that the command does not recognize and refuse.
+``--change``, the images are filtered or turned before, in a way that the command does not recognize and refuse. With
+``--weights``, those adapted to a patient are written as ``FOLDER/<patient>.pt``.
 """
 
 import argparse
 import copy
 import json
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,6 +129,7 @@ def main() -> None:
     parser.add_argument("--patch", type=int, default=96)
     parser.add_argument("--side", type=int, default=160)
     parser.add_argument("--change", choices=CHANGES, default="")
+    parser.add_argument("--weights", type=Path, metavar="FOLDER", help="that the adapted weights are written to")
     options = parser.parse_args()
     torch.set_num_threads(1)
     network = shipped_network()
@@ -136,14 +140,22 @@ def main() -> None:
         own = [number for number, pair in enumerate(pairs) if pair.patient == patient]
         others = [number for number in before if number not in own]
         kept = float(np.median([before[number].risks(nothing)[0].passed for number in own]))
+        began = time.process_time()
         new = adapted(network, [pairs[number] for number in own], min(kept, most_kept(ALPHA)), options)
+        minutes = (time.process_time() - began) / 60
+        if options.weights:
+            options.weights.mkdir(parents=True, exist_ok=True)
+            torch.save(new.state_dict(), options.weights / f"{patient}.pt")
         after = {number: Probed(pairs[number], restore_with(new), number) for number in others}
         judged = judge([before[number] for number in others], [after[number] for number in others], kept)
-        row = {"adapted_to": patient, "kept": round(kept, 3), **judged}
+        row = {"adapted_to": patient, "kept": round(kept, 3), "cpu_minutes": round(minutes, 1), **judged}
         results.append(row)
         print(json.dumps(row, indent=1), flush=True)
     options.output.write_text(
-        json.dumps({"settings": vars(options) | {"pairs": "", "output": ""}, "results": results}, indent=1) + "\n"
+        json.dumps(
+            {"settings": vars(options) | {"pairs": "", "output": "", "weights": ""}, "results": results}, indent=1
+        )
+        + "\n"
     )
 
 
