@@ -112,7 +112,7 @@ def _run(
     window_of = partial(_window_of, PROTOCOLS[request.protocol], source.modality)
     methods = methods_of(models, baselines, window_of if request.oracle else None)
     needs_all = need_neighbors(models, baselines)
-    calibrations = {}
+    calibrations: dict[str, Calibration] = {}
     for model in models if PROTOCOLS[request.protocol].physics else ():
         found, said = calibration_of(model, request.settings)
         results.notes += [said] if said else []
