@@ -14,6 +14,7 @@ import torch
 from pydicom.dataset import Dataset
 
 from medrestore_monai.audit.maps import HEADERS
+from medrestore_monai.audit.scope import UNKNOWN_TRACER
 from medrestore_monai.audit.volume import Volume
 from medrestore_monai.bundles import Bundle, list_bundles
 from medrestore_monai.data import LoadImageOrSeriesd
@@ -23,9 +24,9 @@ from medrestore_monai.dicom.derivation import EARLIER, OWN_WORDS
 
 _GRID = 1e-3  # mm, by which two affines may differ
 _LUMA = (0.299, 0.587, 0.114)
-_FDG = r"FDG|(fluoro)?-?deoxyglucose"
+_FDG = r"FDG|des?oxy.{0,24}?glu[ck]ose"  # fluorodeoxyglucose, Fluordesoxyglukose, 2-deoxy-2-[18F]fluoro-D-glucose
 _TRACERS = (
-    rf"{_FDG}|PSMA|DOTATATE|DOTATOC|DOTANOC|FAPI|FLT|FET|F?DOPA|NaF|fluciclovine|choline|methionine|"
+    r"PSMA|DOTATATE|DOTATOC|DOTANOC|FAPI|FLT|FET|F?DOPA|NaF|fluciclovine|choline|methionine|"
     r"florbeta\w{3,5}|flutemetamol|flortaucipir|rubidium|ammonia|water"
 )
 _WEIGHTS = re.compile(r"weights SHA-256 ([0-9a-f]{64})")
@@ -123,8 +124,8 @@ def _header(ds: Dataset) -> dict[str, Any]:
             found[name] = f"{float(ds[keyword].value):g} {unit}"
     for drug in ds.get("RadiopharmaceuticalInformationSequence") or ():
         codes = drug.get("RadiopharmaceuticalCodeSequence") or ()
-        texts = [str(one.get("CodeMeaning") or "") for one in codes]
-        if named := " ".join([str(drug.get("Radiopharmaceutical") or ""), *texts]).strip():
+        texts = [*(str(one.get("CodeMeaning") or "") for one in codes), str(drug.get("Radiopharmaceutical") or "")]
+        if named := " ".join(filter(None, texts)):
             found["tracer"] = _tracer(named)
     if ds.get("DerivationDescription"):
         found["derivation"] = _own_words(str(ds.DerivationDescription))
@@ -136,11 +137,11 @@ def _header(ds: Dataset) -> dict[str, Any]:
 
 
 def _tracer(text: str) -> str:
-    """The name of a tracer in a text, which may be anything; FDG has one name."""
+    """The first well-known tracer that a text names, which may be anything; FDG has one name."""
+    if re.search(_FDG, text, re.IGNORECASE):
+        return "FDG"
     words = re.search(_TRACERS, text, re.IGNORECASE)
-    if words is None:
-        return "one that is not well known"
-    return "FDG" if re.fullmatch(_FDG, words[0], re.IGNORECASE) else words[0]
+    return words[0] if words else UNKNOWN_TRACER
 
 
 def _own_words(text: str) -> str:

@@ -23,6 +23,7 @@ _MARGIN = 0.10  # of a limit, by which a value lies beyond it at a distance of 1
 _MARGIN_NOISE = 0.5  # the same of noise, whose limits are percentiles and not extremes
 _MARGINS_SCANNER = {"tube voltage": 0.25, "field strength": 0.5}  # 100 beside 120 kV, or 1 beside 1.5 T, is near
 _FARTHEST = 10.0  # largest distance; of another kind, too
+UNKNOWN_TRACER = "one that is not well known"  # a header named some text that is not that of a tracer
 _ALARMS = 0.05  # of people like the training's that may be out
 # distance of the histograms, in parts of the intensity range, where the distance begins and where it is 1
 _DISTANCE = {"CT": (0.06, 0.12), "PT": (0.1, 0.2), "MR": (0.2, 0.35), "RGB": (0.3, 0.5), "GRAY": (0.3, 0.5)}
@@ -231,8 +232,9 @@ def _scanner(source: Volume, block: Mapping[str, Any]) -> list[Feature]:
     if "tracer" in source.about:
         tracer, trained = str(source.about["tracer"]), [str(one) for one in block.get("tracers", ())]
         known = ", ".join(trained) or "not stated by the bundle"
-        distance = 0.0 if tracer.casefold() in map(str.casefold, trained) else _FARTHEST
-        found.append(Feature("tracer", tracer, known, IN if trained else UNKNOWN, distance if trained else 0.0))
+        compared = bool(trained) and tracer != UNKNOWN_TRACER
+        distance = _FARTHEST if compared and tracer.casefold() not in map(str.casefold, trained) else 0.0
+        found.append(Feature("tracer", tracer, known, IN if compared else UNKNOWN, distance))
     return found
 
 

@@ -83,7 +83,7 @@ def test_slice_distance_counts_where_the_network_sees_neighbors():
         ({"field strength": "0.055 T"}, "out"),
         ({"tracer": "fdg"}, "in"),
         ({"tracer": "PSMA"}, "out"),
-        ({"tracer": "one that is not well known"}, "out"),
+        ({"tracer": "one that is not well known"}, "unknown"),
     ],
     ids=str,
 )
@@ -94,7 +94,7 @@ def test_what_the_header_tells_of_the_scanner_is_compared(about, state):
     for stated, wanted in ((scanner, state), ({}, "unknown")):
         scope = measure_scope(volume, {"modalities": {"PT": {"unit": "SUV", "pixel_mm": [3.0, 5.0], **stated}}})
         assert state_of(scope, name) == wanted
-        assert scope.state == (wanted if stated else "in")
+        assert scope.state == (wanted if wanted != "unknown" else "in")
     assert name in scope.line.partition("not compared: ")[2]
 
 
@@ -104,6 +104,10 @@ def test_what_the_header_tells_of_the_scanner_is_compared(about, state):
         ("", "Fluorodeoxyglucose F^18^", "FDG"),
         ("Solution FDG of today", "", "FDG"),
         ("deoxyglucose", "", "FDG"),
+        ("Fluordesoxyglukose", "", "FDG"),
+        ("2-deoxy-2-[18F]fluoro-D-glucose", "", "FDG"),
+        ("sterile water", "Fluorodeoxyglucose F^18^", "FDG"),
+        ("F-18", "", "one that is not well known"),
         ("", "PSMA-1007", "PSMA"),
         ("of somebody's own", "", "one that is not well known"),
         ("", "", None),
