@@ -13,7 +13,7 @@ The trainings' own data lists and transforms are used, so what is written is wha
 * ``pixel_mm`` and ``distance_mm`` between slices, of the clean images; for CT also the cutoff of their kernels;
 * ``degradations``, the ranges that the random transforms draw from;
 * what ``--scanner`` says of the scanners, where the images or their sources state it: ``tube_voltage_kv`` and
-  ``field_strength_t``, lowest and highest, and ``tracers``, names;
+  ``field_strength_t``, lowest and highest, and ``tracers``, names; say it again each time, as the block is new;
 * of ``--samples`` patches of each stage, the ``noise_level`` of the degraded ones
   (:func:`medrestore_monai.classical.noise_level`, from the 1st to the 99th percentile) and a histogram of the clean
   ones, in the scale of the network.
@@ -179,13 +179,20 @@ def patches(training: Training, samples: int, seed: int) -> tuple[list[float], n
     return levels, histogram
 
 
-def scanners(texts: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return what is said of the scanners, by modality."""
+def scanners(texts: Iterable[str], modalities: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return what is said of the scanners, by modality.
+
+    Raises:
+        ValueError: a text is none of ``MODALITY NAME=VALUE,VALUE``.
+    """
     found: dict[str, dict[str, Any]] = {}
     for text in texts:
-        modality, name, values = re.fullmatch(r"(\w+) (\w+)=(.+)", text).groups()
-        listed = values.split(",")
-        found.setdefault(modality, {})[name] = listed if name == "tracers" else [float(one) for one in listed]
+        parts = re.fullmatch(r"(\w+) (tube_voltage_kv|field_strength_t|tracers)=(.+)", text)
+        if parts is None or parts[1] not in modalities:
+            raise ValueError(f"--scanner is 'MODALITY NAME=VALUES' of a modality of the bundle, got {text!r}.")
+        listed = parts[3].split(",")
+        numbers = [] if parts[2] == "tracers" else [float(one) for one in listed]
+        found.setdefault(parts[1], {})[parts[2]] = [min(numbers), max(numbers)] if numbers else listed
     return found
 
 
@@ -222,7 +229,10 @@ def main() -> None:
     parser.add_argument("--note", default="on the data and with the overlays of the training")
     options = parser.parse_args()
     bundle, names = find_bundle(options.bundle), options.stage or ["train_cpu"]
-    said = scanners(options.scanner)
+    try:
+        said = scanners(options.scanner, bundle.evaluated)
+    except ValueError as error:
+        parser.error(str(error))
     configs = [read_stage(bundle, name, options.data) for name in names]
     stages = [trainings(bundle, config) for config in configs]
     trained_on: dict[str, Any] = {"measured": options.note}

@@ -37,6 +37,13 @@ def run(monkeypatch, *options):
     return script
 
 
+@pytest.mark.parametrize("text", ["PT tracers", "PT voltage=100", "CT tube_voltage_kv=120", "PT tube_voltage_kv=high"])
+def test_what_is_no_fact_of_a_scanner_is_refused(monkeypatch, text):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    with pytest.raises(ValueError, match=r"--scanner|could not convert"):
+        importlib.import_module("trained_on").scanners([text], ["PT"])
+
+
 @pytest.mark.slow
 def test_the_ranges_of_the_training_data_are_written(tmp_path, monkeypatch):
     root = make_tiny_bundle(tmp_path / "bundles", NAME)
@@ -46,7 +53,7 @@ def test_the_ranges_of_the_training_data_are_written(tmp_path, monkeypatch):
         write_volume(tmp_path / "data" / place / "PET.nii.gz", size, 3 + number, 4.0)
     write_volume(tmp_path / "data" / "train" / "upon_b" / "drawn.nii.gz", (4.0, 4.0, 5.0), 2, 4.0)
     options = ["--data", tmp_path / "data", "--samples", 3, "--note", "by a test"]
-    options += ["--scanner", "PT tracers=FDG,FLT", "--scanner", "PT tube_voltage_kv=100,140"]
+    options += ["--scanner", "PT tracers=FDG,FLT", "--scanner", "PT tube_voltage_kv=140,100,120"]
     script = run(monkeypatch, NAME, *options, "--stage", "train_context")
     text = (root / "configs" / "metadata.json").read_text()
     found = json.loads(text)["trained_on"]
