@@ -14,6 +14,7 @@ from medrestore_monai.audit.interval import Calibration, coverage_by_slice, read
 from medrestore_monai.audit.noise import measure_noise
 from medrestore_monai.evaluate.models import Model
 from medrestore_monai.evaluate.volumes import Volume
+from medrestore_monai.files import DataError
 
 
 def calibration_of(model: Model, settings: Mapping[str, Any]) -> tuple[Calibration | None, str]:
@@ -23,17 +24,21 @@ def calibration_of(model: Model, settings: Mapping[str, Any]) -> tuple[Calibrati
         model: of one modality.
         settings: that the user gave.
 
-    Raises:
-        DataError: the bundle's file is damaged.
     """
     bundle = model.candidate.bundle
-    found = read_calibration(bundle, model.modality)
+    try:
+        found = read_calibration(bundle, model.modality)
+    except DataError as error:
+        return None, f"{model.name}: no coverage of intervals: {error}"
     if found is None:
         return None, ""
     void = found.why_void(model.restorer.weights_sha256, settings_of_result(bundle, settings))
     if void:
         return None, f"{model.name}: the coverage of its intervals is not measured: {void}."
-    return found, f"{model.name}: its intervals hold for {found.images}; for other images their coverage is no promise."
+    return (
+        found,
+        f"{model.name}: its intervals are for {found.images}; out of scope, an audit has none.",
+    )
 
 
 def coverage_of_slices(

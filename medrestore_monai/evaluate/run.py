@@ -53,7 +53,7 @@ class _Results:
 
 
 _Done = dict[int, tuple[dict[str, Tensor], list[SliceScore]]]
-"""By place in a volume, the results of a slice by method, and their scores."""
+"""By place in a volume, the results of a slice by method, and their scores; only what coverage is measured of."""
 
 
 @dataclass(frozen=True)
@@ -133,12 +133,20 @@ def _run(
             for at in volume.scored if prepared else ():
                 try:
                     with located(volume.slices[at].case):
-                        done |= _one(request, source.modality, volume, at, models, prepared, seconds, results)
+                        scored = _one(request, source.modality, volume, at, models, prepared, seconds, results)
+                    done |= {
+                        at: ({name: images[name] for name in calibrations}, scores)
+                        for at, (images, scores) in scored.items()
+                        if calibrations
+                    }
                 except ValueError as error:
                     leave_out(error)
                 shown.advance(task)
-            for name, calibration in calibrations.items():
-                _cover(volume, done, name, source.modality, calibration)
+            try:
+                for name, calibration in calibrations.items():
+                    _cover(volume, done, name, source.modality, calibration)
+            except ValueError as error:
+                leave_out(error)
             if needs_all and volume.scored:
                 results.levels.setdefault(source.modality, []).append(volume.level)
 

@@ -114,9 +114,12 @@ def test_the_table_has_the_coverage_of_a_bundle_with_intervals(bundles, tmp_path
         rows = table(tmp_path / "report")
         coverage = {method: rows["whole slice", "slice", method]["coverage"] for method in ("input", NAME, OTHER)}
         assert coverage == {"input": "", NAME: "", OTHER: "1"}
-        assert f"{OTHER}: its intervals hold for such images" in (tmp_path / "report" / "table.md").read_text()
+        assert f"{OTHER}: its intervals are for such images" in (tmp_path / "report" / "table.md").read_text()
         run(*both, "-o", tmp_path / "other", "--set", "strength=0.5")
         assert "coverage" not in table(tmp_path / "other")["whole slice", "slice", OTHER]
+        path.write_text("{")
+        run(*both, "-o", tmp_path / "damaged")
+        assert f"{OTHER}: no coverage of intervals" in (tmp_path / "damaged" / "table.md").read_text()
         note = f"{OTHER}: the coverage of its intervals is not measured: it was calibrated for strength 1.0 and not 0.5"
         assert note in (tmp_path / "other" / "table.md").read_text()
     finally:
