@@ -36,8 +36,8 @@ class Noise:
 
     Args:
         figures: magnitude, area, peak and mean frequency.
-        curves: by ``before`` and ``after``, frequencies in 1/mm and ring means of the spectrum.
-        spectra: the two spectra; empty where nothing could be measured.
+        curves: by ``before`` and ``after``, frequencies in 1/mm and ring means of the spectrum that the figures are of.
+        spectra: the two measured spectra; empty where nothing could be measured.
         slices: numbers of the slices that were used.
         flat: mask of the flat pixels in these slices, shape ``(X, Y, len(slices))``.
         of_source: spectrum that changes of the source are judged by: ``before``, and of PET, whose coarse noise the
@@ -84,7 +84,7 @@ def measure_noise(source: Volume, restored: Volume) -> Noise:
         fitted = {name: gaussian_spectrum(one, _LOCAL_MEAN) for name, one in spectra.items()}
     figures = _figures(source, region.name, fitted["before"], fitted["after"])
     enough = spectra["before"].pixels >= LEAST_FOR_CURVE
-    curves = {name: one.rings() for name, one in spectra.items()} if enough else {}
+    curves = {name: one.rings() for name, one in fitted.items()} if enough else {}
     of_source = fitted["before"]
     return Noise(figures, curves, spectra, chosen, flat, of_source if of_source.area > 0 else None)
 
