@@ -311,14 +311,17 @@ def _quantile(histograms: np.ndarray, level: float) -> float:
     return float((reached[0] + 1 if len(reached) else _BINS) * _STEP)
 
 
-def settings_of_result(bundle: Bundle, given: Mapping[str, Any]) -> dict[str, Any]:
+def settings_of_result(
+    bundle: Bundle, given: Mapping[str, Any], configuration: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return all settings that a result depends on: those given, and the bundle's own values of the others.
 
     Args:
         bundle: the bundle.
         given: by name, or as a derived header calls them; what describes an image is left out.
+        configuration: the bundle's ``inference.json``, if it was read already.
     """
-    config = json.loads(bundle.config("inference").read_text(encoding="utf-8"))
+    config = configuration or json.loads(bundle.config("inference").read_text(encoding="utf-8"))
     recorded = config.get("derivation", {}).get("parameters", {})
     names = {key: value[1:] for key, value in recorded.items() if isinstance(value, str) and value.startswith("@")}
     return {

@@ -23,7 +23,6 @@ def calibration_of(model: Model, settings: Mapping[str, Any]) -> tuple[Calibrati
     Args:
         model: of one modality.
         settings: that the user gave.
-
     """
     bundle = model.candidate.bundle
     try:
@@ -32,13 +31,11 @@ def calibration_of(model: Model, settings: Mapping[str, Any]) -> tuple[Calibrati
         return None, f"{model.name}: no coverage of intervals: {error}"
     if found is None:
         return None, ""
-    void = found.why_void(model.restorer.weights_sha256, settings_of_result(bundle, settings))
+    configuration = model.candidate.configuration
+    void = found.why_void(model.restorer.weights_sha256, settings_of_result(bundle, settings, configuration))
     if void:
         return None, f"{model.name}: the coverage of its intervals is not measured: {void}."
-    return (
-        found,
-        f"{model.name}: its intervals are for {found.images}; out of scope, an audit has none.",
-    )
+    return found, f"{model.name}: its intervals are for {found.images}; out of scope, an audit has none."
 
 
 def coverage_of_slices(
