@@ -251,27 +251,6 @@ def coverage_of(one: Errors, calibration: Calibration) -> float:
     return float((one.error <= calibration.factors[_bins(one.values, calibration.edges)]).mean())
 
 
-def coverage_by_slice(
-    source: Volume, restored: Volume, label: Volume, noise: Noise, calibration: Calibration
-) -> np.ndarray:
-    """Return which part of the body's voxels of each slice the interval holds, shape ``(Z,)``; NaN where it has none.
-
-    Args:
-        source: the input.
-        restored: the output, on the same grid.
-        label: what the interval is for, likewise.
-        noise: of the source.
-        calibration: of the bundle.
-    """
-    found = features(source, restored, noise)
-    if found is None:
-        return np.full(source.slices, np.nan)
-    scale, values, inside = found
-    held = np.abs(restored.array - label.array) <= calibration.factors[_bins(values, calibration.edges)] * scale
-    voxels = inside.sum(axis=(0, 1))
-    return np.where(voxels > 0, (held & inside).sum(axis=(0, 1)) / np.maximum(voxels, 1), np.nan)
-
-
 def _histogram(values: np.ndarray) -> np.ndarray:
     return np.bincount(np.minimum(values / _STEP, _BINS - 1).astype(int), minlength=_BINS)
 

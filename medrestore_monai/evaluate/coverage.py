@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from medrestore_monai.audit import Volume as Image
-from medrestore_monai.audit.interval import Calibration, coverage_by_slice, read_calibration, settings_of_result
+from medrestore_monai.audit.interval import Calibration, measure_interval, read_calibration, settings_of_result
 from medrestore_monai.audit.noise import measure_noise
 from medrestore_monai.evaluate.models import Model
 from medrestore_monai.evaluate.volumes import Volume
@@ -57,8 +57,13 @@ def coverage_of_slices(
     for numbers in sizes.values():
         at = [volume.slices[places[number]] for number in numbers]
         source = Image(_stacked([one.case["image"] for one in at]), modality, volume.spacing)
-        result, label = (source.like(_stacked(one)) for one in ([restored[n] for n in numbers], [s.label for s in at]))
-        found[numbers] = coverage_by_slice(source, result, label, measure_noise(source, source), calibration)
+        result = source.like(_stacked([restored[number] for number in numbers]))
+        half = measure_interval(source, result, measure_noise(source, source), calibration).half_width
+        if half is not None:
+            held = np.abs(result.array - _stacked([one.label for one in at])) <= half
+            voxels = (half > 0).sum(axis=(0, 1))
+            share = (held & (half > 0)).sum(axis=(0, 1)) / np.maximum(voxels, 1)
+            found[numbers] = np.where(voxels > 0, share, np.nan)
     return [float(one) for one in found]
 
 

@@ -53,7 +53,7 @@ class _Results:
 
 
 _Done = dict[int, tuple[dict[str, Tensor], list[SliceScore]]]
-"""By place in a volume, the results of a slice by method, and their scores; only what coverage is measured of."""
+"""By place in a volume, the results of a slice that coverage is measured of, and all its scores."""
 
 
 @dataclass(frozen=True)
@@ -134,11 +134,8 @@ def _run(
                 try:
                     with located(volume.slices[at].case):
                         scored = _one(request, source.modality, volume, at, models, prepared, seconds, results)
-                    done |= {
-                        at: ({name: images[name] for name in calibrations}, scores)
-                        for at, (images, scores) in scored.items()
-                        if calibrations
-                    }
+                    if scored and calibrations:
+                        done[at] = {name: scored[0][name] for name in calibrations}, scored[1]
                 except ValueError as error:
                     leave_out(error)
                 shown.advance(task)
@@ -181,13 +178,13 @@ def _one(
     prepared: Mapping[str, Prepared],
     shared: Mapping[str, float],
     results: _Results,
-) -> _Done:
-    """Restore one slice with every method and score it; return nothing where there is nothing to score."""
+) -> tuple[dict[str, Tensor], list[SliceScore]] | None:
+    """Restore one slice with every method and score it; return both, or ``None`` where there is nothing to score."""
     protocol, one = PROTOCOLS[request.protocol], volume.slices[at]
     window, label = protocol.window(modality, one.range), one.label
     if protocol.leaves_out(label, window):
         results.constant += 1
-        return {}
+        return None
     place = (modality, one.case["patient"], one.case["name"], one.number)
     images, seconds, scores = {}, {}, []
     for name, restored in prepared.items():
@@ -203,7 +200,7 @@ def _one(
         results.seconds.setdefault(name, []).append(duration)
     for model in models:
         _keep_worst(results, model, request.worst, scores, {**images, "reference": label}, window)
-    return {at: (images, scores)}
+    return images, scores
 
 
 def _cover(volume: Volume, done: _Done, name: str, modality: str, calibration: Calibration) -> None:
