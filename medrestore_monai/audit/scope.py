@@ -29,6 +29,8 @@ _ALARMS = 0.05  # of people like the training's that may be out
 _DISTANCE = {"CT": (0.06, 0.12), "PT": (0.1, 0.2), "MR": (0.2, 0.35), "RGB": (0.3, 0.5), "GRAY": (0.3, 0.5)}
 _BACKGROUND = {"CT": 0.1, "PT": 0.02, "MR": 0.05}  # scaled values below are no tissue
 _LEAST_AIR = 0.01  # of a CT
+_DARK, _BORDER = 0.02, 3  # of the range, and pixels, for the look of an image without a unit
+_MARGIN_BACKGROUND = 1.0  # of the logarithm of the odds
 _KERNEL_SLICES, _LEAST_SIDE = 3, 32
 
 
@@ -121,7 +123,7 @@ def measure_scope(source: Volume, trained_on: Mapping[str, Any], neighbors: bool
         with what is known of the training's scanners; "unknown" where the bundle states nothing of it.
 
     Raises:
-        DataError: a score of the people like the training's is not finite.
+        DataError: a score of the people like the training's, or a limit of the look, is not finite.
     """
     modalities = trained_on.get("modalities", {})
     if not modalities:
@@ -201,6 +203,7 @@ def _intensities(source: Volume, block: Mapping[str, Any]) -> list[Feature]:
         return [Feature("intensities", str(error), INTENSITY_RANGES[source.modality].unit, OUT, _FARTHEST)]
     level = noise_level(scaled[None])
     found = [_range("noise level", [level], block.get("noise_level"), "of the range", _MARGIN_NOISE)]
+    found += _appearance(look_of(scaled), block.get("appearance", {}))
     histogram = block.get("intensity_histogram")
     if not histogram:
         return [*found, Feature("histogram", "measured", "not stated by the bundle", UNKNOWN)]
@@ -210,6 +213,55 @@ def _intensities(source: Volume, block: Mapping[str, Any]) -> list[Feature]:
     value = f"{distance:.3f} of the range away"
     found.append(Feature("histogram", value, f"distance up to {near:g}", IN, beyond))
     return [*found, _air(scaled, histogram)] if source.modality == "CT" else found
+
+
+def look_of(scaled: np.ndarray) -> dict[str, float]:
+    """Describe an image whose unit is arbitrary, by what no factor changes.
+
+    Args:
+        scaled: slices ``(X, Y, Z)``, scaled to the range of the network.
+
+    Returns:
+        ``background``, the part of the pixels below 2 % of the range, and ``border``, the mean of the outermost three
+        pixels of each side.
+    """
+    inside = scaled[_BORDER:-_BORDER, _BORDER:-_BORDER]
+    outermost = (scaled.sum() - inside.sum()) / max(scaled.size - inside.size, 1)
+    return {"background": float((scaled < _DARK).mean()), "border": float(outermost)}
+
+
+def _appearance(look: Mapping[str, float], limits: Mapping[str, Sequence[float]]) -> list[Feature]:
+    """Compare a look with the ranges that a bundle states: those for arbitrary units do."""
+    found = []
+    if "background" in limits:
+        low, high = _finite("background", limits["background"])
+        odds = [_log_odds(value) for value in (low, look["background"], high)]
+        beyond = max(odds[0] - odds[1], odds[1] - odds[2]) / _MARGIN_BACKGROUND
+        value, trained = f"{100 * look['background']:.3g} % of the image", f"{100 * low:.3g} to {100 * high:.3g} %"
+        found.append(Feature("background", value, trained, IN, _distance(beyond)))
+    if "border" in limits:
+        _, high = _finite("border", limits["border"])  # a dark border is no fault
+        beyond = (look["border"] / high - 1) / _MARGIN_NOISE if high > 0 else 0.0
+        value, trained = f"{look['border']:.3g} of the range", f"up to {high:g} of the range"
+        found.append(Feature("border", value, trained, IN, _distance(beyond)))
+    return found
+
+
+def _finite(name: str, limits: Sequence[float]) -> tuple[float, float]:
+    low, high = (float(limit) for limit in limits)
+    if not np.isfinite([low, high]).all():
+        raise DataError(f"the limits of {name} in the bundle's metadata must be finite numbers.")
+    return low, high
+
+
+def _distance(beyond: float) -> float:
+    """Return a distance; what the rounding of stated limits makes is none."""
+    return min(beyond, _FARTHEST) if beyond > 0.01 else 0.0
+
+
+def _log_odds(share: float, least: float = 1e-4) -> float:
+    share = min(max(share, least), 1 - least)
+    return float(np.log(share / (1 - share)))
 
 
 def _air(scaled: np.ndarray, histogram: Mapping[str, Any]) -> Feature:

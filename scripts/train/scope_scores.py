@@ -8,6 +8,9 @@ the part ``train`` is compared with the pixel sizes, slice distances and kernels
 them would be; noise and histogram, which thousands of patches of all people give, stay. Those of the parts ``--also``
 did not make the ranges and are compared with them as they are. The score of a person is that of the series that lies
 furthest out. Run it after ``trained_on.py``, which writes the block anew.
+
+For MR, whose unit is arbitrary, the look of the people who train is written, too, and compared like the pixel sizes:
+``appearance``, the ranges of :func:`medrestore_monai.audit.scope.look_of`.
 """
 
 import argparse
@@ -19,14 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from trained_on import DRAWN, with_block
+from trained_on import DRAWN, rounded, with_block
 
 from medrestore_monai.audit import Volume
-from medrestore_monai.audit.scope import limit_of, measure_scope
+from medrestore_monai.audit.scope import limit_of, look_of, measure_scope
 from medrestore_monai.audit.volume import chosen_slices
 from medrestore_monai.bundles import Bundle, find_bundle
 from medrestore_monai.evaluate import Candidate, load_volume, open_model, open_source
 from medrestore_monai.evaluate.cases import Source, image_of
+from medrestore_monai.intensity import choose_range, scale_to_unit
 from medrestore_monai.transforms.ct.noise_measure import typical_noise
 
 MOST = 4  # slices of an image
@@ -40,6 +44,7 @@ class Person:
     pixels: list[float] = field(default_factory=list)
     distances: list[float] = field(default_factory=list)
     cutoffs: list[float] = field(default_factory=list)
+    looks: list[dict[str, float]] = field(default_factory=list)
 
 
 def some(source: Source) -> Source:
@@ -61,6 +66,9 @@ def read_people(bundle: Bundle, modality: str, data: Path, part: str) -> dict[st
         person = found.setdefault(str(cases[0]["patient"]), Person())
         degraded = torch.stack([case["image"].as_subclass(torch.Tensor)[0] for case in cases], dim=-1)
         person.images.append(Volume(degraded.numpy(), modality, volume.spacing))
+        if modality == "MR":
+            scaled = scale_to_unit(degraded.numpy(), choose_range(degraded.numpy(), modality))
+            person.looks.append(look_of(scaled))
         person.pixels += volume.spacing[:2]
         person.distances += volume.spacing[2:] if len(listed.items) > 1 else ()
         if modality == "CT":
@@ -77,6 +85,10 @@ def without(block: Mapping[str, Any], others: Iterable[Person]) -> dict[str, Any
         values = [value for one in people for value in getattr(one, name)]
         if values and key in block:
             out[key] = [min(values), max(values)]
+    looks = [look for one in people for look in one.looks]
+    if looks:
+        limits = {name: [one[name] for one in looks] for name in looks[0]}
+        out["appearance"] = {name: [min(values), max(values)] for name, values in limits.items()}
     return out
 
 
@@ -109,6 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     block = trained_on["modalities"][modality]
     neighbors = json.loads(bundle.config("inference").read_text(encoding="utf-8")).get("context", 0) > 0
     trained = read_people(bundle, modality, options.data, "train")
+    looks = without(block, trained.values()).get("appearance", {})
+    if looks:
+        block["appearance"] = {name: rounded(limits) for name, limits in looks.items()}
     scores = [
         score_of(one, modality, without(block, (other for other in trained.values() if other is not one)), neighbors)
         for one in trained.values()

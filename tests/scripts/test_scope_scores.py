@@ -35,6 +35,13 @@ def test_nobody_widens_the_ranges_that_judge_them(script):
     assert script.without({"unit": "SUV"}, people) == {"unit": "SUV"}
 
 
+def test_the_look_is_that_of_the_others(script):
+    people = [script.Person(looks=[{"background": one, "border": 0.1 * one}]) for one in (0.2, 0.4, 0.6)]
+    assert script.without({}, people[1:]) == {
+        "appearance": {"background": [0.4, 0.6], "border": [0.1 * 0.4, 0.1 * 0.6]}
+    }
+
+
 @pytest.mark.parametrize(
     ("score", "expected"), [(0.0, 0.0), (1.041, 1.05), (1.04, 1.04), (0.07141, 0.0715), (9.999, 10.0), (10.0, 10.0)]
 )
