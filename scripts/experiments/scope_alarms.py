@@ -37,6 +37,7 @@ from medrestore_monai.evaluate import Candidate, load_volume, open_model, open_s
 
 SPLIT = Path(__file__).resolve().parents[1] / "train" / "splits.csv"
 BUNDLES = ("ct_denoise_restore_rwkv", "pet_synthesis_restore_rwkv", "mri_superresolution_restore_rwkv")
+MANY = ("all_in_one_restore_rwkv",)
 PARTS, MOST = ("test", "calibration", "adaptation"), 6
 STACKS = {
     "CT": ("ct_lung_tcga", "ct_limb_sts", "ct_tcia_mixed", "ct_contiguous_tcia"),
@@ -220,9 +221,9 @@ def interval(count: int, total: int) -> str:
     return f"{count} of {total} ({100 * low:.0f} to {100 * high:.0f} %)"
 
 
-def report(bundle: Bundle, source: Path, only: list[str] | None) -> None:
-    modality = bundle.modalities[0]
-    trained, neighbors = bundle.metadata["trained_on"], modality == "PT"
+def report(bundle: Bundle, modality: str, source: Path, only: list[str] | None) -> None:
+    trained = bundle.metadata["trained_on"]
+    neighbors = json.loads(bundle.config("inference").read_text(encoding="utf-8"))["context"] > 0
 
     def scope(image: Volume) -> Scope:
         return measure_scope(image, trained, neighbors)
@@ -241,7 +242,10 @@ def report(bundle: Bundle, source: Path, only: list[str] | None) -> None:
         alarms = sum(OUT in states[one] for one in people)
         beyond = sum(set(states[one]) != {IN} for one in people)
         if people:
-            print(f"{bundle.name}, {title}: alarms {interval(alarms, len(people))}, with 'near' {beyond}", flush=True)
+            print(
+                f"{bundle.name}, {modality}, {title}: alarms {interval(alarms, len(people))}, with 'near' {beyond}",
+                flush=True,
+            )
     first = {case.patient: case for case, one in reversed(found) if one.state != OUT}
     _, _, other, _ = next(scans(source, OTHER[modality]))
     for name, wrong in wrong_inputs(np.asarray(other[..., 0], np.float32)).items():
@@ -256,12 +260,14 @@ def report(bundle: Bundle, source: Path, only: list[str] | None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="folder with the collections' folders")
-    parser.add_argument("--bundle", action="append", choices=BUNDLES, help="(default: all three)")
+    parser.add_argument("--bundle", action="append", choices=(*BUNDLES, *MANY), help="(default: those of one modality)")
     parser.add_argument("--only", action="append", metavar="KIND", help="of wrong input (default: all twelve)")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # missing units and gaps between slices are those of the temporary files
     for name in options.bundle or BUNDLES:
-        report(find_bundle(name), options.source, options.only)
+        bundle = find_bundle(name)
+        for modality in bundle.evaluated:
+            report(bundle, modality, options.source, options.only)
 
 
 if __name__ == "__main__":

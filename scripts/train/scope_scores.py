@@ -10,7 +10,8 @@ did not make the ranges and are compared with them as they are. The score of a p
 furthest out. Run it after ``trained_on.py``, which writes the block anew.
 
 For MR, whose unit is arbitrary, the look of the people who train is written, too, and compared like the pixel sizes:
-``appearance``, the ranges of :func:`medrestore_monai.audit.scope.look_of`.
+``appearance``, the ranges of :func:`medrestore_monai.audit.scope.look_of`. Where fewer than ten people train, there are
+no scores.
 """
 
 import argparse
@@ -34,6 +35,7 @@ from medrestore_monai.intensity import choose_range, scale_to_unit
 from medrestore_monai.transforms.ct.noise_measure import typical_noise
 
 MOST = 4  # slices of an image
+LEAST = 10  # people who train
 
 
 @dataclass
@@ -121,7 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     block = trained_on["modalities"][modality]
     neighbors = json.loads(bundle.config("inference").read_text(encoding="utf-8")).get("context", 0) > 0
     trained = read_people(bundle, modality, options.data, "train")
-    looks = without(block, trained.values()).get("appearance", {})
+    if len(trained) < LEAST:
+        parser.error(f"{len(trained)} people train: of fewer than {LEAST}, the others' ranges say nothing of one more.")
+    looks = without({}, trained.values()).get("appearance", {})
     if looks:
         block["appearance"] = {name: rounded(limits) for name, limits in looks.items()}
     scores = [

@@ -36,10 +36,16 @@ def test_nobody_widens_the_ranges_that_judge_them(script):
 
 
 def test_the_look_is_that_of_the_others(script):
-    people = [script.Person(looks=[{"background": one, "border": 0.1 * one}]) for one in (0.2, 0.4, 0.6)]
-    assert script.without({}, people[1:]) == {
-        "appearance": {"background": [0.4, 0.6], "border": [0.1 * 0.4, 0.1 * 0.6]}
-    }
+    people = [script.Person(looks=[{"background": one / 10, "border": one / 100}]) for one in (1, 2, 10)]
+    limits = {"background": [0.2, 1.0], "border": [0.02, 0.1]}
+    assert script.without({}, people[1:]) == {"appearance": limits}
+
+
+def test_few_people_say_nothing_of_one_more(script, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(script, "read_people", lambda *_: dict.fromkeys("ab", script.Person()))
+    with pytest.raises(SystemExit, match="2"):
+        script.main(["all_in_one_restore_rwkv", "--modality", "MR", "--data", str(tmp_path)])
+    assert "2 people train" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
