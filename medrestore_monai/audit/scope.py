@@ -29,8 +29,10 @@ _ALARMS = 0.05  # of people like the training's that may be out
 _DISTANCE = {"CT": (0.06, 0.12), "PT": (0.1, 0.2), "MR": (0.2, 0.35), "RGB": (0.3, 0.5), "GRAY": (0.3, 0.5)}
 _BACKGROUND = {"CT": 0.1, "PT": 0.02, "MR": 0.05}  # scaled values below are no tissue
 _LEAST_AIR = 0.01  # of a CT
-_DARK, _BORDER = 0.02, 3  # of the range, and pixels, for the look of an image without a unit
+_TOP, _DARK, _BORDER = 99.9, 0.02, 3  # percentile, part of it, and pixels, for images without a unit
 _MARGIN_BACKGROUND = 1.0  # of the logarithm of the odds
+_MOST_NEGATIVE = 0.05  # of an MR image; sharpened ones have 2 %
+_MARGIN_BORDER, _LEAST_BORDER = 0.5, 0.01  # of the limit, and the least limit
 _KERNEL_SLICES, _LEAST_SIDE = 3, 32
 
 
@@ -118,12 +120,14 @@ def measure_scope(source: Volume, trained_on: Mapping[str, Any], neighbors: bool
 
     Returns:
         "out" where a feature is of another kind, or lies further beyond its range than 95 % of people like the
-        training's, and at least by a margin: 10 % of the range's end, of the tube voltage 25 %, of noise and field
-        strength 50 %. "Near the edge" where one lies less far beyond it. What a header tells of the scanner is compared
-        with what is known of the training's scanners; "unknown" where the bundle states nothing of it.
+        training's, and at least by a margin: 10 % of the range's end, of the tube voltage 25 %, of noise, border and
+        field strength 50 %, of the background's odds a factor e. "Near the edge" where one lies less far beyond it.
+        What a header tells of the scanner is compared with what is known of the training's scanners; "unknown" where
+        the bundle states nothing of it.
 
     Raises:
-        DataError: a score of the people like the training's, or a limit of the look, is not finite.
+        DataError: a score of the people like the training's, is not finite, or the limits of background and
+            border are no two numbers from 0 to 1.
     """
     modalities = trained_on.get("modalities", {})
     if not modalities:
@@ -203,7 +207,9 @@ def _intensities(source: Volume, block: Mapping[str, Any]) -> list[Feature]:
         return [Feature("intensities", str(error), INTENSITY_RANGES[source.modality].unit, OUT, _FARTHEST)]
     level = noise_level(scaled[None])
     found = [_range("noise level", [level], block.get("noise_level"), "of the range", _MARGIN_NOISE)]
-    found += _appearance(look_of(scaled), block.get("appearance", {}))
+    found += _appearance(chosen, block.get("appearance"))
+    if source.modality == "MR":
+        found.append(_negative(chosen))
     histogram = block.get("intensity_histogram")
     if not histogram:
         return [*found, Feature("histogram", "measured", "not stated by the bundle", UNKNOWN)]
@@ -215,47 +221,60 @@ def _intensities(source: Volume, block: Mapping[str, Any]) -> list[Feature]:
     return [*found, _air(scaled, histogram)] if source.modality == "CT" else found
 
 
-def look_of(scaled: np.ndarray) -> dict[str, float]:
+def look_of(slices: np.ndarray) -> dict[str, float]:
     """Describe an image whose unit is arbitrary, by what no factor changes.
 
     Args:
-        scaled: slices ``(X, Y, Z)``, scaled to the range of the network.
+        slices: ``(X, Y, Z)``, in any unit with zero where there is no signal.
 
     Returns:
-        ``background``, the part of the pixels below 2 % of the range, and ``border``, the mean of the outermost three
-        pixels of each side.
+        In parts of the 99.9th percentile: ``background``, the part of the pixels below 2 % of it, and ``border``, the
+        mean of the outermost three pixels of each side. 1 and 0 where there is no signal.
     """
-    inside = scaled[_BORDER:-_BORDER, _BORDER:-_BORDER]
-    outermost = (scaled.sum() - inside.sum()) / max(scaled.size - inside.size, 1)
-    return {"background": float((scaled < _DARK).mean()), "border": float(outermost)}
+    top = float(np.percentile(slices, _TOP))
+    if top <= 0:
+        return {"background": 1.0, "border": 0.0}
+    inside = slices[_BORDER:-_BORDER, _BORDER:-_BORDER]
+    outermost = (slices.sum(dtype=float) - inside.sum(dtype=float)) / max(slices.size - inside.size, 1)
+    return {"background": float((slices < _DARK * top).mean()), "border": float(outermost) / top}
 
 
-def _appearance(look: Mapping[str, float], limits: Mapping[str, Sequence[float]]) -> list[Feature]:
-    """Compare a look with the ranges that a bundle states: those for arbitrary units do."""
-    found = []
-    if "background" in limits:
-        low, high = _finite("background", limits["background"])
+def _appearance(slices: np.ndarray, stated: Any) -> list[Feature]:
+    """Compare background and border with the ranges that a bundle for arbitrary units states."""
+    if not stated:
+        return []
+    look, found = look_of(slices), []
+    if "background" in stated:
+        low, high = _limits("background", stated)
         odds = [_log_odds(value) for value in (low, look["background"], high)]
         beyond = max(odds[0] - odds[1], odds[1] - odds[2]) / _MARGIN_BACKGROUND
         value, trained = f"{100 * look['background']:.3g} % of the image", f"{100 * low:.3g} to {100 * high:.3g} %"
         found.append(Feature("background", value, trained, IN, _distance(beyond)))
-    if "border" in limits:
-        _, high = _finite("border", limits["border"])  # a dark border is no fault
-        beyond = (look["border"] / high - 1) / _MARGIN_NOISE if high > 0 else 0.0
-        value, trained = f"{look['border']:.3g} of the range", f"up to {high:g} of the range"
+    if "border" in stated:
+        _, high = _limits("border", stated)  # only a bright border counts
+        beyond = (look["border"] / max(high, _LEAST_BORDER) - 1) / _MARGIN_BORDER
+        value, trained = f"{look['border']:.3g} of the maximum", f"up to {high:.3g} of the maximum"
         found.append(Feature("border", value, trained, IN, _distance(beyond)))
     return found
 
 
-def _finite(name: str, limits: Sequence[float]) -> tuple[float, float]:
-    low, high = (float(limit) for limit in limits)
-    if not np.isfinite([low, high]).all():
-        raise DataError(f"the limits of {name} in the bundle's metadata must be finite numbers.")
-    return low, high
+def _negative(slices: np.ndarray) -> Feature:
+    """Magnitudes are not negative, but for what a filter overshoots: CT in HU, a phase or a difference."""
+    share = float((slices < -_DARK * np.percentile(slices, _TOP)).mean())
+    value, needed = f"{100 * share:.2g} % of the image", f"{100 * _MOST_NEGATIVE:g} % at most"
+    return Feature("negative values", value, needed, IN, _FARTHEST if share > _MOST_NEGATIVE else 0.0)
+
+
+def _limits(name: str, stated: Mapping[str, Any]) -> tuple[float, float]:
+    limits = stated[name]
+    numbers = isinstance(limits, list) and all(type(one) in (int, float) for one in limits)
+    if not numbers or len(limits) != 2 or not 0 <= limits[0] <= limits[1] <= 1:
+        raise DataError(f"{name} in the appearance of the bundle's metadata must be two numbers from 0 to 1, in order.")
+    return float(limits[0]), float(limits[1])
 
 
 def _distance(beyond: float) -> float:
-    """Return a distance; what the rounding of stated limits makes is none."""
+    """Return a distance, 0 within the rounding of the stated limits."""
     return min(beyond, _FARTHEST) if beyond > 0.01 else 0.0
 
 

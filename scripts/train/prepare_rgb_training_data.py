@@ -61,17 +61,20 @@ def fluorescence(source: Path) -> Iterator[tuple[str, np.ndarray]]:
     """Give name and pixels of CellProfiler's pictures, ``(3, X, Y)`` from 0 to 255.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are none, or one is of another kind.
     """
     paths = sorted(path for path in (source / FLUORESCENCE).glob("*") if path.suffix in {".png", ".tif"})
     if not paths:
         raise ValueError(f"{source} holds no pictures {FLUORESCENCE}/*.png or *.tif.")
     for path in paths:
         pixels, meta = read_image(path)
+        color = pixels.ndim == 3 and meta["original_channel_dim"] == 0
+        if meta["original_dtype"] not in ("uint8", "uint16") or not (color or pixels.ndim == 2):
+            raise ValueError(f"{path}: expected one picture of 8 or 16 bit.")
         if meta["original_dtype"] != "uint8":
             lower, upper = float(pixels.min()), float(np.percentile(pixels, 99.9))
             pixels = np.rint(np.clip((pixels - lower) / max(upper - lower, 1), 0, 1) * 255)
-        yield path.stem, pixels if pixels.ndim == 3 else np.stack([pixels] * 3)
+        yield path.stem, pixels if color else np.stack([pixels] * 3)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -9,9 +9,9 @@ them would be; noise and histogram, which thousands of patches of all people giv
 did not make the ranges and are compared with them as they are. The score of a person is that of the series that lies
 furthest out. Run it after ``trained_on.py``, which writes the block anew.
 
-For MR, whose unit is arbitrary, the look of the people who train is written, too, and compared like the pixel sizes:
-``appearance``, the ranges of :func:`medrestore_monai.audit.scope.look_of`. Where fewer than ten people train, there are
-no scores.
+For MR, whose unit is arbitrary, background and border of the people who train are written, too, and compared like the
+pixel sizes: ``appearance``, the ranges of :func:`medrestore_monai.audit.scope.look_of`. Where fewer than ten people
+train, there are no scores.
 """
 
 import argparse
@@ -31,7 +31,6 @@ from medrestore_monai.audit.volume import chosen_slices
 from medrestore_monai.bundles import Bundle, find_bundle
 from medrestore_monai.evaluate import Candidate, load_volume, open_model, open_source
 from medrestore_monai.evaluate.cases import Source, image_of
-from medrestore_monai.intensity import choose_range, scale_to_unit
 from medrestore_monai.transforms.ct.noise_measure import typical_noise
 
 MOST = 4  # slices of an image
@@ -69,8 +68,7 @@ def read_people(bundle: Bundle, modality: str, data: Path, part: str) -> dict[st
         degraded = torch.stack([case["image"].as_subclass(torch.Tensor)[0] for case in cases], dim=-1)
         person.images.append(Volume(degraded.numpy(), modality, volume.spacing))
         if modality == "MR":
-            scaled = scale_to_unit(degraded.numpy(), choose_range(degraded.numpy(), modality))
-            person.looks.append(look_of(scaled))
+            person.looks.append(look_of(degraded.numpy()))
         person.pixels += volume.spacing[:2]
         person.distances += volume.spacing[2:] if len(listed.items) > 1 else ()
         if modality == "CT":
@@ -124,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     neighbors = json.loads(bundle.config("inference").read_text(encoding="utf-8")).get("context", 0) > 0
     trained = read_people(bundle, modality, options.data, "train")
     if len(trained) < LEAST:
-        parser.error(f"{len(trained)} people train: of fewer than {LEAST}, the others' ranges say nothing of one more.")
+        parser.error(f"only {len(trained)} people train; scores need at least {LEAST}.")
     looks = without({}, trained.values()).get("appearance", {})
     if looks:
         block["appearance"] = {name: rounded(limits) for name, limits in looks.items()}

@@ -149,18 +149,23 @@ def test_the_look_of_an_image_without_a_unit_is_compared():
     x, y = np.meshgrid(np.linspace(-1, 1, 97), np.linspace(-1, 1, 84), indexing="ij")
     head = 500.0 * (np.hypot(x, y) < 0.9)[..., None] * np.array([1.0, 0.9])
     background = float((head == 0).mean())
-    assert look_of(head / 500) == pytest.approx({"background": background, "border": 0.0})
+    for factor in (1, 3, 6, 1e4):
+        assert look_of(head * factor) == pytest.approx({"background": background, "border": 0.0})
+    assert look_of(0 * head) == {"background": 1.0, "border": 0.0}
     block = {"appearance": {"background": [background / 2, 0.6], "border": [0.001, 0.1]}}
 
     def scope_of(array):
         return measure_scope(Volume(array, "MR", (1, 1, 3)), {"modalities": {"MR": block}})
 
-    assert scope_of(head).score == scope_of(head * 1e4).score == 0
+    assert scope_of(head).score == scope_of(head * 3).score == scope_of(head * 1e4).score == 0
     for wrong, names in ((500 - head, {"border"}), (100 + head, {"background", "border"})):
         assert {one.name for one in scope_of(wrong).features if one.state == "out"} == names
     empty = np.pad(head, ((200, 200), (200, 200), (0, 0)))
     assert state_of(scope_of(empty), "background") == "out"
-    block["appearance"]["background"] = [0.01, 0.1]
+    assert state_of(scope_of(head - 250), "negative values") == "out"
+    block["appearance"] = {"border": [0, 0]}
+    assert scope_of(100 + head).score == 10
+    block["appearance"] = {"background": [0.01, 0.1]}
     odds = np.log(background / (1 - background)) - np.log(0.1 / 0.9)
     assert scope_of(head).score == pytest.approx(odds)
 

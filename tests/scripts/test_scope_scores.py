@@ -45,7 +45,7 @@ def test_few_people_say_nothing_of_one_more(script, monkeypatch, capsys, tmp_pat
     monkeypatch.setattr(script, "read_people", lambda *_: dict.fromkeys("ab", script.Person()))
     with pytest.raises(SystemExit, match="2"):
         script.main(["all_in_one_restore_rwkv", "--modality", "MR", "--data", str(tmp_path)])
-    assert "2 people train" in capsys.readouterr().err
+    assert "only 2 people train" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
