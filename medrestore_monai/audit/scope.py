@@ -126,8 +126,8 @@ def measure_scope(source: Volume, trained_on: Mapping[str, Any], neighbors: bool
         the bundle states nothing of it.
 
     Raises:
-        DataError: a score of the people like the training's, is not finite, or the limits of background and
-            border are no two numbers from 0 to 1.
+        DataError: a score of the people like the training's is not finite, or the limits of background or border
+            are not two numbers from 0 to 1, in order.
     """
     modalities = trained_on.get("modalities", {})
     if not modalities:
@@ -253,7 +253,7 @@ def _appearance(slices: np.ndarray, stated: Any) -> list[Feature]:
     if "border" in stated:
         _, high = _limits("border", stated)  # only a bright border counts
         beyond = (look["border"] / max(high, _LEAST_BORDER) - 1) / _MARGIN_BORDER
-        value, trained = f"{look['border']:.3g} of the maximum", f"up to {high:.3g} of the maximum"
+        value, trained = f"{look['border']:.3g} of the brightest", f"up to {high:.3g} of the brightest"
         found.append(Feature("border", value, trained, IN, _distance(beyond)))
     return found
 
@@ -261,7 +261,7 @@ def _appearance(slices: np.ndarray, stated: Any) -> list[Feature]:
 def _negative(slices: np.ndarray) -> Feature:
     """Magnitudes are not negative, but for what a filter overshoots: CT in HU, a phase or a difference."""
     share = float((slices < -_DARK * np.percentile(slices, _TOP)).mean())
-    value, needed = f"{100 * share:.2g} % of the image", f"{100 * _MOST_NEGATIVE:g} % at most"
+    value, needed = f"{100 * share:.3g} % of the image", f"{100 * _MOST_NEGATIVE:g} % at most"
     return Feature("negative values", value, needed, IN, _FARTHEST if share > _MOST_NEGATIVE else 0.0)
 
 

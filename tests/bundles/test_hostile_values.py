@@ -100,6 +100,7 @@ def test_a_damaged_scope_of_the_training_gives_one_sentence(guest):
         {"modalities": {"CT": 3}},
         {"modalities": {"CT": {"pixel_mm": ["a"]}}},
         *({"modalities": {"CT": {"scope_scores": [0.5, one]}}} for one in (float("nan"), float("inf"), "nan", "a")),
+        {"modalities": {"CT": {"appearance": 3}}},
         *(
             {"modalities": {"CT": {"appearance": {"background": one}}}}
             for one in ([float("nan"), 1], [0.1], 3, "01", [-5, 7], [0.9, 0.1], [], None, [True, True])

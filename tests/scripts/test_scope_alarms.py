@@ -44,6 +44,11 @@ def test_what_a_modality_does_not_have_is_left_out(modality, missing):
     assert {name for name, wrong in wrongs.items() if wrong(one) is None} == missing
 
 
+def test_each_case_gets_the_next_slice_of_another_modality():
+    wrong = script.wrong_inputs(iter([np.full((60, 60), one, np.float32) for one in (7, 9)]))["HU + 1024"]
+    assert [float(wrong(case("MR")).array.max()) for _ in range(2)] == [1031, 1033]
+
+
 def test_intervals_are_exact_binomial_ones():
     # Clopper and Pearson: 1 - 0.025^(1/9) and so on
     assert script.interval(0, 9) == "0 of 9 (0 to 34 %)"
