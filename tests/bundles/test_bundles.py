@@ -411,7 +411,8 @@ def test_a_loaded_network_is_merged_and_computes_the_same(bundle):
 OVERLAYS = sorted(EXPERIMENTS.glob("*/*.json"))
 TO_COMPARE = [path for path in OVERLAYS if path.stem in ("unet", "restormer", "srn", "deblurgan", "plain")]
 FROM_START = [path for path in OVERLAYS if path.stem.endswith("_from_start")]
-LATER_STAGES = [path for path in OVERLAYS if path not in TO_COMPARE + FROM_START]
+OVER_BLUR = [path for path in OVERLAYS if '"shares"' in path.read_text()]  # laid over train_blur.json, too
+LATER_STAGES = [path for path in OVERLAYS if path not in TO_COMPARE + FROM_START + OVER_BLUR]
 
 
 def read_with_overlays(overlay, *before):
@@ -442,6 +443,27 @@ def test_a_network_with_neighbors_starts_on_its_own(overlay):
         assert network(images).shape == (1, 1, 64, 48)
         swapped = network(images[:, [4, 1, 2, 3, 0]])
         assert not torch.equal(swapped, network(images))
+
+
+@pytest.mark.parametrize("overlay", OVER_BLUR, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_training_on_more_kinds_of_blur_starts(overlay):
+    root = BUNDLES / overlay.parent.name
+    parser = read_with_overlays(overlay, root / "configs" / "train_blur.json")
+    parser.get_parsed_content("initialize")
+    network = parser.get_parsed_content("network")
+    shipped = torch.load(root / "models" / "model.pt", weights_only=True)
+    if overlay.stem == "wide":  # another network, from random weights
+        count = sum(one.numel() for one in network.parameters())
+        assert count > 3 * sum(one.numel() for one in shipped.values())
+    else:
+        for name, values in network.state_dict().items():
+            torch.testing.assert_close(values, shipped[name])
+    with torch.no_grad():
+        assert network.eval()(torch.rand(1, 3, 48, 35)).shape == (1, 3, 48, 35)
+    picture = torch.rand(3, 48, 35) * 255
+    blurred = parser.get_parsed_content("blur")({"image": picture})["image"]
+    assert blurred.shape == picture.shape
+    assert blurred.std() < picture.std()
 
 
 def find_network(name):
