@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy.special import logit
 
 from medrestore_monai.audit.volume import Volume, chosen_slices
 from medrestore_monai.classical import noise_level
@@ -246,8 +247,8 @@ def _appearance(slices: np.ndarray, stated: Any) -> list[Feature]:
     look, found = look_of(slices), []
     if "background" in stated:
         low, high = _limits("background", stated)
-        odds = [_log_odds(value) for value in (low, look["background"], high)]
-        beyond = max(odds[0] - odds[1], odds[1] - odds[2]) / _MARGIN_BACKGROUND
+        odds = logit(np.clip([low, look["background"], high], 1e-4, 1 - 1e-4))
+        beyond = float(max(odds[0] - odds[1], odds[1] - odds[2])) / _MARGIN_BACKGROUND
         value, trained = f"{100 * look['background']:.3g} % of the image", f"{100 * low:.3g} to {100 * high:.3g} %"
         found.append(Feature("background", value, trained, IN, _distance(beyond)))
     if "border" in stated:
@@ -276,11 +277,6 @@ def _limits(name: str, stated: Mapping[str, Any]) -> tuple[float, float]:
 def _distance(beyond: float) -> float:
     """Return a distance, 0 within the rounding of the stated limits."""
     return min(beyond, _FARTHEST) if beyond > 0.01 else 0.0
-
-
-def _log_odds(share: float, least: float = 1e-4) -> float:
-    share = min(max(share, least), 1 - least)
-    return float(np.log(share / (1 - share)))
 
 
 def _air(scaled: np.ndarray, histogram: Mapping[str, Any]) -> Feature:
