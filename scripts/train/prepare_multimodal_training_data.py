@@ -13,7 +13,12 @@ the paper's pictures are, gray where they are gray:
 * X-ray thumbnails enlarged four times, to 112x112, by cubic splines: they hold no finer detail.
 
 A folder of OUTPUT is one patient of one modality, ``ct_TCGA-17-Z013``; microscopy is divided image by image. ``--side``
-scales every picture, for tests at the paper's 128x128. To load:
+scales every picture, for tests at the paper's 128x128.
+
+More to train on, while validation and test stay as they are: ``--ct`` and ``--mr`` name folders that
+``prepare_ct_training_data.py`` and ``prepare_mri_training_data.py`` made with ``--split``. Of these, the people who
+train and are not among those above are taken, windowed alike. ``--fluorescence`` takes CellProfiler's pictures
+(``prepare_rgb_training_data.py``). To load:
 
     "datalist": {"_target_": "medrestore_monai.data.training_slices", "folder": OUTPUT, "part": "train"}
 
@@ -29,7 +34,7 @@ import numpy as np
 import prepare_mri_training_data as mri
 import preparing
 from PIL import Image
-from prepare_rgb_training_data import pictures
+from prepare_rgb_training_data import fluorescence, pictures
 
 from medrestore_monai.data import PatientSplit, training_slices
 from medrestore_monai.images import read_image
@@ -89,6 +94,36 @@ def mr(source: Path, slices: int) -> Iterator[Named]:
             yield part, patient, f"slice{number:03d}", gray_levels(voxels[..., number], 0, upper)
 
 
+def more_people(folder: Path, slices: int) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Give patient, name and values of evenly spread slices of the volumes that train.
+
+    Raises:
+        ValueError: there are none.
+    """
+    paths = [path for path in sorted((folder / "train").glob("*/*.nii.gz")) if not path.parent.name.startswith("upon_")]
+    if not paths:
+        raise ValueError(f"{folder} holds no train/PATIENT/NAME.nii.gz: make it with --split.")
+    for path in paths:
+        voxels, _ = read_image(path)
+        stack = voxels.reshape(*voxels.shape[:2], -1)
+        for number in np.unique(np.linspace(0, stack.shape[2] - 1, slices).round().astype(int)).tolist():
+            yield path.parent.name, f"{path.name.removesuffix('.nii.gz')}_{number:03d}", stack[..., number]
+
+
+def more(options: argparse.Namespace) -> Iterator[Named]:
+    """Give part, folder, name and pixels of what only trains."""
+    if options.ct is not None:
+        for patient, name, hu in more_people(options.ct, options.slices):
+            yield "train", f"ct_{patient}", f"{name}_soft", gray_levels(hu, *SOFT)
+            yield "train", f"ct_{patient}", f"{name}_wide", gray_levels(hu, *WIDE)
+    if options.mr is not None:
+        for patient, name, values in more_people(options.mr, options.slices):
+            yield "train", f"mr_{patient}", name, gray_levels(values, 0, float(np.percentile(values, 99.9)) or 1.0)
+    for name, pixels in fluorescence(options.source) if options.fluorescence else ():
+        gray = pixels[0] if (pixels == pixels[:1]).all() else pixels
+        yield "train", f"fluorescence_{name}", name, gray.astype(np.uint8)
+
+
 def lay_out(options: argparse.Namespace) -> Iterator[Named]:
     """Give part, folder, name and pixels of every picture."""
     split: PatientSplit = preparing.split_of(options)
@@ -111,11 +146,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = preparing.parser(__doc__, "folder with the collections' folders", split=True)
     parser.add_argument("--xray", type=int, default=100, help="number of X-ray thumbnails (default: %(default)s)")
     parser.add_argument("--slices", type=int, default=24, help="most of each MR volume (default: %(default)s)")
+    parser.add_argument("--ct", type=Path, help="folder of CT by part, whose other people train, too")
+    parser.add_argument("--mr", type=Path, help="folder of MR by part, whose other people train, too")
+    parser.add_argument("--fluorescence", action="store_true", help="train on CellProfiler's pictures, too")
     parser.add_argument("--side", type=int, help="scale every picture to this side")
     parser.add_argument("--test-only", action="store_true", help="lay out the test part only")
     options = parser.parse_args(arguments)
+    found = list(lay_out(options))
+    known = {folder for _, folder, *_ in found}
+    found += [one for one in more(options) if one[1] not in known]
     with preparing.prepared(options.output, training_slices) as output:
-        for part, folder, name, pixels in preparing.progress(list(lay_out(options)), "pictures"):
+        for part, folder, name, pixels in preparing.progress(found, "pictures"):
             if part == "test" or not options.test_only:
                 sized = resized(pixels, [options.side] * 2) if options.side else pixels
                 preparing.write_picture(output / part / folder / f"{name}.png", sized)

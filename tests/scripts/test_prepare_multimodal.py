@@ -86,3 +86,41 @@ def test_the_papers_size_of_the_test_part_alone(script, source, tmp_path):
     script.main([str(source), str(tmp_path / "out"), "--side", "128", "--test-only"])
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["test"]
     assert {Image.open(path).size for path in (tmp_path / "out").rglob("*.png")} == {(128, 128)}
+
+
+def test_more_people_and_pictures_train_and_leave_the_other_parts_alone(script, source, tmp_path):
+    """Of folders by part: who trains there, is not among the collections' people and was not drawn upon CT."""
+    random = np.random.default_rng(1)
+    for folder, names in {"ct": ("P0", "C9"), "mr": ("studyforrest-02", "M9", "upon_P1")}.items():
+        for name in names:
+            volume = random.integers(-100, 100, (7, 5, 9)).astype(np.int16)
+            (tmp_path / folder / "train" / name).mkdir(parents=True)
+            nib.save(nib.Nifti1Image(volume, np.eye(4)), tmp_path / folder / "train" / name / "v.nii.gz")
+    (source / "micro_cellprofiler").mkdir()
+    stain = random.integers(0, 3000, (9, 7)).astype(np.uint16)
+    Image.fromarray(stain).save(source / "micro_cellprofiler" / "cells.tif")
+    arguments = [str(source), "--slices", "3", "--xray", "6"]
+    script.main([*arguments, str(tmp_path / "few")])
+    more = ["--ct", str(tmp_path / "ct"), "--mr", str(tmp_path / "mr"), "--fluorescence"]
+    script.main([*arguments, str(tmp_path / "out"), *more])
+
+    def pixels(name):
+        return {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.png")}
+
+    few, many = pixels("few"), pixels("out")
+    assert few.items() <= many.items()
+    added = sorted(str(path) for path in many.keys() - few.keys())
+    slices = [f"v_00{number}" for number in (0, 4, 8)]
+    expected = [f"train/ct_C9/{name}_{window}.png" for name in slices for window in ("soft", "wide")]
+    expected += ["train/fluorescence_cells/cells.png", *(f"train/mr_M9/{name}.png" for name in slices)]
+    assert added == sorted(expected)
+    last = np.asarray(Image.open(tmp_path / "out" / "train" / "ct_C9" / "v_008_soft.png"))
+    hu = np.asarray(nib.load(tmp_path / "ct" / "train" / "C9" / "v.nii.gz").dataobj)[..., 8]
+    np.testing.assert_allclose(last, ((hu + 160) / 400 * 255).T, atol=0.5)
+
+
+def test_a_folder_without_parts_is_named(script, source, tmp_path):
+    (tmp_path / "ct").mkdir()
+    with pytest.raises(ValueError, match="make it with --split"):
+        script.main([str(source), str(tmp_path / "out"), "--xray", "6", "--ct", str(tmp_path / "ct")])
+    assert not (tmp_path / "out").exists()
