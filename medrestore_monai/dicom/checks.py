@@ -40,8 +40,10 @@ _OF_SERIES = ("StudyInstanceUID", "Modality")
 _OF_STACK = ("PhotometricInterpretation", "BitsAllocated", "BitsStored", "PixelRepresentation")
 #: Words of Image Type (0008,0008), from the third value on: MR that is no magnitude, and maps that were computed.
 _NO_MAGNITUDE = {"P", "PHASE", "R", "REAL", "I", "IMAGINARY", "VELOCITY"}
+_DIXON = re.compile("(IN|OUT|OUT_OF|OPP|OPPOSED)[_ ]PHASE")  # magnitudes, whatever their name
 _MAPS = {"RCBF", "RCBV", "RBF", "RBV", "MTT", "TTP", "TMAX", "ADC", "FA", "T1_MAP", "T2_MAP", "T2STAR_MAP", "R1_MAP"}
 _MAPS |= {"R2_MAP", "R2STAR_MAP", "FIELD_MAP", "SUBTRACTION", "STD_DEVIATION", "DIVISION", "MULTIPLICATION"}
+_MAPS |= {"FAT_FRACTION", "WATER_FRACTION"}
 _UNITS_OF_MAPS = {"HZ", "MS", "S", "1/S", "RAD", "PPM", "MM2/S", "CM/S", "%"}
 _MAGNITUDE = "take the magnitude or source series"
 _SLACK = 1 << 20  # bytes that compressed pixels may have, whatever their number
@@ -147,7 +149,7 @@ def left_out(ds: Dataset) -> str:
         return "a color or palette image, where gray values are expected: take the source series"
     if ds.Modality == "PT" and "REPROJECTION" in list(ds.get("SeriesType", None) or []):
         return "a projection of a volume, where a slice is expected"
-    words = {word for kind in kinds[2:] for word in re.split("[_ ]", kind)}
+    words = {word for kind in kinds[2:] if not _DIXON.fullmatch(kind) for word in re.split("[_ ]", kind)}
     component = str(ds.get("ComplexImageComponent") or "MAGNITUDE")
     if ds.Modality == "MR" and (
         not _NO_MAGNITUDE.isdisjoint(words)

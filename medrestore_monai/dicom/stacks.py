@@ -293,26 +293,51 @@ def _tell_apart(codes: Sequence[Sequence[int]], places: Sequence[int], most: int
 def _by_order(frames: Sequence[Frame], places: Sequence[int], most: int) -> list[list[Frame]]:
     """The k-th frame at each place goes to stack k, by time of acquisition, of content, or instance number.
 
+    Where a place has one frame less than others, the last stack lacks it only if order and places leave no other
+    way to read them.
+
     Raises:
-        DicomError: none of them differs everywhere, or more than the last stack would have holes.
+        DicomError: none of them differs everywhere, more than the last stack would have holes, or nothing says which.
     """
     at_place: dict[int, list[Frame]] = defaultdict(list)
-    for frame, place in zip(frames, places, strict=True):
+    for frame, place in sorted(zip(frames, places, strict=True), key=lambda pair: pair[1]):
         at_place[place].append(frame)
-    least = min(len(found) for found in at_place.values())
+    fewest = min(at_place.values(), key=len)
+    unclear = False
     for keywords in (("AcquisitionDate", "AcquisitionTime"), ("ContentDate", "ContentTime"), ("InstanceNumber",)):
-        moments = [[_moment(frame.header, keywords) for frame in found] for found in at_place.values()]
-        distinct = all(None not in found and len(set(found)) == len(found) for found in moments)
-        if distinct and least >= max(most - 1, 2 if most > 2 else most):
-            sorted_places = [
-                sorted(found, key=lambda f: _moment(f.header, keywords) or ()) for found in at_place.values()
-            ]
-            return [[found[k] for found in sorted_places if k < len(found)] for k in range(most)]
+        moments = [sorted(_moment(frame.header, keywords) or () for frame in found) for found in at_place.values()]
+        distinct = all(() not in found and len(set(found)) == len(found) for found in moments)
+        if not distinct or len(fewest) < max(most - 1, 2 if most > 2 else most):
+            continue
+        if len(fewest) < most and not _only_last_is_short(moments, most):
+            unclear = True
+            continue
+        ordered = [sorted(found, key=lambda f: _moment(f.header, keywords) or ()) for found in at_place.values()]
+        return [[found[k] for found in ordered if k < len(found)] for k in range(most)]
+    if unclear:
+        raise DicomError(
+            f"{len(fewest)} files lie at the position of {fewest[0].file.label} and {most} at others, and their times "
+            "do not say which time point lacks a slice there: export the series again, or leave that position out."
+        )
     first, second = next(found for found in at_place.values() if len(found) > 1)[:2]
     raise DicomError(
         f"{first.file.label} and {second.file.label} lie at the same position, and nothing in their headers "
         "distinguishes them: put what belongs together into folders of its own."
     )
+
+
+def _only_last_is_short(moments: Sequence[Sequence[tuple[float, ...]]], most: int) -> bool:
+    """Return whether the k-th moments of places are certainly of one stack, although some places have one less.
+
+    All stacks have one moment each, or they go through the places in one direction, one stack after the other. If a
+    frame of another stack than the last were lost, a later one in its place would break that.
+    """
+    stacks = [[found[k] for found in moments if k < len(found)] for k in range(most)]
+    if any(max(one) >= min(following) for one, following in itertools.pairwise(stacks)):
+        return False
+    upwards = all(one == sorted(set(one)) for one in stacks)
+    downwards = all(one == sorted(set(one), reverse=True) for one in stacks)
+    return upwards or downwards or all(len(set(one)) == 1 for one in stacks)
 
 
 def _moment(ds: Dataset, keywords: Iterable[str]) -> tuple[float, ...] | None:

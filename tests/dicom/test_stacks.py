@@ -111,6 +111,36 @@ def test_an_interrupted_last_volume_is_a_stack_of_its_own_length(tmp_path):
     assert [stack.shape[2] for stack in read_stacks(tmp_path)] == [4, 4, 3]
 
 
+@pytest.mark.parametrize("lost", range(5))
+@pytest.mark.parametrize("edge", [0, -1])
+@pytest.mark.parametrize("times", ["of volumes", "of slices", "downwards", "by place"])
+def test_a_slice_lost_of_a_time_series_never_mixes_volumes(tmp_path, times, edge, lost):
+    """The volumes after it would each take a slice of the next one."""
+    forms = {
+        "of volumes": lambda i, n: f"10{n:02d}00",
+        "of slices": lambda i, n: f"10{n:02d}{i:02d}",
+        "downwards": lambda i, n: f"10{n:02d}{9 - i:02d}",
+        "by place": lambda i, n: f"10{i:02d}{n:02d}",
+    }
+    form = forms[times]
+    parts = [{"AcquisitionTime": lambda i, n=n: form(i, n), "InstanceNumber": lambda i, n=n: 0} for n in range(5)]
+    put(tmp_path, parts)
+    for number, file in enumerate(sorted(tmp_path.rglob("*.dcm"), key=lambda f: pydicom.dcmread(f).AcquisitionTime)):
+        ds = pydicom.dcmread(file)
+        ds.InstanceNumber = number + 1
+        ds.save_as(file)
+    assert [stack.shape[2] for stack in read_stacks(tmp_path)] == [4] * 5
+    files = sorted((tmp_path / f"{lost}").iterdir(), key=lambda f: pydicom.dcmread(f).ImagePositionPatient[2])
+    files[edge].unlink()
+    if lost == 4 and times != "by place":
+        stacks = read_stacks(tmp_path)
+        assert [stack.shape[2] for stack in stacks] == [4, 4, 4, 4, 3]
+        assert all(len({file.path.parent for file in stack.files}) == 1 for stack in stacks)
+        return
+    with pytest.raises(DicomError, match=r"4 files lie at the position of .* and 5 at others, .* which time point"):
+        read_stacks(tmp_path)
+
+
 def test_a_stack_with_a_hole_is_refused(tmp_path):
     put(tmp_path, [{"EchoTime": 5}, {"EchoTime": 10}], slices=5)
     files = sorted((tmp_path / "1").iterdir(), key=lambda file: pydicom.dcmread(file).ImagePositionPatient[2])
@@ -161,6 +191,15 @@ def test_phases_and_maps_beside_magnitudes_are_left_out(tmp_path, kinds):
         series = read_series(tmp_path)
     assert {file.path.parent.name for file in series.files} == {"0"}
     assert "and 3 more passed over" in notes.messages[0]
+
+
+def test_in_and_opposed_phase_images_are_magnitudes(tmp_path):
+    words = ("WATER", "IN_PHASE", "OUT_OF_PHASE", "OPP_PHASE", "FAT_FRACTION")
+    put(tmp_path, [{"ImageType": ["DERIVED", "PRIMARY", "DIXON", word]} for word in words])
+    with Notes() as notes:
+        stacks = read_stacks(tmp_path)
+    assert sorted(str(stack.files[0].path.parent.name) for stack in stacks) == ["0", "1", "2", "3"]
+    assert "and 3 more passed over: a map that was computed" in notes.messages[0]
 
 
 @pytest.mark.slow
