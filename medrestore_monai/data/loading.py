@@ -390,7 +390,7 @@ class LoadImageOrSeriesd(MapTransform):
         if series.modality != "PT":
             return {}
         try:
-            return {"suv_factor": suv_factor(series.datasets, self.suv, str(series.source.name))}
+            return {"suv_factor": suv_factor(series.datasets, self.suv, str(series.source.name), series.frames)}
         except SUVError as error:
             return {"suv_missing": str(error)}  # an error only where the SUV is needed
 

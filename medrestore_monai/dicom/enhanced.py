@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
+from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
+from pydicom.valuerep import format_number_as_ds
 
 from medrestore_monai.dicom.attributes import number
 from medrestore_monai.dicom.checks import ENHANCED_CLASSES, DicomError
@@ -147,6 +149,8 @@ def _header(top: Dataset, shared: Dataset, frame: Dataset, pointers: list[int]) 
         for theirs, ours in elements.items():
             if item.get(theirs) is not None:
                 value = item[theirs].value
+                if type(value) is float and dictionary_VR(ours) == "DS":
+                    value = format_number_as_ds(value)  # of at most 16 characters
                 setattr(ds, ours, round(float(value)) if ours in _WHOLE_NUMBERS else value)
     for name in _FRAME_TYPES:
         item = _item(name, frame, shared)

@@ -43,6 +43,7 @@ class Series:
         name: what distinguishes the stack from the others of the series.
         independent: the slices are single images, such as rotating projections, and no stack.
         high_bits: as in :func:`read_series`.
+        frames: the headers of all stacks of the series, without pixel data.
     """
 
     source: Path
@@ -57,6 +58,7 @@ class Series:
     name: StackName = field(default_factory=StackName)
     independent: bool = False
     high_bits: str = "auto"
+    frames: list[Dataset] = field(default_factory=list, repr=False)
     _whole: set[int] = field(default_factory=set, init=False, repr=False)  # slices with data for every pixel
 
     @property
@@ -218,6 +220,9 @@ def read_stacks(
     series = [_series(path, info, one, state, allow_gaps, high_bits) for one in stacks]
     if any(file.frame is not None for one in series for file in one.files) and info.modality == "PT":
         number_pet_slices([one.datasets for one in series])
+    frames = [ds for one in series for ds in one.datasets]
+    for one in series:
+        one.frames = frames
     first = series[0]
     if first.datasets[0].file_meta.TransferSyntaxUID.is_compressed:
         first.stored(0)  # a missing decoder shows now, not halfway

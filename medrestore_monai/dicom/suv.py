@@ -102,13 +102,20 @@ class SUVOptions:
         return cls(**(options or {}))
 
 
-def suv_factor(datasets: Sequence[Dataset], options: SUVOptions | None = None, label: str = "the series") -> float:
+def suv_factor(
+    datasets: Sequence[Dataset],
+    options: SUVOptions | None = None,
+    label: str = "the series",
+    series: Sequence[Dataset] = (),
+) -> float:
     """SUV by body weight per unit of the rescaled values of a PET series.
 
     Args:
         datasets: headers of all slices.
         options: what is known instead of, or beside, the headers.
         label: names the series in messages.
+        series: headers of all frames, where the slices are one frame of a dynamic series: its decay is corrected to
+            one moment, the start of the first.
 
     Returns:
         The factor, in g/Bq for a series in Bq/ml; multiply the rescaled values by it.
@@ -147,10 +154,10 @@ def suv_factor(datasets: Sequence[Dataset], options: SUVOptions | None = None, l
                 "(7053,1009): give its SUV per count, `suv_factor`."
             )
         scale = to_bqml
-    return scale * _by_body_weight(datasets, options, label)
+    return scale * _by_body_weight(datasets, options, label, series or datasets)
 
 
-def _by_body_weight(datasets: Sequence[Dataset], options: SUVOptions, label: str) -> float:
+def _by_body_weight(datasets: Sequence[Dataset], options: SUVOptions, label: str, series: Sequence[Dataset]) -> float:
     """SUV per Bq/ml."""
     first = datasets[0]
     correction = str(first.get("DecayCorrection", ""))
@@ -170,7 +177,7 @@ def _by_body_weight(datasets: Sequence[Dataset], options: SUVOptions, label: str
     left = 1.0
     if correction != "ADMIN":
         half_life = known["half_life"]
-        scan = _start(datasets, half_life) if correction == "START" else _only_frame(datasets, half_life)
+        scan = _start(series, half_life) if correction == "START" else _only_frame(datasets, half_life)
         if scan is None:
             raise SUVError(f"{label} has no usable time of the scan for the SUV: give `suv_factor`.")
         waited = (scan - _injection(first, known["injection_time"], scan, half_life)).total_seconds()
@@ -246,7 +253,10 @@ def _injection(ds: Dataset, text: str, scan: datetime, half_life: float) -> date
 
 
 def _start(datasets: Sequence[Dataset], half_life: float) -> datetime | None:
-    """When the scan of the whole series began, to which ``START`` corrects the decay."""
+    """When the scan of the whole series began, to which ``START`` corrects the decay; an enhanced image says it."""
+    stated = str(datasets[0].get("DecayCorrectionDateTime") or "")
+    if stated:
+        return _moment(stated, str(datasets[0].get("TimezoneOffsetFromUTC", "")))
     series = _date_time(datasets[0], "Series")
     acquired = [moment for ds in datasets if (moment := _date_time(ds, "Acquisition")) is not None]
     if series is not None and (not acquired or series <= min(acquired)):

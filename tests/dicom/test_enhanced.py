@@ -129,17 +129,28 @@ def test_time_points_in_one_file_or_in_one_each(tmp_path, files):
     assert numbers == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize("start", ["20200102090000", "20200102100000"])
+@pytest.mark.parametrize("start", ["20200102090000", "20200102100000", "20200102110000"])
 def test_suv_equals_that_worked_out_by_hand(tmp_path, start):
-    """370 MBq at 9:00, 70 kg; decay corrected to the injection, or to 10:00."""
+    """370 MBq at 9:00, 70 kg; decay corrected to the injection, to 10:00, or to a time after the frames."""
     slices = phantoms.pet_series(tmp_path / "slices", slices=2, size=8)
     series = read_series(make_enhanced(tmp_path / "a.dcm", slices, DecayCorrectionDateTime=start))
-    left = 0.5 ** (3600 / 6586.2) if start.endswith("100000") else 1.0
+    left = 0.5 ** ((int(start[8:10]) - 9) * 3600 / 6586.2)
     assert suv_factor(series.datasets) == pytest.approx(70 * 1000 / (370e6 * left), rel=1e-6)
     assert (series.datasets[0].DecayCorrection, list(series.datasets[0].CorrectedImage)) == (
         "START" if left < 1 else "ADMIN",
         ["DECY", "ATTN"],
     )
+
+
+def test_numbers_fit_what_a_classic_header_has_room_for(tmp_path):
+    slices = phantoms.mr_series(tmp_path / "slices", slices=2, size=8)
+    path = make_enhanced(tmp_path / "a.dcm", slices)
+    ds = pydicom.dcmread(path)
+    for frame in ds.PerFrameFunctionalGroupsSequence:
+        frame.MREchoSequence[0].EffectiveEchoTime = float(np.float32(4.603))  # 4.6030001640319824
+    ds.save_as(path)
+    times = [str(one["EchoTime"].value) for one in derived(path, tmp_path / "out")]
+    assert times == ["4.60300016403198"] * 2
 
 
 def test_pet_without_a_unit_is_refused(tmp_path):

@@ -11,6 +11,7 @@ import torch
 from monai.data import MetaTensor
 from phantoms import ct_series, pet_series
 from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
 from tiny_bundle import edit_json, make_tiny_bundle
 from typer.testing import CliRunner
 
@@ -247,6 +248,24 @@ def test_series_in_bqml_is_scaled_by_its_suv_and_comes_back(tmp_path):
     assert suv.meta["unit"] == "SUV"
     torch.testing.assert_close(suv.as_tensor(), item["image"].as_tensor() * factor)
     assert ToSUVd("image")({"image": suv})["image"] is suv
+
+
+def test_frames_of_a_dynamic_series_share_one_moment_of_decay(tmp_path):
+    """The series is said to begin within its frames: it was processed later, and the first frame's start counts."""
+    for number in range(3):
+
+        def edit(ds, index, number=number):
+            ds.SOPInstanceUID, ds.TemporalPositionIdentifier = generate_uid(), number + 1
+            ds.SeriesDate = ds.AcquisitionDate = "20200102"
+            ds.SeriesTime, ds.AcquisitionTime = "102000", f"10{15 * number:02d}00"
+            ds.FrameReferenceTime, ds.ActualFrameDuration = 900_000 * number, 1
+
+        pet_series(tmp_path / f"{number}", slices=2, size=8, edit=edit)
+    items = [{"image": tmp_path, "stack": number} for number in (1, 2, 3)]
+    factors = [LoadImageOrSeriesd("image", modality="PT")(item)["image"].meta["suv_factor"] for item in items]
+    expected = 70 * 1000 / (370e6 * 0.5 ** (3600 / 6586.2))  # from 9:00 to 10:00
+    assert factors == pytest.approx([expected] * 3, rel=1e-4)
+    assert suv_factor(read_series(tmp_path, stack=3).datasets) > 1.1 * expected  # what one frame alone says
 
 
 def test_series_without_suv_loads_and_says_why_when_it_is_needed(tmp_path):
