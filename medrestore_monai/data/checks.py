@@ -94,7 +94,8 @@ def _look_at_series(path: str, series_uid: str, allow_gaps: bool, full: bool, st
     columns, rows, slices = series.shape
     for number in range(slices if full else 0):
         series.stored(number)
-    positions = np.array([[float(v) for v in ds.ImagePositionPatient] for ds in series.datasets])
+    places = [ds.get("ImagePositionPatient") for ds in series.datasets]
+    positions = None if None in places else np.array([[float(v) for v in place] for place in places])
     return Found((columns, rows), slices, 1, positions)
 
 

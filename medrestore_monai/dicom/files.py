@@ -142,11 +142,12 @@ def _group(
     others: list[tuple[SourceFile, str]] | None,
 ) -> list[SeriesInfo]:
     groups: dict[str, list[_Header]] = {}
-    other = ""
+    other, unread = "", list[SourceFile]()
     for file in files:
         stop_if_asked()
         header = _read_header(file, file.path == path, problems)
         if header is None:
+            unread.append(file)
             continue
         if header.sop_class in (*IMAGE_CLASSES, *ENHANCED_CLASSES):
             groups.setdefault(header.series, []).append(header)
@@ -155,6 +156,7 @@ def _group(
         other = other or f"{file.label} {reason}."
         if others is not None and header.size[1]:
             others.append((file, reason))
+    _refuse_lost([header.file for group in groups.values() for header in group], unread, problems)
     if not groups and not problems:
         raise NoImageError(other or f"There is no DICOM image in {path.name or path}.")
     found = [
@@ -170,6 +172,36 @@ def _group(
         for uid, group in groups.items()
     ]
     return sorted(found, key=lambda series: (series.description, series.uid))
+
+
+def _refuse_lost(images: list[SourceFile], unread: list[SourceFile], problems: list[str] | None) -> None:
+    """Refuse, or note as a problem, what is no DICOM file now and must have been: lost at an end, no hole tells of it.
+
+    Raises:
+        DicomError: a file is empty or begins with zeros, and is named like an image beside it.
+    """
+    named = {_kind_of_name(file) for file in images}
+    for file in unread:
+        if _kind_of_name(file) in named and not _first_bytes(file).strip(b"\0"):
+            text = f"{file.label} is empty or begins with zeros, where it is named like an image: copy it again."
+            if problems is None:
+                raise DicomError(text)
+            if not any(problem.startswith(f"{file.label} ") for problem in problems):
+                problems.append(text)
+
+
+def _kind_of_name(file: SourceFile) -> tuple[str, str]:
+    """Folder and name of a file without what numbers it, decimal or hexadecimal."""
+    place = PurePosixPath(file.label)
+    return str(place.parent), re.sub("[0-9A-Fa-f]", "", place.name) if re.search("[0-9]", place.name) else place.name
+
+
+def _first_bytes(file: SourceFile) -> bytes:
+    try:
+        with file.path.open("rb") as stream:
+            return stream.read(132)
+    except OSError:  # a problem already
+        return b"unread"
 
 
 def begins_as_dicom(file: Path) -> bool:

@@ -181,3 +181,9 @@ def test_volumes_are_listed_once_with_their_slices(tmp_path):
     assert {item["patient"] for item in held_back} == {
         item["patient"] for item in training_slices(tmp_path, "validation", fraction=0.3)
     }
+
+
+def test_a_slice_without_a_place_is_looked_at(tmp_path):
+    """What has one slice alone needs no position to be used."""
+    (file,) = mr_series(tmp_path, slices=1, edit=lambda ds, index: delattr(ds, "ImagePositionPatient"))
+    check_items([{"label": str(file)}])

@@ -664,3 +664,20 @@ def test_other_encodings_of_one_slice_are_equal(shared_data):
     first = read_series(folder / "MR_small_implicit.dcm").array
     for name in ("MR_small_bigendian.dcm", "MR_small_RLE.dcm", "MR_small_padded.dcm"):
         np.testing.assert_array_equal(read_series(folder / name).array, first)
+
+
+@pytest.mark.parametrize("lost", [b"", b"\0" * 4000])
+def test_a_lost_slice_at_an_end_is_named(tmp_path, lost):
+    """A file that kept nothing of DICOM, among others of its kind of name without a suffix."""
+    files = phantoms.ct_series(tmp_path / "in", slices=4)
+    for number, file in enumerate(files):
+        file.rename(tmp_path / "in" / f"IM00{number}")
+    (tmp_path / "in" / "DONE").touch()  # as scripts leave behind
+    (tmp_path / "in" / "VERSION2").touch()
+    assert read_series(tmp_path / "in").shape[2] == 4
+    (tmp_path / "in" / "IM003").write_bytes(lost)
+    with pytest.raises(DicomError, match=r"IM003 is empty or begins with zeros, .* copy it again"):
+        read_series(tmp_path / "in")
+    problems = []
+    find_series(tmp_path / "in", problems)
+    assert len(problems) == 1
