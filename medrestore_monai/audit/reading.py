@@ -21,6 +21,7 @@ from medrestore_monai.data import LoadImageOrSeriesd
 from medrestore_monai.data.find import is_image_file, is_picture
 from medrestore_monai.dicom import read_series, read_stacks
 from medrestore_monai.dicom.derivation import EARLIER, OWN_WORDS
+from medrestore_monai.files import UsageError
 
 _GRID = 1e-3  # mm, by which two affines may differ
 _LUMA = (0.299, 0.587, 0.114)
@@ -64,6 +65,11 @@ def read_pair(
             f"the source is {first.modality} in {first.unit} and the restored image {second.modality} in "
             f"{second.unit}: give a restored image of the source."
         )
+    if "weights_sha256" in first.about and "weights_sha256" not in second.about:
+        raise ValueError(
+            f"{Path(source).name} is a restored series by its header, and {Path(restored).name} is none: give the "
+            "source first, then its result."
+        )
     pair = first.like(second.array)
     if first.affine is not None and second.affine is not None and np.abs(first.affine - second.affine).max() > _GRID:
         raise ValueError(f"{restored} is not on the grid of {source}: their positions in space differ.")
@@ -82,7 +88,8 @@ def read_volume(
     """Read one image or series as a volume; of a color picture, its luma.
 
     Raises:
-        ValueError: it cannot be read, or its modality is unknown.
+        UsageError: its modality is unknown.
+        ValueError: it cannot be read.
     """
     path = Path(path)
     load = LoadImageOrSeriesd("image", modality, allow_gaps=True, hu_offset=hu_offset, suv=suv)
@@ -93,7 +100,7 @@ def read_volume(
         array = torch.einsum("c,cxy->xy", torch.tensor(_LUMA), array)[None]
     found = meta.get("modality") or ("RGB" if color else "GRAY" if is_picture(path) else None)
     if found is None:
-        raise ValueError(f"{path.name} does not state its modality: give `modality=CT`, MR or PT.")
+        raise UsageError(f"{path.name} does not state its modality: give `modality=CT`, MR or PT.")
     affine = np.asarray(meta["affine"], dtype=np.float64)
     steps = np.linalg.norm(affine[:3, :3], axis=0)
     no_size = is_image_file(path) and np.allclose(affine, np.eye(4))

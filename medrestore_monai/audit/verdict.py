@@ -16,6 +16,7 @@ _ORDER = (GREEN, YELLOW, RED)
 _CT_SHIFT = {"lung": (10.0, 30.0), "fat": (3.0, 8.0), "soft tissue": (3.0, 8.0), "bone": (10.0, 30.0)}  # HU
 _PET_MEAN, _PET_TOTAL, _MR_MEAN, _MR_RESIDUAL = (0.05, 0.15), (0.02, 0.10), (0.03, 0.10), (0.05, 0.20)
 _TEXTURE = 0.7  # of the mean frequency before
+_NOISE = 1.1  # of the noise of CT and PET before, which a restoration lowers
 _SHARPNESS, _GAIN = (0.95, 0.80), (0.90, 0.70)  # of before, below which a light is yellow, and red
 
 
@@ -55,7 +56,7 @@ def judge(
     found += _changes(faithfulness)
     for figure in bias:
         found += _shift(figure)
-    found += [reason for figure in noise for reason in _texture(figure)]
+    found += [reason for figure in noise for reason in (*_texture(figure), *_noisier(figure))]
     for figure in sharpness:
         if figure.name.endswith("after over before") and figure.ci95 is not None and figure.after is not None:
             # the interval's upper end: what noise may explain is no finding
@@ -94,6 +95,14 @@ def _texture(figure: Figure) -> list[tuple[str, str]]:
     kept = figure.after / figure.before
     text = f"the noise that is left is coarser: its mean frequency is {kept:.2f} of before"
     return [(YELLOW, text)] if kept < _TEXTURE else []
+
+
+def _noisier(figure: Figure) -> list[tuple[str, str]]:
+    if figure.name != "noise SD" or figure.unit not in ("HU", "1") or not figure.before or figure.after is None:
+        return []
+    rose = figure.after / figure.before
+    text = f"the noise is {rose:.2f} of before: give the source first, then its result"
+    return [(YELLOW, text)] if rose > _NOISE else []
 
 
 def _shift(figure: Figure) -> list[tuple[str, str]]:

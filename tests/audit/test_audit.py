@@ -6,10 +6,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 from noise_fields import correlated_noise
-from phantoms import body_phantom, ct_series
+from phantoms import body_phantom, ct_series, ct_volume
 
 from medrestore_monai.audit import Volume, audit
 from medrestore_monai.audit.page import render_page
+from medrestore_monai.audit.reading import read_pair
+from medrestore_monai.dicom import Derivation, read_series, write_derived_series
 
 SPACING = (1.2, 1.2, 2.5)
 
@@ -116,3 +118,18 @@ def test_no_image_is_too_small_or_too_plain_to_be_audited(modality, shape, kind)
     done = audit(source, source.like(0.9 * values), bundle="all_in_one_restore_rwkv")
     json.loads(done.json())
     assert "</html>" in render_page(done)
+
+
+def test_a_result_and_its_source_in_the_wrong_order_are_refused(tmp_path):
+    """By the headers: only the first of them names weights."""
+    volume = ct_volume(2, (72, 61))
+    ct_series(tmp_path / "in", volume=volume)
+    derivation = Derivation("denoise", weights_sha256="0" * 64)
+    series = read_series(tmp_path / "in")
+    write_derived_series(series, series.array, tmp_path / "out", derivation)
+    with pytest.raises(
+        ValueError, match="out is a restored series by its header, and in is none: give the source first"
+    ):
+        read_pair(tmp_path / "out", tmp_path / "in")
+    first, second = read_pair(tmp_path / "in", tmp_path / "out")
+    np.testing.assert_array_equal(first.array, second.array)

@@ -49,6 +49,8 @@ def test_nothing_found_is_green():
         ("red", "kernel", {"scope": Scope("out", [Feature("kernel cutoff", "5", "1 to 2", "out")])}),
         ("yellow", "pixel", {"scope": Scope("near the edge", [Feature("pixel size", "1", "2", "near the edge")])}),
         ("yellow", "coarser", {"noise": [figure("mean frequency of noise", "", "1/mm", 0.3, 0.2)]}),
+        ("yellow", "the noise is 1.20 of before", {"noise": [figure(before=10.0, after=12.0)]}),
+        ("green", "nothing", {"noise": [figure(unit="", before=10.0, after=12.0)]}),  # a sharper MR or picture
         ("yellow", "noise could not", {"noise": [Figure("noise SD", "", "HU", "", not_measured="no region")]}),
     ],
     ids=str,

@@ -61,7 +61,7 @@ def test_usage_errors_end_with_2_and_bad_data_with_3(pair, tmp_path):
         (2, "may not lie in one another", [source, restored, "-o", source / "report"]),
         (3, "on the grid of its source", [source, tmp_path / "small", "-o", tmp_path / "x"]),
         (
-            3,
+            2,
             "does not state its modality: give --modality CT, MR or PT",
             [tmp_path / "a.nii", tmp_path / "a.nii", "-o", tmp_path / "x"],
         ),
