@@ -7,6 +7,8 @@ from scipy import stats
 
 __all__ = ["bootstrap_interval", "paired_p_value"]
 
+LEAST_GROUPS = 4  # with two or three, the ends of the interval are the groups themselves
+
 
 def bootstrap_interval(
     values: Sequence[float] | np.ndarray,
@@ -25,7 +27,8 @@ def bootstrap_interval(
         resamples: how many times all groups are drawn.
 
     Returns:
-        Lower and upper end; NaN where there are fewer than two groups or a value is infinite.
+        Lower and upper end; NaN where there are fewer than four groups, of which the ends would be the extremes, or a
+        value is infinite.
 
     Raises:
         ValueError: if there are no values, not one group each, or ``level`` is not in (0, 1).
@@ -36,7 +39,7 @@ def bootstrap_interval(
     if not 0 < level < 1:
         raise ValueError(f"level must be in (0, 1), got {level}.")
     sums, counts = _by_group(values, groups)
-    if len(sums) < 2 or not np.isfinite(sums).all():
+    if len(sums) < LEAST_GROUPS or not np.isfinite(sums).all():
         return float("nan"), float("nan")
     # RandomState is frozen: Generator may draw other numbers in another version
     drawn = np.random.RandomState(seed).randint(0, len(sums), size=(resamples, len(sums)))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medrestore_monai.files import atomic_folder, require_writable
+from medrestore_monai.report.significance import LEAST_GROUPS
 from medrestore_monai.report.summary import SliceScore, SummaryRow
 
 _TITLES = {
@@ -39,7 +40,7 @@ def check_folder(output: Path, overwrite: bool = False) -> None:
         OSError: it may not be written.
     """
     if output.exists() and not overwrite:
-        raise FileExistsError(f"{output} exists; name another folder or ask to overwrite it.")
+        raise FileExistsError(f"{output} exists; name another folder, or replace it with `overwrite`.")
     if output.exists() and not (output / "table.json").is_file():
         raise FileExistsError(f"{output} is no report of this program: it is not overwritten.")
     require_writable(output)
@@ -190,6 +191,8 @@ def _title(name: str, about: Mapping[str, Any], modality: str) -> str:
 def _caution(row: SummaryRow) -> str:
     if row.unit == "slices":
         return " Slices of one volume are not independent: take them as a hint."
+    if row.patients < LEAST_GROUPS:
+        return f" Of {row.patients} patients only: too few for intervals, and p-values are a hint."
     return f" Of {row.patients} patients only: take them as a hint." if row.patients < _FEW else ""
 
 

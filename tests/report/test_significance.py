@@ -22,12 +22,15 @@ def test_interval_agrees_with_scipy_on_groups_of_one():
 
 
 def test_groups_are_drawn_as_a_whole():
-    """Two patients: a draw has the mean of one, of the other, or of all, and both ends are those of one patient."""
-    values, groups = [1.0, 1.0, 1.0, 5.0], ["a", "a", "a", "b"]
-    assert bootstrap_interval(values, groups) == (1.0, 5.0)
-    # slices of one patient do not make it surer
-    once = bootstrap_interval([1.0, 2.0, 4.0], "abc")
-    assert bootstrap_interval([1.0, 2.0, 4.0] * 10, "abc" * 10) == pytest.approx(once)
+    """Slices of one patient do not make it surer, and a patient of more slices counts for more."""
+    once = bootstrap_interval([1.0, 2.0, 4.0, 7.0], "abcd")
+    assert bootstrap_interval([1.0, 2.0, 4.0, 7.0] * 10, "abcd" * 10) == pytest.approx(once)
+    assert sum(bootstrap_interval([1, 1, 1, 2, 3, 5], "aaabcd")) < sum(bootstrap_interval([1, 2, 3, 5], "abcd"))
+
+
+def test_three_patients_have_no_interval():
+    """Its ends would be the least and the largest: one draw in 27 is of one patient alone."""
+    assert np.isnan(bootstrap_interval([1.0, 2.0, 4.0] * 5, "abc" * 5)).all()
 
 
 def test_p_value_is_that_of_a_paired_test_on_group_means():
