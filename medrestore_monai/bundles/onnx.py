@@ -5,6 +5,7 @@ Needs the optional packages onnx, onnxscript (to write) and onnxruntime (to run)
 """
 
 import hashlib
+import logging
 import os
 import sys
 import warnings
@@ -92,6 +93,7 @@ def _in_parts(network: Any) -> "onnx.ModelProto":
 def _captured(module: nn.Module, inputs: dict[str, Tensor], output: str, sizes: list[dict]) -> "onnx.ModelProto":
     from medrestore_monai.ops.re_wkv_onnx import translations
 
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of packages that are not needed
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own making
         program = torch.onnx.export(

@@ -29,13 +29,15 @@ def choose_bundle(source: Path, output: Path, modality: str | None, studies: "Se
         studies: what is in the source, listed for :data:`READABLE`.
 
     Raises:
-        UsageError: the user must choose; the message has the candidates and an example.
-        ValueError: there is no such modality.
+        UsageError: there is no such modality, or the user must choose; the message has the candidates and an example.
     """
     from medrestore_monai.bundles import DEFAULT_BUNDLE
     from medrestore_monai.bundles.shared_settings import MODALITY
 
-    named = _UNKNOWN if modality is None else str(MODALITY.check(modality))
+    try:
+        named = _UNKNOWN if modality is None else str(MODALITY.check(modality))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     found = {_modality_of(study, named) for study in studies if not (study.unfit or study.problem)}
     if not found:
         return DEFAULT_BUNDLE  # nothing can be restored: it says why
@@ -58,8 +60,11 @@ def _question(source: Path, output: Path, found: Sequence[str]) -> str:
     """Say why the user has to choose, from what, and how."""
     from medrestore_monai.bundles import list_bundles
 
+    if len(found) > 1 and _UNKNOWN not in found:
+        return _question_of_several(source, output, found, list_bundles())
     if _UNKNOWN in found:
-        reason = f"{source} does not state its modality: give `modality=CT` or `modality=PT`, or name a bundle"
+        which = f"{source} does not state its" if len(found) == 1 else f"files of {source} do not state their"
+        reason = f"{which} modality: give `modality=CT` or `modality=PT`, or name a bundle"
     else:
         reason = f"there is no default bundle for {' and '.join(map(_word, found))}: name one"
     wanted = READABLE if _UNKNOWN in found else found
@@ -69,6 +74,16 @@ def _question(source: Path, output: Path, found: Sequence[str]) -> str:
     )
     example = EXAMPLES[next(one for one in ("MR", *wanted) if one in wanted)]
     return f"{reason}, {offered}. Example: medrestore restore {source} -o {output} --bundle {example}"
+
+
+def _question_of_several(source: Path, output: Path, found: Sequence[str], bundles: "Sequence[Bundle]") -> str:
+    """Ask for one bundle of all modalities that are there, or for folders of one each."""
+    reason = f"{source} holds {' and '.join(map(_word, found))}, which no one bundle restores by default: restore"
+    common = [one.name for one in sorted(bundles, key=lambda one: len(one.modalities)) if {*found} <= {*one.modalities}]
+    if not common:
+        return f"{reason} each from a folder of its own; `--dry-run --bundle NAME` lists what is there"
+    example = f"medrestore restore {source} -o {output} --bundle {common[0]}"
+    return f"{reason} each from a folder of its own, or all with {' or '.join(common)}. Example: {example}"
 
 
 def _word(modality: str) -> str:

@@ -30,6 +30,7 @@ from medrestore_monai.cli.options import (
 )
 from medrestore_monai.cli.output import EVALUATE_FLAGS, RESEARCH, reported
 from medrestore_monai.cli.restore import restore
+from medrestore_monai.notes import note
 from medrestore_monai.stopping import stop_on_sigterm, stopping_at_once
 from medrestore_monai.texts import printable
 
@@ -64,7 +65,9 @@ def evaluate(
     bundle: Annotated[
         list[str] | None,
         typer.Option(
-            help="Name or path of a bundle; several side by side.", show_default=False, autocompletion=complete_bundle
+            help="Name or path of a bundle; several side by side; by default, ct_denoise_restore_rwkv.",
+            show_default=False,
+            autocompletion=complete_bundle,
         ),
     ] = None,
     model: Annotated[
@@ -93,7 +96,8 @@ def evaluate(
     part: Annotated[
         str,
         typer.Option(
-            help="all, train, validation or test.", autocompletion=complete("all", "train", "validation", "test")
+            help="all, train, validation, calibration, adaptation or test.",
+            autocompletion=complete("all", "train", "validation", "calibration", "adaptation", "test"),
         ),
     ] = "all",
     protocol: Annotated[
@@ -202,6 +206,8 @@ def evaluate(
             trust_bundle=trust_bundle,
         )
         (check_lesions if lesions else Request.check)(request)
+        if not bundle and not model:
+            note(f"no bundle is named: {DEFAULT_BUNDLE} is scored, on images of CT.")
     with reported(flags=EVALUATE_FLAGS), stopping_at_once():
         (evaluate_lesions if lesions else score)(request, progress=not mode().quiet)
         content = json.loads((output / "table.json").read_text(encoding="utf-8"))
@@ -239,16 +245,15 @@ def export(
         require_packages(TO_WRITE)
         if output.exists() and not overwrite:
             raise FileExistsError(f"{output} exists; --overwrite replaces it.")
+        if output.suffix != ".onnx":
+            raise ValueError(f"{output} must end with .onnx.")
         if not output.absolute().parent.is_dir() or output.is_dir():
             raise ValueError(f"{output} is no file in an existing folder.")
         found = open_bundle(bundle, trust_bundle)
         if weights is not None and not weights.is_file():
             raise ValueError(f"the weight file {weights} is missing.")
-        of_bundle = (
-            output.exists() and output.suffix != ".onnx" and output.resolve().is_relative_to(found.root.resolve())
-        )
-        if of_bundle or output.resolve() == (weights or found.weights).resolve():
-            raise ValueError(f"{output} is the weight file, or another file of the bundle; name another output.")
+        if output.resolve() == (weights or found.weights).resolve():
+            raise ValueError(f"{output} is the weight file; name another output.")
     with reported(), stopping_at_once():
         if not mode().quiet:
             errors.print(f"Exporting {found.name}: this takes a minute or more.", soft_wrap=True, markup=False)

@@ -133,7 +133,7 @@ def restore(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the studies and what would be done.")] = False,
 ) -> None:
-    """Restore images: DICOM, NIfTI, MGZ, NRRD, MHA, PNG, JPEG, TIFF or NumPy in, the same kind out.
+    r"""Restore images: DICOM, NIfTI, MGZ, NRRD, MHA, PNG, JPEG, TIFF or NumPy in, the same kind out.
 
     A DICOM series becomes a new, derived series in the same study. The source is never changed.
 
@@ -142,7 +142,8 @@ def restore(
 
     A folder of several series or images, or a zip of several series, is many studies: each is restored on its own,
     OUTPUT/manifest.json lists what was done; re-run to resume. One that cannot be restored does not stop the others;
-    the exit code is 3 then. With the extra [cluster], --workers and --scheduler share the work among processes.
+    the exit code is 3 then. --workers and --scheduler share the work among processes; they need
+    pip install "medrestore-monai\[cluster]".
 
     --report writes what `medrestore audit` finds: of one image beside it, to OUTPUT_report, of many studies to
     OUTPUT/report, where index.html lists those first that need a look.

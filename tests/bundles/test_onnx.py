@@ -115,11 +115,17 @@ def test_export_writes_what_the_cache_holds(tmp_path, bundle, cache, monkeypatch
     mine = tmp_path / "mine.pt"
     mine.write_bytes((bundle / "models" / "model.pt").read_bytes())
     before = mine.read_bytes()
-    for target, more in ((mine, ["--weights", str(mine)]), (bundle / "models" / "model.pt", [])):
+    named = tmp_path / "weights.onnx"
+    named.write_bytes(before)
+    for target, more, message in (
+        (named, ["--weights", str(named)], "is the weight file"),
+        (mine, ["--weights", str(mine)], "must end with .onnx"),
+        (bundle / "models" / "model.pt", [], "must end with .onnx"),
+    ):
         arguments = ["export", "--bundle", str(bundle), "-o", str(target), "--overwrite", *more]
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 2
-        assert "is the weight file, or another file of the bundle" in result.output
+        assert message in result.output
         assert target.read_bytes() == before
     mine.write_bytes(before[:100])
     arguments = ["export", "--bundle", str(bundle), "-o", str(tmp_path / "b.onnx"), "--weights", str(mine)]

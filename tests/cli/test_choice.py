@@ -76,9 +76,9 @@ def test_a_modality_with_a_safe_default_is_restored_and_said(tmp_path, kinds, mo
         (["picture"], None, "for pictures: name one, for pictures rgb_deblur_aff_unet_rwkv", "rgb_deblur_mlff_unet"),
         (["array"], None, "does not state its modality: give `modality=CT` or `modality=PT`, or name a bundle", MR),
         (["array"], "MR", "there is no default bundle for MR", MR),
-        (["ct", "pet"], None, "there is no default bundle for CT and PT", NAME),
-        (["ct", "mr"], None, "there is no default bundle for CT and MR", MR),
-        (["ct", "array"], None, "does not state its modality", MR),
+        (["ct", "pet"], None, "holds CT and PT, which no one bundle restores by default", "all_in_one_restore_rwkv"),
+        (["ct", "mr"], None, "each from a folder of its own, or all with", "all_in_one_restore_rwkv"),
+        (["ct", "array"], None, "do not state their modality", MR),
         (["pet"], "CT", None, PET),
     ],
 )
@@ -117,7 +117,7 @@ def test_on_the_command_line(tmp_path, monkeypatch):
         assert f"CT is restored with {NAME}." in run("restore", tmp_path / source, "-o", output, *options, code=0)
     WRITERS["mr"](tmp_path / "ct")
     message = run("restore", tmp_path / "ct", "-o", tmp_path / "more", code=2)
-    assert message.startswith("Error: there is no default bundle for CT and MR")
+    assert "holds CT and MR, which no one bundle restores by default" in message
     WRITERS["array"](tmp_path / "array")
     message = run("restore", tmp_path / "array" / "a.npy", "-o", tmp_path / "b.npy", code=2)
     assert "give --modality CT or --modality PT" in message

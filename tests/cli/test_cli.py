@@ -646,3 +646,10 @@ def test_notes_on_many_studies_are_printed_once_each_with_options_for_fields(tmp
         assert all(line.count(".nii.gz") == 1 for line in notes)
         assert sum("give --slice-axis, 0 to 2" in line for line in notes) == 1
     assert "`" not in result.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_no_word_of_a_help_text_is_lost_as_markup(command):
+    """``[cluster]`` in a text is a style to Rich, and not printed."""
+    text = " ".join(run(*command, "--help").stdout.split())
+    assert not re.search(r"[a-z] ,|\( ?\)| \.( |$)", text.replace("...", ""))
