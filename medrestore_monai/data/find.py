@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medrestore_monai.dicom import DicomError, find_series
+from medrestore_monai.dicom import DicomError, divided_series, find_series
 from medrestore_monai.dicom.files import NoImageError, SourceFile, begins_as_dicom
 from medrestore_monai.files import walk
 from medrestore_monai.images import KINDS
@@ -128,7 +128,8 @@ def find_images(folder: str | os.PathLike[str], problems: list[str] | None = Non
 
     Args:
         folder: a folder, or one file; links to folders are followed.
-        problems: where given, DICOM folders that cannot be read are noted here and left out.
+        problems: where given, DICOM folders that cannot be read are noted here and left out, as are series of which
+            several folders hold parts.
 
     Returns:
         Items with ``path`` (an image file, or the folder, file or archive of a DICOM series), ``series_uid`` (empty if
@@ -136,7 +137,8 @@ def find_images(folder: str | os.PathLike[str], problems: list[str] | None = Non
         series has, 0 where that is not known without reading it, and ``size``: their columns and rows.
 
     Raises:
-        ValueError: the folder does not exist or holds no image, or a DICOM file in it is damaged.
+        ValueError: the folder does not exist or holds no image, a DICOM file in it is damaged, or parts of a series lie
+            in several folders.
         OSError: a folder or file may not be read.
     """
     root = Path(folder)
@@ -144,10 +146,10 @@ def find_images(folder: str | os.PathLike[str], problems: list[str] | None = Non
         raise ValueError(f"there is no file or folder {root}.")
     if root.is_file():
         return [_item(root, root.parent)]
-    items, pictures, others = [], [], list[Path]()
+    items, series, pictures, others = [], list[tuple[Item, str]](), [], list[Path]()
     for place, files, dicom in walk_folders(root, _refuse):
         if place == dicom:
-            items += _series_items(place, root, problems)
+            series += _series_items(place, root, problems)
         found = [path for path in files if (is_image_file(path) and not is_second_of_pair(path)) or is_archive(path)]
         others += [path for path in files if why_passed_over(path)]
         found = [path for path in found if not why_passed_over(path)]
@@ -155,6 +157,7 @@ def find_images(folder: str | os.PathLike[str], problems: list[str] | None = Non
             pictures += [path for path in found if is_picture(path)]
             found = [path for path in found if not is_picture(path) and not _is_archive_of_other_things(path)]
         items += [_item(path, root) for path in found]
+    items += _without_parts(series, problems)
     if pictures:
         more = f" and {len(pictures) - 1} more" * (len(pictures) > 1)
         note(f"{pictures[0]}{more} passed over: pictures beside DICOM files count as previews.", stacklevel=2)
@@ -177,7 +180,18 @@ def _note_others(files: list[Path]) -> None:
         note(f"{found[0]}{more} passed over, {way}.", stacklevel=3)
 
 
-def _series_items(place: Path, root: Path, problems: list[str] | None) -> list[Item]:
+def _without_parts(series: list[tuple[Item, str]], problems: list[str] | None) -> list[Item]:
+    """Leave out, or refuse, series of which several folders hold parts."""
+    parts = divided_series((Path(item["path"]), uid) for item, uid in series)
+    if parts and problems is None:
+        raise ValueError(next(iter(parts.values())))
+    if problems is not None:
+        problems += dict.fromkeys(parts.values())
+    return [item for item, uid in series if (Path(item["path"]), uid) not in parts]
+
+
+def _series_items(place: Path, root: Path, problems: list[str] | None) -> list[tuple[Item, str]]:
+    """The series of a folder, each with its UID."""
     others: list[tuple[SourceFile, str]] = []
     try:
         series = find_series(place, others=others)
@@ -189,7 +203,8 @@ def _series_items(place: Path, root: Path, problems: list[str] | None) -> list[I
     if others:
         more = f" and {len(others) - 1} more" * (len(others) > 1)
         note(f"{others[0][0].label}{more} passed over: it {others[0][1]}.", stacklevel=3)
-    return [_item(place, root, one.uid if len(series) > 1 else "", len(one.files), one.size) for one in series]
+    several = len(series) > 1
+    return [(_item(place, root, one.uid if several else "", len(one.files), one.size), one.uid) for one in series]
 
 
 def _refuse(error: OSError) -> None:

@@ -2,6 +2,7 @@
 
 from medrestore_monai.dicom.checks import XRAY, DicomError, gray_range, stores_air
 from medrestore_monai.dicom.derivation import Derivation
+from medrestore_monai.dicom.divided import divided_series
 from medrestore_monai.dicom.files import SeriesInfo, SourceFile, find_series
 from medrestore_monai.dicom.read import Series, choose_stack, read_series, read_stacks
 from medrestore_monai.dicom.reader import DicomSeriesReader
@@ -23,6 +24,7 @@ __all__ = [
     "check_output",
     "check_replaceable",
     "choose_stack",
+    "divided_series",
     "find_series",
     "gray_range",
     "read_series",

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from medrestore_monai.data import is_archive, is_image_file, is_picture, walk_folders
 from medrestore_monai.data.find import is_second_of_pair, partner_of, why_passed_over
-from medrestore_monai.dicom import DicomError, SeriesInfo, SourceFile, find_series
+from medrestore_monai.dicom import DicomError, SeriesInfo, SourceFile, divided_series, find_series
 from medrestore_monai.dicom.files import DICOM_SUFFIXES, NOT_DICOM, NoImageError
 from medrestore_monai.files import ScratchFolder
 
@@ -57,7 +57,8 @@ def list_studies(source: str | os.PathLike[str], modalities: Sequence[str] = ())
     The DICOM files of a folder and its subfolders are looked at together, and may be several series; so may those of a
     ``.zip`` archive. Image files and archives among them are studies of their own. Where there are ``modalities``,
     pictures (PNG, JPEG, TIFF) among them count as previews and are listed as unfit, as are archives without a DICOM
-    image. Hidden files, DICOMDIR files and other kinds of objects are passed over.
+    image. Hidden files, DICOMDIR files and other kinds of objects are passed over. A series of which several folders
+    hold parts is listed in each with that problem.
 
     Args:
         source: a folder, a file, or an archive.
@@ -93,6 +94,9 @@ def _of_tree(root: Path, modalities: Sequence[str]) -> list[Study]:
             mixed.add(dicom)
         studies += others
     studies = [replace(study, shared=True) if study.path in mixed else study for study in studies]
+    wanted = (study for study in studies if study.series_uid and not study.unfit and study.path.is_dir())
+    parts = divided_series((study.path, study.series_uid) for study in wanted)
+    studies = [replace(study, problem=parts.get((study.path, study.series_uid), study.problem)) for study in studies]
     for error in refused:
         path = Path(str(error.filename))
         if not is_image_file(path) and not is_archive(path):  # those are listed

@@ -1,5 +1,6 @@
 """Images below a folder: links are followed, and DICOM files hide no images."""
 
+import re
 import zipfile
 
 import numpy as np
@@ -53,6 +54,28 @@ def test_a_folder_of_files_that_only_begin_as_dicom_is_reported(tmp_path):
     problems = []
     assert [item["name"] for item in find_images(tmp_path, problems)] == ["a.npy"]
     assert "IM1 has no SOPClassUID" in problems[0]
+
+
+def test_parts_of_a_series_in_several_folders_are_refused(tmp_path):
+    files = ct_series(tmp_path / "p" / "A", slices=6, size=8)
+    (tmp_path / "p" / "B").mkdir()
+    for file in files[3:]:
+        file.rename(tmp_path / "p" / "B" / file.name)
+    save(tmp_path / "q.npy")
+    sentence = (
+        f"parts of one series lie in {tmp_path / 'p' / 'A'} and {tmp_path / 'p' / 'B'}: put them into one folder."
+    )
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        find_images(tmp_path)
+    problems = []
+    assert [item["name"] for item in find_images(tmp_path, problems)] == ["q.npy"]
+    assert problems == [sentence]
+
+
+def test_copies_of_a_series_are_listed_each(tmp_path):
+    for name in ("first", "second"):
+        ct_series(tmp_path / name, slices=4, size=8)
+    assert [item["name"] for item in find_images(tmp_path)] == ["first", "second"]
 
 
 def test_pairs_and_volumes_below_links(tmp_path):

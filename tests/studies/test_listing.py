@@ -179,6 +179,30 @@ def test_images_among_dicom_files_are_studies_of_their_own(tmp_path):
         assert read_series(path).shape[2] == 3
 
 
+def test_parts_of_a_series_in_several_folders_are_not_restored(tmp_path):
+    files = ct_series(tmp_path / "in" / "p" / "A", slices=6, size=8, series="a")
+    (tmp_path / "in" / "p" / "B").mkdir()
+    for file in files[::2]:
+        file.rename(tmp_path / "in" / "p" / "B" / file.name)
+    ct_series(tmp_path / "in" / "p" / "C", slices=3, size=8, series="c")
+    problems = {study.name: study.problem for study in list_studies(tmp_path / "in")}
+    folders = f"{tmp_path / 'in' / 'p' / 'A'} and {tmp_path / 'in' / 'p' / 'B'}"
+    sentence = f"parts of one series lie in {folders}: put them into one folder."
+    assert problems == {"p/A": sentence, "p/B": sentence, "p/C": ""}
+    for file in (tmp_path / "in" / "p" / "B").iterdir():
+        file.rename(tmp_path / "in" / "p" / "A" / file.name)
+    assert {study.name: study.problem for study in list_studies(tmp_path / "in")} == {"p/A": "", "p/C": ""}
+
+
+def test_copies_of_a_series_are_restored_each(tmp_path):
+    ct_series(tmp_path / "in" / "first", slices=4, size=8)
+    ct_series(tmp_path / "in" / "second", slices=4, size=8)
+    ct_series(tmp_path / "in" / "some", slices=4, size=8, skip=[3])
+    assert [(study.name, study.problem) for study in list_studies(tmp_path / "in")] == [
+        (name, "") for name in ("first", "second", "some")
+    ]
+
+
 def test_files_of_one_name_are_reported_with_their_folders(tmp_path):
     first, *_ = ct_series(tmp_path / "in" / "p1", slices=3, size=8)
     (tmp_path / "in" / first.name).write_bytes(first.read_bytes())
