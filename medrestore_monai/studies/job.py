@@ -13,6 +13,7 @@ from medrestore_monai.bundles import sha256
 from medrestore_monai.data import check_folder
 from medrestore_monai.files import UsageError, require_writable
 from medrestore_monai.restorer import Restorer
+from medrestore_monai.studies.fingerprints import are_same
 from medrestore_monai.studies.ledger import HIDDEN, MANIFEST, Record, differences
 from medrestore_monai.studies.listing import Study
 from medrestore_monai.studies.reports import refuse_study_in_reports
@@ -105,9 +106,9 @@ def state_of(study: Study, record: Record | None, job: Job) -> str:
 def _change_of_files(study: Study, record: Record) -> str:
     """Say in words how the files of a study differ from those that were restored; empty if they do not seem to.
 
-    Compared are the series, and number, bytes and the newest time of writing. Copies that keep times are equal, even if
-    they keep them in whole seconds only, as tar, zip and FAT do; copies that get new times are not. Records of earlier
-    versions have no time.
+    Compared are the series, and names, sizes and times of writing of all files. Copies that keep times are equal, even
+    if they keep them in whole seconds only, as tar, zip and FAT do; copies that get new times are not. Records of
+    earlier versions have no fingerprints, but the newest time alone, or none.
     """
     if record.get("series_uid", study.series_uid) != study.series_uid:
         return "another series then"
@@ -115,7 +116,13 @@ def _change_of_files(study: Study, record: Record) -> str:
         return f"{record['files']} files of {record['size']} bytes then, {study.files} of {study.size} now"
     before = record.get("modified", study.modified)
     rounded = (before % _SECOND == 0) != (study.modified % _SECOND == 0)
-    if before == study.modified or (rounded and abs(before - study.modified) < 2 * _SECOND):
+    alike = before == study.modified or (rounded and abs(before - study.modified) < 2 * _SECOND)
+    if record.get("fingerprints") and study.fingerprints:
+        if are_same(record["fingerprints"], study.fingerprints):
+            return ""
+        if alike:
+            return "files of other names, sizes or times then"
+    if alike:
         return ""
     return f"files written at {_time(before)} then, {_time(study.modified)} now"
 

@@ -10,12 +10,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from medrestore_monai.data import is_archive, is_image_file, is_picture, walk_folders
 from medrestore_monai.data.find import is_second_of_pair, partner_of, why_passed_over
 from medrestore_monai.dicom import DicomError, SeriesInfo, SourceFile, divided_series, find_series
 from medrestore_monai.dicom.files import DICOM_SUFFIXES, NOT_DICOM, NoImageError
 from medrestore_monai.files import ScratchFolder
+from medrestore_monai.studies.fingerprints import fingerprints
 
 _LONGEST_NAME = 255  # bytes
 
@@ -34,6 +36,7 @@ class Study:
         files: how many there are.
         size: of these files together, in bytes.
         modified: when the newest of these files, or the archive, was written, in ns since 1970.
+        fingerprints: of all of these files, see :func:`~medrestore_monai.studies.fingerprints.fingerprints`.
         shared: other series or images lie in the same place.
         unfit: why there is nothing to restore in it, which is no failure: a localizer, another modality, a preview.
         problem: why it cannot be restored, where that shows already.
@@ -46,6 +49,7 @@ class Study:
     files: int = 1
     size: int = 0
     modified: int = 0
+    fingerprints: tuple[str, ...] = ()
     shared: bool = False
     unfit: str = ""
     problem: str = ""
@@ -132,11 +136,10 @@ def _not_dicom(place: Path, files: Sequence[Path], root: Path, refused: Sequence
 def _of_file(file: Path, name: str) -> Study:
     try:
         pair = (file, partner_of(file) if is_image_file(file) else None)
-        stats = [one.stat() for one in pair if one is not None]
+        found = [(one, one.stat()) for one in pair if one is not None]
     except OSError as error:  # a link that leads nowhere
         return Study(name, file, problem=f"{error.strerror}.")
-    written = max(stat.st_mtime_ns for stat in stats)
-    return Study(name, file, size=sum(stat.st_size for stat in stats), modified=written)
+    return replace(Study(name, file), **_state([(one.name, stat.st_size, stat.st_mtime_ns) for one, stat in found]))
 
 
 def _of_place(
@@ -188,18 +191,18 @@ def _of_series(info: SeriesInfo, place: Path, name: str, shared: bool, modalitie
         unfit = f"modality {info.modality or 'unknown'}, where {' or '.join(modalities)} is restored"
     stats = [file.path.stat() for file in info.files]
     # the files of an archive are unpacked just now
-    written = [place.stat()] if info.archive else stats
-    return Study(
-        _below(name, _own_name(info.modality, info.uid)) if shared else name,
-        place,
-        info.uid,
-        info.modality,
-        len(info.files),
-        sum(stat.st_size for stat in stats),
-        max(stat.st_mtime_ns for stat in written),
-        shared,
-        unfit,
-    )
+    written = [place.stat()] * len(stats) if info.archive else stats
+    triples = zip(info.files, stats, written, strict=True)
+    files = [(file.label, stat.st_size, time.st_mtime_ns) for file, stat, time in triples]
+    own = _below(name, _own_name(info.modality, info.uid)) if shared else name
+    study = Study(own, place, info.uid, info.modality, len(files), shared=shared, unfit=unfit)
+    return replace(study, **_state(files))
+
+
+def _state(files: Sequence[tuple[str, int, int]]) -> dict[str, Any]:
+    """What a study says of its files; their names, sizes and times of writing are given."""
+    size, modified = sum(size for _, size, _ in files), max(time for _, _, time in files)
+    return {"size": size, "modified": modified, "fingerprints": fingerprints(files)}
 
 
 def _own_name(modality: str, uid: str) -> str:

@@ -115,6 +115,7 @@ def _new_record(study: Study, output: Path, settings: Mapping[str, Any], run: st
         "files": study.files,
         "size": study.size,
         "modified": study.modified,
+        "fingerprints": list(study.fingerprints),
         "outcome": "",
         "reason": "",
         "notes": [],

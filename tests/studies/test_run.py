@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -170,7 +171,8 @@ def test_another_series_of_the_same_size_and_time_is_not_done(job):
     for source, target in ((0, 2), (1, 0), (2, 1)):
         places[source].rename(places[target])
     after = list_studies(job.source)[0]
-    assert replace(after, series_uid=before.series_uid) == before != after
+    same = {"series_uid": before.series_uid, "fingerprints": before.fingerprints}  # the files have other names, too
+    assert replace(after, **same) == before != after
     with pytest.raises(FileExistsError, match=r"holds 2 of these .*restored otherwise .*another series then"):
         restore_studies(job)
 
@@ -409,14 +411,73 @@ def test_a_copy_that_keeps_whole_seconds_is_the_same(job, calls, tmp_path):
         restore_studies(job)
 
 
+def forget(job, *fields):
+    """Make records those of an earlier version."""
+    for path in (job.output / ".medrestore" / "records").iterdir():
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({name: value for name, value in record.items() if name not in fields}))
+
+
 def test_records_of_earlier_versions_have_no_time(job, calls, tmp_path):
     restore_studies(job)
     calls.clear()
-    for path in (job.output / ".medrestore" / "records").iterdir():
-        record = json.loads(path.read_text())
-        del record["modified"]
-        path.write_text(json.dumps(record))
+    forget(job, "modified", "fingerprints")
     rewrite(tmp_path / "in" / "c.npy")
+    restore_studies(job)
+    assert calls == []
+
+
+def test_records_of_earlier_versions_have_the_newest_time_alone(job, calls, tmp_path):
+    for number, path in enumerate(sorted((tmp_path / "in").rglob("*.*"))):
+        os.utime(path, ns=(0, 10**18 + number * 10**10 + 5))
+    restore_studies(job)
+    calls.clear()
+    forget(job, "fingerprints")
+    rewrite(min((tmp_path / "in" / "a" / "series").iterdir()), -100)
+    restore_studies(job)
+    assert calls == []
+    rewrite(tmp_path / "in" / "c.npy")
+    with pytest.raises(FileExistsError, match=r"1 of these .*files written at 20.* UTC then, 20.* UTC now"):
+        restore_studies(job)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_file_replaced_by_an_older_one_of_its_size_counts_as_changed(job, calls, tmp_path, whole):
+    """As ``cp -p``, ``rsync -t`` and ``unzip`` do: number, bytes and the newest time stay."""
+    first, last = sorted((tmp_path / "in" / "a" / "series").iterdir())
+    for number, path in enumerate((first, last)):
+        os.utime(path, ns=(0, 10**18 + number * 10**9 + 5 * (not whole)))
+    restore_studies(job)
+    calls.clear()
+    rewrite(first, 1e-1 if not whole else -1)
+    with pytest.raises(FileExistsError, match=r"1 of these .*files of other names, sizes or times then"):
+        restore_studies(job)
+    restore_studies(replace(job, overwrite=True))
+    restore_studies(job)
+    assert calls == ["series"]
+
+
+def test_half_a_pair_that_is_replaced_counts_as_changed(job, calls, tmp_path):
+    nib.Nifti1Pair(np.zeros((4, 5, 3), np.int16), np.eye(4)).to_filename(tmp_path / "in" / "e.hdr")
+    rewrite(tmp_path / "in" / "e.img", -100)
+    restore_studies(job)
+    rewrite(tmp_path / "in" / "e.img", 50)
+    with pytest.raises(FileExistsError, match=r"1 of these .*files of other names, sizes or times then"):
+        restore_studies(job)
+
+
+@pytest.mark.parametrize("step", [10**9, 2 * 10**9, -2 * 10**9])  # a negative one rounds up
+@pytest.mark.parametrize("back", [False, True])
+def test_a_copy_with_coarse_times_of_many_files_is_the_same(job, calls, tmp_path, step, back):
+    def set_times(coarse):
+        for number, path in enumerate(sorted((tmp_path / "in").rglob("*.*"))):
+            ns = 10**18 + 7 * 10**8 * number + 3
+            os.utime(path, ns=(0, ns // step * step if coarse else ns))
+
+    set_times(back)
+    restore_studies(job)
+    calls.clear()
+    set_times(not back)
     restore_studies(job)
     assert calls == []
 
