@@ -11,7 +11,7 @@ from rich.table import Table
 
 from medrestore_monai.cli.modes import BAD_DATA, console, errors, mode, print_note, write_document
 from medrestore_monai.cli.output import RESEARCH, RESTORE_FLAGS, with_flags
-from medrestore_monai.studies import SCHEMA, Job, Progress, Study, check_places, state_of
+from medrestore_monai.studies import SCHEMA, Job, Progress, Study, check_places, states_of
 from medrestore_monai.studies.ledger import MANIFEST, Ledger, Record
 from medrestore_monai.studies.reports import INDEX, REPORTS
 from medrestore_monai.texts import printable
@@ -27,7 +27,8 @@ def show_plan(job: Job, studies: Sequence[Study]) -> None:
     check_places(job, studies)
     records = Ledger(job.output).read_all()
     table = Table("study", "modality", "files", "state", title=_plain(f"{job.source} -> {job.output}"))
-    entries = [_plan_entry(study, state_of(study, records.get(study.name), job)) for study in studies]
+    states = states_of(studies, records, job)
+    entries = [_plan_entry(study, states[study.name]) for study in studies]
     for entry in entries:
         state, reason = entry["state"], entry["reason"]
         words = f"{state}: {reason}" if state == "restored otherwise" else reason or state

@@ -12,6 +12,7 @@ from medrestore_monai.studies.job import (
     make_job,
     settings_of,
     state_of,
+    states_of,
 )
 from medrestore_monai.studies.ledger import SCHEMA, Ledger
 from medrestore_monai.studies.listing import Study, list_studies
@@ -33,4 +34,5 @@ __all__ = [
     "restore_studies",
     "settings_of",
     "state_of",
+    "states_of",
 ]

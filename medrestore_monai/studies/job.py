@@ -17,6 +17,7 @@ from medrestore_monai.studies.fingerprints import are_same
 from medrestore_monai.studies.ledger import HIDDEN, MANIFEST, Record, differences
 from medrestore_monai.studies.listing import Study
 from medrestore_monai.studies.reports import refuse_study_in_reports
+from medrestore_monai.studies.superseded import find_superseded
 
 _SECOND = 10**9  # ns
 
@@ -92,6 +93,12 @@ def are_many(studies: Sequence[Study], output: Path) -> bool:
     return len(wanted) > 1
 
 
+def states_of(studies: Sequence[Study], records: Mapping[str, Record], job: Job) -> dict[str, str]:
+    """Say what is to be done about each study, by name, as :func:`state_of`; and where an old result is in the way."""
+    states = {study.name: state_of(study, records.get(study.name), job) for study in studies}
+    return states | {old.study: old.words for old in find_superseded(studies, records, job.output) if old.words}
+
+
 def state_of(study: Study, record: Record | None, job: Job) -> str:
     """Say what is to be done about a study: ``to do``, ``done``, ``unfit``, ``problem``, or how its result differs."""
     if study.unfit or study.problem:
@@ -157,7 +164,7 @@ def refuse_other_results(job: Job, states: Mapping[str, str]) -> None:
 
     Args:
         job: what, and how.
-        states: of :func:`state_of`, by the names of studies.
+        states: of :func:`states_of`.
 
     Raises:
         FileExistsError: there are such results, and ``overwrite`` is off.

@@ -60,6 +60,10 @@ class Ledger:
         self.folder.mkdir(parents=True, exist_ok=True)
         _write(self.folder / f"{self.key(record['name'])}.json", record)
 
+    def remove(self, name: str) -> None:
+        """Remove the record of a study, if there is one."""
+        (self.folder / f"{self.key(name)}.json").unlink(missing_ok=True)
+
     def clear(self) -> None:
         """Remove what killed processes left half written; only who holds the output's lock may."""
         for leftover in (*self.folder.glob(".*.part"), *self.output.glob(f".{MANIFEST}.*.part")):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 
-from medrestore_monai.studies.job import Job, Workers, check_places, refuse_other_results, state_of
+from medrestore_monai.studies.job import Job, Workers, check_places, refuse_other_results, states_of
 from medrestore_monai.studies.ledger import Ledger, Record
 from medrestore_monai.studies.listing import Study, list_studies
 from medrestore_monai.studies.lock import lock_output
 from medrestore_monai.studies.reports import has_report, write_index
+from medrestore_monai.studies.superseded import find_superseded, remove_result
 from medrestore_monai.studies.task import Task, aside_folder, make_task, restore_study
 
 
@@ -65,8 +66,9 @@ def restore_studies(
         ledger = Ledger(job.output)
         ledger.clear()
         before = ledger.read_all()
-        states = {study.name: state_of(study, before.get(study.name), job) for study in studies}
+        states = states_of(studies, before, job)
         refuse_other_results(job, states)
+        _remove_superseded(ledger, studies, before)
         tasks = [make_task(job, study, before.get(study.name), run) for study in studies]
         try:
             for task in tasks:
@@ -88,6 +90,17 @@ def restore_studies(
         if job.report:
             write_index(job.output, records)
     return records
+
+
+def _remove_superseded(ledger: Ledger, studies: Sequence[Study], before: Mapping[str, Record]) -> None:
+    """Remove what is not refused of earlier results that have other names now, or lie in the way."""
+    old = find_superseded(studies, before, ledger.output)
+    kept = {name for name, record in before.items() if record.get("output")} - {one.name for one in old}
+    for one in old:
+        if one.words:
+            remove_result(ledger, one.name, kept)
+        else:
+            ledger.remove(one.name)
 
 
 def _lacks_report(task: Task, state: str) -> bool:
