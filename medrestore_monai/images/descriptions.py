@@ -3,7 +3,8 @@
 A result goes further than its source, and free texts may name who was imaged. So none is carried into a NIfTI, PNG,
 TIFF or JPEG result: not NIfTI's ``descrip``, ``aux_file``, ``intent_name``, ``db_name`` and header extensions, not the
 texts and EXIF entries of PNG, TIFF and JPEG. Kept are sizes, units and orders of axes that a TIFF description holds in
-the words of ImageJ, OME or tifffile, the color profile, and the name of the array in a NumPy archive.
+the words of ImageJ, OME or tifffile, the color profile, and the name of the array in a NumPy archive. The pages of a
+result lie in the order of its slices, so the map of pages of an OME description is replaced by one that says so.
 A derived DICOM series keeps the header of its source: it belongs to the same study of the same patient.
 """
 
@@ -26,7 +27,7 @@ _IMAGEJ = {
     **dict.fromkeys(("unit", "yunit", "zunit"), _UNIT),
 }
 _OME = "{http://www.openmicroscopy.org/Schemas/OME/2016-06}"
-_OME_ELEMENTS = {_OME + name for name in ("OME", "Image", "Pixels", "Channel", "LightPath", "TiffData")}
+_OME_ELEMENTS = {_OME + name for name in ("OME", "Image", "Pixels", "Channel", "LightPath")}
 _OME_ATTRIBUTES = {
     "ID": r"[A-Z][A-Za-z]{1,20}(:[0-9]{1,9}){1,3}",
     "DimensionOrder": r"XY[CZT]{3}",
@@ -36,10 +37,9 @@ _OME_ATTRIBUTES = {
     **{f"PhysicalSize{axis}": _NUMBER for axis in "XYZ"},
     **{f"PhysicalSize{axis}Unit": _UNIT for axis in "XYZ"},
     **dict.fromkeys(("SizeX", "SizeY", "SizeZ", "SizeC", "SizeT", "SamplesPerPixel"), _COUNT),
-    **dict.fromkeys(("IFD", "PlaneCount", "FirstC", "FirstT", "FirstZ", "SignificantBits"), _COUNT),
+    "SignificantBits": _COUNT,
     "Creator": r"tifffile\.py [0-9.]{1,20}",
     "{http://www.w3.org/2001/XMLSchema-instance}schemaLocation": r"[-A-Za-z0-9:/._ ]{1,200}",
-    "UUID": r"urn:uuid:[0-9a-f-]{36}",
     "Name": r"Image[0-9]{1,9}",
 }
 
@@ -80,26 +80,23 @@ def _ome(text: str) -> str:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError:
         return ""
-    if root.tag not in _OME_ELEMENTS:
+    pixels = [one for one in root.iter(_OME + "Pixels") if one.find(_OME + "TiffData") is not None]
+    if root.tag not in _OME_ELEMENTS or not pixels:
         return ""
-    if not _strip(root) and "<!--" not in text:
-        return text  # as it was written, where all of it is technical
+    _strip(root)
+    for one in pixels:
+        ElementTree.SubElement(one, _OME + "TiffData")  # all pages, in order
     ElementTree.register_namespace("", _OME[1:-1])
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def _strip(element: ElementTree.Element) -> bool:
-    """Take away what is not technical; return whether there was something."""
-    unfit = [child for child in element if child.tag not in _OME_ELEMENTS]
-    for child in unfit:
+def _strip(element: ElementTree.Element) -> None:
+    """Take away what is not technical."""
+    for child in [child for child in element if child.tag not in _OME_ELEMENTS]:
         element.remove(child)
-    words = [
-        name for name, value in element.attrib.items() if not re.fullmatch(_OME_ATTRIBUTES.get(name, "(?!)"), value)
-    ]
-    for name in words:
-        del element.attrib[name]
-    texts = [place for place in ("text", "tail") if (getattr(element, place) or "").strip()]
-    for place in texts:
-        setattr(element, place, None)
-    below = [_strip(child) for child in element]
-    return bool(unfit or words or texts or any(below))
+    for name, value in list(element.attrib.items()):
+        if not re.fullmatch(_OME_ATTRIBUTES.get(name, "(?!)"), value):
+            del element.attrib[name]
+    element.text = element.tail = None
+    for child in element:
+        _strip(child)

@@ -53,7 +53,7 @@ def read_tiff(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
 
     Raises:
         UnfitImageError: if the file holds pages of several sizes, transparency, CMYK, or samples packed into fewer bits
-            than their type has.
+            than their type has, or if pages of the stack lie in other files.
         Exception: whatever tifffile raises on a damaged file; OSError if it lacks some pixels.
     """
     with tifffile.TiffFile(path) as tiff:
@@ -154,6 +154,10 @@ def tiff_layout(path: Path, tiff: tifffile.TiffFile) -> TiffLayout:
     """
     series, count = tiff.series[0], len(tiff.series)
     page = series.keyframe
+    if any(one is not None and one.parent is not tiff for one in series.pages):
+        raise UnfitImageError(
+            f"{path} is part of an OME-TIFF set, whose slices lie in several files: save the set as one file."
+        )
     sides = [(axis, side) for axis, side in zip(series.axes, series.shape, strict=True) if side > 1 or axis in "YX"]
     axes, shape = "".join(axis for axis, _ in sides), tuple(side for _, side in sides)
     photometric = tifffile.PHOTOMETRIC(page.photometric).name
