@@ -258,7 +258,8 @@ class ToUnitRanged(MapTransform):
     The range comes from the first key and serves all, so that pairs stay comparable. Where that image's meta data has
     an ``intensity_range`` already (a caller that reads a volume in slabs knows that of the whole), it is used.
     ``unit``, ``suv_factor`` and ``original_dtype`` are read from the meta data where a reader has put them, and
-    ``suv_missing``, which says why a PET series in Bq/ml or counts has no ``suv_factor``.
+    ``suv_missing``, which says why a PET series in Bq/ml or counts has no ``suv_factor``. Of MR, voxels without a
+    value do not count, see :data:`PADDING`.
 
     Args:
         keys: keys of the images, such as ``["image", "label"]``.
@@ -308,9 +309,10 @@ class ToUnitRanged(MapTransform):
         if modality == "CT" and meta.get("unit") is None and float(image.min()) >= 0:
             name = meta.get("filename_or_obj", "an image")
             note(f"{name} has no value below 0, though air has -1000 HU: is this CT in HU?", stacklevel=2)
-        return choose_range(
-            image.as_tensor(), modality, meta.get("original_dtype"), meta.get("unit"), meta.get("suv_factor")
-        )
+        values = image.as_tensor()
+        if modality == "MR" and PADDING in meta:  # as in the range of slabs, voxels without a value do not count
+            values = values[:, ~torch.as_tensor(meta[PADDING]).to(values.device)]
+        return choose_range(values, modality, meta.get("original_dtype"), meta.get("unit"), meta.get("suv_factor"))
 
 
 class FromUnitRanged(MapTransform):

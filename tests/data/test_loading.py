@@ -12,6 +12,8 @@ from tiny_bundle import make_tiny_bundle
 
 from medrestore_monai.data import LoadImageOrSeriesd, find_images, split_by_patient, training_slices
 from medrestore_monai.dicom import DicomError, read_series
+from medrestore_monai.images.in_memory import open_in_memory
+from medrestore_monai.intensity import ToUnitRanged
 from medrestore_monai.restorer import restore
 
 AFFINE = np.diag([-0.75, -0.75, 2.5, 1.0])
@@ -193,6 +195,26 @@ def test_parts_of_an_mr_volume_carry_the_range_of_the_whole(tmp_path, kind):
     assert "intensity_range" not in load({"image": str(path)})["image"].meta
     if kind == "series":  # its header says that it is MR
         assert "intensity_range" in LoadImageOrSeriesd("image")({"image": str(path), "slice": 1})["image"].meta
+
+
+@pytest.mark.filterwarnings("ignore:.*no value")
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.97])
+@pytest.mark.parametrize("kind", ["file", "slab", "slice", "memory"])
+def test_the_range_of_mr_leaves_padding_out(tmp_path, share, kind):
+    rng = np.random.default_rng(0)
+    values = rng.uniform(50, 700, (24, 25, 4)).astype(np.float32)
+    values[rng.random(values.shape) < share] = np.nan
+    nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "brain.nii")
+    expected = np.percentile(values[np.isfinite(values)], 99.9)
+    load = LoadImageOrSeriesd("image", modality="MR")
+    if kind == "memory":
+        taken = open_in_memory(values)
+        image = load.take(taken.array, taken.meta)
+    else:
+        part = {"file": {}, "slab": {"start": 1, "stop": 3}, "slice": {"slice": 2}}[kind]
+        image = load({"image": str(tmp_path / "brain.nii"), **part})["image"]
+    lower, upper = ToUnitRanged("image", None)({"image": image})["image"].meta["intensity_range"]
+    assert (lower, upper) == (0, pytest.approx(expected, rel=1e-6))
 
 
 def test_the_modality_is_that_of_the_header_or_what_the_user_said(tmp_path):
