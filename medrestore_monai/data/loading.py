@@ -16,7 +16,7 @@ from monai.transforms import MapTransform
 
 from medrestore_monai.data.find import is_image_file
 from medrestore_monai.data.hounsfield import WORD, check_hounsfield
-from medrestore_monai.data.whole import range_of_mr
+from medrestore_monai.data.whole import range_of_mr, range_of_pictures
 from medrestore_monai.dicom import (
     XRAY,
     Series,
@@ -38,7 +38,7 @@ from medrestore_monai.images import (
     read_picture_set,
     slice_order,
 )
-from medrestore_monai.intensity import INTENSITY_RANGES, PADDING, choose_range
+from medrestore_monai.intensity import INTENSITY_RANGES, PADDING
 from medrestore_monai.neighbors import HALO, SLICE_STEPS, steps_of_affine
 from medrestore_monai.notes import note
 
@@ -99,9 +99,10 @@ class LoadImageOrSeriesd(MapTransform):
             pictures in a NumPy archive.
         modality: DICOM modality that a series must have, and that other files are said to be of; ``None`` for any.
             Color pictures have none. The meta data hold it as ``modality``: that of the header, or what was said.
-            Slices and slabs of an ``MR`` volume carry the ``intensity_range`` of the whole, which ToUnitRanged then
-            uses, and X-ray images (CR, DX) that of their bits. Those whose least value is white (MONOCHROME1) come
-            inverted; the meta data hold the sum of both ends as ``inverted``.
+            Slices and slabs of an ``MR`` volume, and of a stack of pictures of integers of no modality, carry the
+            ``intensity_range`` of the whole, which ToUnitRanged then uses, and X-ray images (CR, DX) that of their
+            bits. Those whose least value is white (MONOCHROME1) come inverted; the meta data hold the sum of both ends
+            as ``inverted``.
         allow_gaps: take a series with missing slices.
         suv: fields of :class:`~medrestore_monai.dicom.SUVOptions`, for PET. The meta data of a PET series hold
             ``suv_factor``, the SUV per Bq/ml or count, or ``suv_missing``, the reason why there is none. A file that is
@@ -202,6 +203,9 @@ class LoadImageOrSeriesd(MapTransform):
             meta[SLICE_STEPS] = steps_of_affine(meta["affine"], array.shape[2])
         if part is None:
             return self.take(array, meta, str(path))
+        if self.modality is None and array.ndim == 3 + _is_color(meta):
+            whole, of_file = array, meta
+            meta = {**meta, **self._of_files.get(("pictures", path), lambda: range_of_pictures(whole, of_file))}
         self._refuse_color(meta, str(path))
         if self.modality == "CT":
             # the whole: a single slice may show no air
@@ -215,8 +219,8 @@ class LoadImageOrSeriesd(MapTransform):
         elif array.ndim == 4:
             array = array[..., part]
         if self.modality == "MR":
-            whole = self._of_files.get(path, lambda: range_of_mr(lambda: (self._open_image(path)[0],)))
-            meta = {**meta, "intensity_range": whole}
+            of_mr = self._of_files.get(path, lambda: range_of_mr(lambda: (self._open_image(path)[0],)))
+            meta = {**meta, "intensity_range": of_mr}
         return self._noted(array, meta, str(path))
 
     def _in_slabs(self, path: Path) -> bool:
@@ -246,9 +250,8 @@ class LoadImageOrSeriesd(MapTransform):
         )
         if self.modality == "MR":
             meta["intensity_range"] = self._of_files.get(path, lambda: range_of_mr(volume.parts))
-        elif self.modality is None and volume.dtype.kind == "u":  # pictures: by the highest value of the whole
-            gray = choose_range(np.array(volume.extremes), "GRAY", volume.dtype.name)
-            meta["intensity_range"] = [gray.lower, gray.upper]
+        elif self.modality is None:
+            meta |= range_of_pictures(np.array(volume.extremes), meta)
         return self._noted(array[None], meta, name)
 
     def take(self, array: np.ndarray, meta: Mapping[str, Any], name: str = "the image") -> MetaTensor:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
-from medrestore_monai.intensity import MR_PERCENTILE, mr_range
+from medrestore_monai.intensity import MR_PERCENTILE, choose_range, mr_range
 
-__all__ = ["Parts", "range_of_mr"]
+__all__ = ["Parts", "range_of_mr", "range_of_pictures"]
 
 #: Gives the parts of a volume, one after the other; may be called several times.
 Parts = Callable[[], Iterable[np.ndarray]]
+_PICTURES = ("png", "jpeg", "tiff", "npz")
+_PICTURE_BYTES = 2  # of a sample
 
 
 def range_of_mr(parts: Parts) -> list[float]:
@@ -27,6 +30,25 @@ def range_of_mr(parts: Parts) -> list[float]:
         largest = 0.0
     intensity = mr_range(largest, lambda: _percentile(parts, sum(finite)))
     return [intensity.lower, intensity.upper]
+
+
+def range_of_pictures(values: np.ndarray, meta: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Return the range that slices and slabs of a stack of pictures are scaled by, as meta data.
+
+    Args:
+        values: of the whole stack, or its extremes.
+        meta: of :func:`~medrestore_monai.images.read_image`.
+
+    Returns:
+        ``intensity_range``; nothing for floats, whose range is always the same, and for what no picture holds, which is
+        refused when it is scaled.
+    """
+    dtype = np.dtype(str(meta["original_dtype"]))
+    integers = dtype.kind in "iu" and dtype.itemsize <= _PICTURE_BYTES
+    if meta.get("kind") not in _PICTURES or not integers or values.min() < 0:
+        return {}
+    gray = choose_range(values, "GRAY", dtype.name)
+    return {"intensity_range": [gray.lower, gray.upper]}
 
 
 def _percentile(parts: Parts, count: int) -> float:

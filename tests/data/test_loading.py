@@ -6,6 +6,8 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+import tifffile
+from monai.transforms import Compose
 from phantoms import ct_series, ct_volume, mr_series, pet_series
 from PIL import Image
 from tiny_bundle import make_tiny_bundle
@@ -15,6 +17,7 @@ from medrestore_monai.dicom import DicomError, read_series
 from medrestore_monai.images.in_memory import open_in_memory
 from medrestore_monai.intensity import ToUnitRanged
 from medrestore_monai.restorer import restore
+from medrestore_monai.transforms.color import PictureModalityd
 
 AFFINE = np.diag([-0.75, -0.75, 2.5, 1.0])
 
@@ -195,6 +198,36 @@ def test_parts_of_an_mr_volume_carry_the_range_of_the_whole(tmp_path, kind):
     assert "intensity_range" not in load({"image": str(path)})["image"].meta
     if kind == "series":  # its header says that it is MR
         assert "intensity_range" in LoadImageOrSeriesd("image")({"image": str(path), "slice": 1})["image"].meta
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16"])
+@pytest.mark.parametrize("color", [False, True])
+@pytest.mark.parametrize("part", [{"slice": 0}, {"slice": 2}, {"start": 0, "stop": 2}])
+def test_parts_of_a_stack_of_pictures_carry_the_range_of_the_whole(tmp_path, dtype, color, part):
+    top = {"uint8": (30, 60, 90), "int8": (30, 60, 90)}.get(dtype, (200, 900, 3000))
+    stack = np.random.default_rng(0).random((3, 9, 14, *[3] * color))
+    stack = (stack / stack.max() * np.reshape(top, (3, *[1] * (stack.ndim - 1)))).astype(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="rgb" if color else "minisblack", metadata=None)
+    load = Compose([LoadImageOrSeriesd("image"), PictureModalityd("image"), ToUnitRanged("image", None)])
+    whole = load({"image": str(tmp_path / "a.tif")})["image"]
+    # 12 bit hold 3000
+    assert whole.meta["intensity_range"] == [0.0, 4095.0 if max(top) > 255 else 255.0]
+    found = load({"image": str(tmp_path / "a.tif"), **part})["image"]
+    for name in ("intensity_range", "intensity_window"):
+        assert found.meta[name] == whole.meta[name]
+    numbers = part.get("slice", slice(part.get("start"), part.get("stop")))
+    np.testing.assert_array_equal(found.numpy(), whole.numpy()[..., numbers])
+
+
+def test_parts_of_a_stack_that_is_no_picture_get_no_range(tmp_path):
+    stack = np.arange(3 * 9 * 14).reshape(3, 9, 14)
+    for name, values in (("a", (stack - 1).astype("int16")), ("b", stack.astype("int32")), ("c", stack / 400)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", values, photometric="minisblack", metadata=None)
+    nib.save(nib.Nifti1Image(stack.T.astype("uint16"), np.eye(4)), tmp_path / "d.nii")
+    for name in ("a.tif", "b.tif", "c.tif", "d.nii"):
+        for part in ({"slice": 1}, {"start": 1, "stop": 3}):
+            image = LoadImageOrSeriesd("image")({"image": str(tmp_path / name), **part})["image"]
+            assert "intensity_range" not in image.meta
 
 
 @pytest.mark.filterwarnings("ignore:.*no value")
