@@ -299,7 +299,8 @@ def _suv_factor(image: MetaTensor) -> float:
 def _full_range(image: MetaTensor) -> tuple[float, float]:
     """Return the values that the integers of a picture can have, else the extremes of the image."""
     dtype = np.dtype(str(image.meta.get("original_dtype", "float32")))
-    if image.meta.get("kind") in ("png", "jpeg", "tiff") and dtype.kind == "u":
+    calibrated = "scl_slope" in image.meta
+    if image.meta.get("kind") in ("png", "jpeg", "tiff") and dtype.kind == "u" and not calibrated:
         return 0.0, float(np.iinfo(dtype).max)
     lower, upper = float(image.min()), float(image.max())
     return lower, upper if upper > lower else lower + 1.0

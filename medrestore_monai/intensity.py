@@ -309,6 +309,11 @@ class ToUnitRanged(MapTransform):
         if modality == "CT" and meta.get("unit") is None and float(image.min()) >= 0:
             name = meta.get("filename_or_obj", "an image")
             note(f"{name} has no value below 0, though air has -1000 HU: is this CT in HU?", stacklevel=2)
+        if modality in ("RGB", "GRAY") and meta.get("scl_slope", 1.0) != 1:
+            raise ValueError(
+                f"{meta.get('filename_or_obj', 'The image')} has a calibration, so that its values are no gray levels: "
+                "take it away, in ImageJ with Analyze > Calibrate and the function None, or give its `modality`."
+            )
         values = image.as_tensor()
         if modality == "MR" and PADDING in meta:  # as in the range of slabs, voxels without a value do not count
             values = values[:, ~torch.as_tensor(meta[PADDING]).to(values.device)]

@@ -263,6 +263,10 @@ def test_no_free_text_of_a_file_reaches_its_result(tmp_path, name, write, first,
     [
         ("ImageJ=1.54\nimages=3\nspacing=2.5", "ImageJ=1.54\nimages=3\nspacing=2.5"),
         ("ImageJ=1.54\nunit=mm\nname=Jane\nslices=Doe\n", "ImageJ=1.54\nunit=mm\n"),
+        (
+            "ImageJ=1.54\ncf=0\nc0=Jane\nc1=2.0\nvunit=Doe\nspacing=2",
+            "ImageJ=1.54\ncf=0\nc1=2.0\nvunit=Gray Value\nspacing=2",
+        ),
         ('{"shape": [3, 4], "name": "Jane"}', '{"shape": [3, 4]}'),
         ('{"shape": ["Jane"]}', ""),
         ("{" * 100_000, ""),

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+import tifffile
 import torch
 from phantoms import ct_series, ct_volume, mr_echoes, mr_series, pet_series
 from PIL import Image
@@ -293,6 +294,16 @@ def test_jpeg_spans_the_range_of_the_integers(tmp_path, dtype, upper):
     Image.fromarray(np.tile(np.arange(64, dtype=dtype), (64, 1))).save(tmp_path / "a.png")
     (done,) = degrade(tmp_path / "a.png", tmp_path / "b.png", "jpeg", quality=90)
     assert (done.parameters["lower"], done.parameters["upper"]) == (0, upper)
+
+
+def test_jpeg_spans_the_extremes_of_calibrated_pictures(tmp_path):
+    """A calibration by ImageJ, so that pixels are not what the integers can have."""
+    stored = np.tile(np.arange(64, dtype=np.uint16), (64, 1))
+    calibration = "ImageJ=1.54f\nimages=1\ncf=0\nc0=-10\nc1=0.5\nvunit=Gray Value\n"
+    tifffile.imwrite(tmp_path / "a.tif", stored, description=calibration, metadata=None)
+    (done,) = degrade(tmp_path / "a.tif", tmp_path / "b.tif", "jpeg", quality=100)
+    assert (done.parameters["lower"], done.parameters["upper"]) == (-10, 21.5)
+    assert np.abs(tifffile.imread(tmp_path / "b.tif").astype(float) - stored).max() <= 2
 
 
 @pytest.mark.slow

@@ -44,7 +44,7 @@ def range_of_pictures(values: np.ndarray, meta: Mapping[str, Any]) -> dict[str, 
         refused when it is scaled.
     """
     dtype = np.dtype(str(meta["original_dtype"]))
-    integers = dtype.kind in "iu" and dtype.itemsize <= _PICTURE_BYTES
+    integers = dtype.kind in "iu" and dtype.itemsize <= _PICTURE_BYTES and meta.get("scl_slope", 1.0) == 1
     if meta.get("kind") not in _PICTURES or not integers or values.min() < 0:
         return {}
     gray = choose_range(values, "GRAY", dtype.name)

@@ -14,7 +14,9 @@ import json
 import re
 from xml.etree import ElementTree
 
-__all__ = ["technical_description"]
+import numpy as np
+
+__all__ = ["linear_calibration", "technical_description"]
 
 _NUMBER = r"[-+]?[0-9.]+([eE][-+]?[0-9]+)?"
 _COUNT = r"[0-9]{1,9}"
@@ -22,10 +24,14 @@ _UNIT = r"(\\u00B5|µ|u|n|c|m)?m|micron|inch|pixel|s|ms|sec"
 _IMAGEJ = {
     "ImageJ": r"[0-9.a-z]{1,12}",
     **dict.fromkeys(("images", "channels", "slices", "frames", "spacing", "min", "max", "finterval", "fps"), _NUMBER),
-    **dict.fromkeys(("hyperstack", "loop"), "true|false"),
+    **dict.fromkeys(("c0", "c1", "c2", "c3", "c4"), _NUMBER),  # of the calibration
+    "cf": "[0-9]{1,2}",
+    "vunit": r"Gray Value|HU|SUV|Bq/ml|OD|a\.u\.",
+    **dict.fromkeys(("hyperstack", "loop", "zeroclip"), "true|false"),
     "mode": "grayscale|color|composite",
     **dict.fromkeys(("unit", "yunit", "zunit"), _UNIT),
 }
+_POLYNOMIALS, _NO_CALIBRATION, _UNCALIBRATED_OD = ("0", "1", "2", "3"), "20", "21"  # ImageJ's "cf"
 _OME = "{http://www.openmicroscopy.org/Schemas/OME/2016-06}"
 _OME_ELEMENTS = {_OME + name for name in ("OME", "Image", "Pixels", "Channel", "LightPath")}
 _OME_ATTRIBUTES = {
@@ -51,6 +57,8 @@ def technical_description(text: str) -> str:
         text: of tag 270.
     """
     if text.startswith("ImageJ="):
+        # ImageJ heeds a calibration only where it has a unit
+        text = re.sub(rf"^vunit=(?!({_IMAGEJ['vunit']})$).*$", "vunit=Gray Value", text, flags=re.MULTILINE)
         lines = text.splitlines(keepends=True)
         return "".join(line for line in lines if _is_technical(*line.strip().partition("=")[::2]))
     if text.lstrip().startswith("{"):
@@ -58,6 +66,29 @@ def technical_description(text: str) -> str:
     if text.rstrip().endswith("</OME>"):
         return _ome(text)
     return ""
+
+
+def linear_calibration(text: str) -> tuple[float, float] | None:
+    """Slope and intercept of the calibration by ImageJ in the description of a TIFF; ``None`` if it is not linear.
+
+    Args:
+        text: of tag 270.
+
+    Returns:
+        1 and 0 where there is none.
+
+    Raises:
+        ValueError: a coefficient is no number.
+    """
+    if not text.startswith("ImageJ="):
+        return 1.0, 0.0
+    noted = dict(line.strip().partition("=")[::2] for line in text.splitlines())
+    function, values = noted.get("cf", _NO_CALIBRATION), [float(noted.get(f"c{place}", "nan")) for place in range(5)]
+    if function == _NO_CALIBRATION or (function != _UNCALIBRATED_OD and np.isnan(values[:2]).any()):
+        return 1.0, 0.0
+    bent = function not in _POLYNOMIALS or np.nan_to_num(values[2:]).any()
+    is_clipped = noted.get("zeroclip") == "true" and values[:2] != [0.0, 1.0]
+    return None if bent or is_clipped else (values[1], values[0])
 
 
 def _is_technical(key: str, value: str) -> bool:

@@ -367,8 +367,9 @@ def stored_type(kind: str, like: Mapping[str, Any], default: np.dtype) -> tuple[
     """Type, slope and intercept that an image is stored with."""
     dtype = np.dtype(str(like.get("original_dtype", default.name)))
     slope, inter = float(like.get("scl_slope", 1.0)), float(like.get("scl_inter", 0.0))
-    if (slope, inter) != (1.0, 0.0) and not (kind == "nifti" and "nifti_header" in like):
-        return np.dtype(np.float32), 1.0, 0.0  # the other formats have no place for a slope
+    has_place = "nifti_header" in like if kind == "nifti" else kind == like.get("kind") == "tiff"
+    if (slope, inter) != (1.0, 0.0) and not has_place:
+        return np.dtype(np.float32), 1.0, 0.0
     return dtype, slope, inter
 
 

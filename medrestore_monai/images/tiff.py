@@ -1,6 +1,7 @@
 """TIFF files: gray and RGB of 8 and 16 bit, gray also of other integers and float, one page or a stack of pages.
 
 Pixels stay as stored, and their orientation (tag 274) is written again, see :mod:`medrestore_monai.images.pictures`.
+A linear calibration by ImageJ is the slope and intercept of their unit.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import tifffile
 from PIL import Image
 
 from medrestore_monai.images.damage import UnfitImageError
-from medrestore_monai.images.descriptions import technical_description
+from medrestore_monai.images.descriptions import linear_calibration, technical_description
 from medrestore_monai.images.pictures import OPAQUE, ORIENTATION, TURNED
 from medrestore_monai.images.whole import check_tiff
 
 __all__ = ["TiffLayout", "checked_tiff", "read_tiff", "tiff_layout", "write_tiff", "write_tiff_pages"]
 
+_SIGNED = 32768  # is added by ImageJ to signed numbers of 16 bit before their calibration
 _BY_PILLOW = (5, 32773)  # compressions that tifffile alone does not know: LZW and PackBits
 
 
@@ -53,7 +55,7 @@ def read_tiff(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
 
     Raises:
         UnfitImageError: if the file holds pages of several sizes, transparency, CMYK, or samples packed into fewer bits
-            than their type has, or if pages of the stack lie in other files.
+            than their type has, pages in other files, or a calibration by ImageJ that is no straight line.
         Exception: whatever tifffile raises on a damaged file; OSError if it lacks some pixels.
     """
     with tifffile.TiffFile(path) as tiff:
@@ -78,6 +80,7 @@ def checked_tiff(path: Path, tiff: tifffile.TiffFile) -> tuple[TiffLayout, dict[
         if one is not None:
             check_tiff(one if isinstance(one, tifffile.TiffPage) else one.aspage(), path.stat().st_size)
     meta: dict[str, Any] = {
+        **_calibration(path, page, layout),
         "tiff_sizes": len(series.levels),
         "tiff_photometric": "RGB" if layout.color else tifffile.PHOTOMETRIC(page.photometric).name,
         "tiff_compressed": int(page.compression != 1),
@@ -101,6 +104,28 @@ def checked_tiff(path: Path, tiff: tifffile.TiffFile) -> tuple[TiffLayout, dict[
     if profile:
         meta["icc_profile"] = np.frombuffer(bytes(profile), dtype=np.uint8).copy()
     return layout, meta
+
+
+def _calibration(path: Path, page: Any, layout: TiffLayout) -> dict[str, float]:
+    """Return slope and intercept from the stored numbers to those that ImageJ shows, where they differ.
+
+    Raises:
+        UnfitImageError: they differ in another way.
+    """
+    if page.dtype.kind == "f" or (layout.color and layout.palette is None):
+        return {}  # ImageJ calibrates neither
+    found = linear_calibration(page.description)
+    if found == (1.0, 0.0):
+        return {}
+    if found is None or layout.palette is not None:
+        raise UnfitImageError(
+            f"{path} has a calibration by ImageJ that is no straight line or goes with a palette: apply it in ImageJ "
+            "with Image > Type > 32-bit and save the image again."
+        )
+    slope, inter = found
+    if page.dtype == np.int16:
+        inter += _SIGNED * slope
+    return {} if (slope, inter) == (1.0, 0.0) else {"scl_slope": slope, "scl_inter": inter}
 
 
 def _pixels(path: Path, stored: np.ndarray, layout: TiffLayout) -> np.ndarray:

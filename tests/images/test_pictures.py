@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import tifffile
 from monai.data import DataLoader, Dataset, decollate_batch
-from monai.transforms import LoadImaged
+from monai.transforms import Compose, LoadImaged
 from PIL import Image, ImageCms, ImageOps, ImageSequence
 from PIL.PngImagePlugin import PngInfo
 from skimage import data
 
+from medrestore_monai.data import LoadImageOrSeriesd
 from medrestore_monai.images import (
     ImageFileReader,
     SlabFile,
@@ -25,6 +26,8 @@ from medrestore_monai.images import (
     write_image,
     write_volume,
 )
+from medrestore_monai.intensity import ToUnitRanged
+from medrestore_monai.transforms.color import PictureModalityd
 
 GRAY = np.random.default_rng(0).integers(0, 256, (9, 14), dtype=np.uint8)
 RGB = np.random.default_rng(1).integers(0, 256, (9, 14, 3), dtype=np.uint8)
@@ -213,6 +216,94 @@ def test_smaller_copies_in_a_tiff_are_left_out_with_a_note(tmp_path):
     with tifffile.TiffFile(out) as tiff:
         assert not tiff.series[0].is_pyramidal
         np.testing.assert_array_equal(tiff.asarray(), picture)
+
+
+def imagej(path, stored, *lines, **options):
+    """A TIFF as ImageJ writes one, with further lines in its description."""
+    text = "".join(f"{line}\n" for line in ("ImageJ=1.54f", f"images={len(stored)}", f"slices={len(stored)}", *lines))
+    tifffile.imwrite(path, stored, description=text, metadata=None, **{"photometric": "minisblack", **options})
+    return path
+
+
+@pytest.mark.parametrize("slab", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "c0", "c1", "added"),
+    [("uint16", -32768, 1, 0), ("uint16", -1024, 0.5, 0), ("uint8", 3, 2.5, 0), ("int16", -32768, 1, 32768)],
+)
+def test_a_linear_calibration_by_imagej_is_the_unit_of_the_values(tmp_path, dtype, c0, c1, added, slab):
+    """ImageJ shows c0 + c1 * pixel; to signed pixels it adds 32768 before."""
+    stored = np.stack([GRAY + shift for shift in (0, 5, 9)]).astype(dtype)
+    lines = ("cf=0", f"c0={c0:.1f}", f"c1={c1}", "vunit=of Jane Doe", "loop=false")
+    path = imagej(tmp_path / "a.tif", stored, *lines)
+    shown = c0 + c1 * (stored.astype(float) + added)
+    change = np.ones_like(stored) * (stored < 255)
+    out = tmp_path / "b.tif"
+    if slab:
+        volume = VolumeFile(path)
+        values, meta = volume.slab(0, 3), volume.meta
+        voxels = SlabFile(tmp_path / "voxels", volume.shape)
+        voxels.write(0, values + c1 * change.T)
+        write_volume(out, voxels, meta)
+        volume.close()
+    else:
+        values, meta = read_image(path)
+        write_image(out, values + c1 * change.T, meta)
+    np.testing.assert_allclose(values, shown.T, rtol=1e-6)
+    with tifffile.TiffFile(out) as written:
+        assert written.asarray().dtype == dtype
+        np.testing.assert_array_equal(written.asarray(), stored + change)
+        noted = written.imagej_metadata
+        assert (noted["cf"], noted["c0"], noted["c1"], noted["vunit"]) == (0, c0, c1, "Gray Value")
+    np.testing.assert_allclose(read_image(out)[0], (shown + c1 * change).T, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "lines", [("cf=20",), ("cf=0", "c0=0.0", "c1=1.0"), ("cf=1", "c0=0", "c1=1", "c2=0"), ("cf=0",)]
+)
+def test_a_calibration_by_imagej_that_changes_nothing(tmp_path, lines):
+    path = imagej(tmp_path / "a.tif", np.stack([GRAY] * 3), *lines)
+    image, meta = read_image(path)
+    np.testing.assert_array_equal(image, np.stack([GRAY.T] * 3, axis=-1))
+    assert "scl_slope" not in meta
+    np.testing.assert_array_equal(tifffile.imread(again(path)), [GRAY] * 3)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("cf=21",),
+        ("cf=1", "c0=0", "c1=1", "c2=0.5"),
+        ("cf=4", "c0=0", "c1=1"),
+        ("cf=0", "c0=-9", "c1=1", "zeroclip=true"),
+    ],
+)
+def test_another_calibration_by_imagej_is_refused(tmp_path, lines):
+    path = imagej(tmp_path / "a.tif", np.stack([GRAY] * 3), *lines)
+    for read in (read_image, VolumeFile):
+        with pytest.raises(ValueError, match=r"a\.tif has a calibration by ImageJ .*: apply it in ImageJ with Image"):
+            read(path)
+    floats = imagej(tmp_path / "b.tif", np.stack([GRAY] * 3).astype("float32"), *lines)
+    np.testing.assert_array_equal(read_image(floats)[0], np.stack([GRAY.T] * 3, axis=-1))
+
+
+def test_a_calibration_with_a_palette_is_refused(tmp_path):
+    table = (np.arange(256) * np.array([[257], [256], [0]])).astype(np.uint16)
+    lines = ("cf=0", "c0=2", "c1=1")
+    path = imagej(tmp_path / "a.tif", np.stack([GRAY] * 3), *lines, photometric="palette", colormap=table)
+    with pytest.raises(ValueError, match="goes with a palette: apply it in ImageJ"):
+        read_image(path)
+
+
+def test_calibrated_values_are_no_gray_levels(tmp_path):
+    load = Compose([LoadImageOrSeriesd("image"), PictureModalityd("image")])
+    scaling = ToUnitRanged("image", None)
+    path = imagej(tmp_path / "a.tif", np.stack([GRAY] * 3), "cf=0", "c0=0", "c1=0.01")
+    for part in ({}, {"slice": 1}, {"start": 0, "stop": 2}):
+        with pytest.raises(ValueError, match="no gray levels: take it away, in ImageJ with Analyze > Calibrate"):
+            scaling(load({"image": str(path), **part}))
+    signed = imagej(tmp_path / "b.tif", np.stack([GRAY] * 3).astype("uint16") + 32768, "cf=0", "c0=-32768", "c1=1")
+    for part in ({}, {"slice": 1}, {"start": 0, "stop": 2}):
+        assert scaling(load({"image": str(signed), **part}))["image"].meta["intensity_range"] == [0.0, 255.0]
 
 
 def _plain_map(xml):
