@@ -216,14 +216,14 @@ def write_tiff(file: BinaryIO, stored: np.ndarray, like: Mapping[str, Any]) -> N
         full = np.iinfo(rows.dtype).max if rows.dtype.kind in "iu" else 1
         rows = np.concatenate([rows, np.full((*rows.shape[:-1], 1), full, dtype=rows.dtype)], axis=-1)
         options["extrasamples"] = ["unassalpha"]
-    tifffile.imwrite(file, rows, metadata=None, **options)
+    tifffile.imwrite(file, rows, metadata=None, ome=False, **options)
 
 
 def write_tiff_pages(
     file: BinaryIO, pages: Iterator[np.ndarray], shape: tuple[int, ...], dtype: np.dtype, like: Mapping[str, Any]
 ) -> None:
     """Write gray pages ``(rows, columns)`` as they come, as :func:`write_tiff` does; ``shape`` is that of all."""
-    tifffile.imwrite(file, pages, shape=shape, dtype=dtype, metadata=None, **_tiff_options(like))
+    tifffile.imwrite(file, pages, shape=shape, dtype=dtype, metadata=None, ome=False, **_tiff_options(like))
 
 
 def _tiff_options(like: Mapping[str, Any]) -> dict[str, Any]:

@@ -345,6 +345,15 @@ def test_slices_of_an_ome_tiff_stay_where_they_are(tmp_path, order, slab):
     np.testing.assert_array_equal(tifffile.imread(again(out)), expected)
 
 
+def test_no_ome_description_is_made_up(tmp_path):
+    """tifffile writes one where the name of the file asks for it, and takes the slices for channels."""
+    tifffile.imwrite(tmp_path / "a.ome.tif", np.stack([GRAY] * 4), metadata=None, ome=False, photometric="minisblack")
+    out = again(tmp_path / "a.ome.tif")
+    with tifffile.TiffFile(out) as tiff:
+        assert not tiff.is_ome
+    np.testing.assert_array_equal(read_image(out)[0], read_image(tmp_path / "a.ome.tif")[0])
+
+
 @pytest.mark.parametrize("name", ["a0.ome.tif", "a2.ome.tif"])
 def test_a_set_of_ome_tiff_files_is_refused(tmp_path, name):
     uuids = [f"urn:uuid:00000000-0000-0000-0000-00000000000{z}" for z in range(3)]
