@@ -96,6 +96,8 @@ def checked_tiff(path: Path, tiff: tifffile.TiffFile) -> tuple[TiffLayout, dict[
         if all(bottom > 0 for _, bottom in resolution):
             meta["tiff_resolution"] = [int(v) for pair in resolution for v in pair] + [int(unit)]
     description = technical_description(page.description)
+    if layout.palette is not None and layout.color and not description.startswith("ImageJ="):
+        description = ""  # it would be of indices
     if description:
         meta["tiff_description"] = description
     if page.tags.valueof(ORIENTATION) in TURNED:
@@ -203,7 +205,7 @@ def tiff_layout(path: Path, tiff: tifffile.TiffFile) -> TiffLayout:
             "16."
         )
     if indices:
-        palette = np.asarray(page.colormap).T // 257  # 16 bit, shape (256, 3)
+        palette = np.asarray(page.colormap).T >> 8  # 16 bit, shape (256, 3): 256 or 257 times those of 8 bit
         return TiffLayout(shape, bool((palette != palette[:, :1]).any()), False, palette.astype(np.uint8))
     return TiffLayout(shape, bool(color), bool(color and alpha), in_slabs=not color and not _needs_pillow(page))
 

@@ -189,13 +189,26 @@ def test_a_png_palette_is_replaced_by_its_colors(tmp_path, bits, color):
 
 
 @pytest.mark.parametrize("pages", [1, 4])
-def test_a_tiff_palette_is_replaced_by_its_colors(tmp_path, pages):
+@pytest.mark.parametrize("factor", [256, 257])
+@pytest.mark.parametrize("color", [True, False])
+@pytest.mark.parametrize("name", ["plain.tif", "shaped.tif", "a.ome.tif", "imagej.tif"])
+def test_a_tiff_palette_is_replaced_by_its_colors(tmp_path, pages, factor, color, name):
+    """ImageJ writes colors times 256, others times 257; Pillow reads both."""
     rng = np.random.default_rng(0)
-    colors, indices = rng.integers(0, 256, (256, 3)), rng.integers(0, 256, (pages, 6, 9)).astype(np.uint8)
-    table = (colors.T * 257).astype(np.uint16)
-    tifffile.imwrite(tmp_path / "a.tif", indices.squeeze(), photometric="palette", colormap=table, metadata=None)
-    copied(tmp_path / "a.tif", tmp_path / "b.tif")
-    np.testing.assert_array_equal(tifffile.imread(tmp_path / "b.tif"), colors[indices.squeeze()])
+    colors = rng.integers(0, 256, (256, 3 if color else 1)).repeat(1 if color else 3, axis=1)
+    indices = rng.integers(0, 256, (pages, 6, 9)).astype(np.uint8)
+    table = (colors.T * factor).astype(np.uint16)
+    options = {"plain.tif": {"metadata": None}, "imagej.tif": {"metadata": None, "description": "ImageJ=1.54f\n"}}
+    stored = indices.squeeze()
+    metadata = {"metadata": {"axes": "ZYX"[-stored.ndim :]}, **options.get(name, {})}
+    tifffile.imwrite(tmp_path / name, stored, photometric="palette", colormap=table, **metadata)
+    copied(tmp_path / name, tmp_path / f"out_{name}")
+    expected = colors[stored] if color else colors[stored][..., 0]
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / f"out_{name}"), expected)
+    np.testing.assert_array_equal(Image.open(tmp_path / f"out_{name}"), expected if pages == 1 else expected[0])
+    np.testing.assert_array_equal(Image.open(tmp_path / name).convert("RGB"), colors[indices[0]])
+    copied(tmp_path / f"out_{name}", tmp_path / f"again_{name}")
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / f"again_{name}"), expected)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
