@@ -18,7 +18,7 @@ from medrestore_monai.data import LoadImageOrSeriesd, SaveLikeSourced, plan_outp
 from medrestore_monai.dicom import Derivation
 from medrestore_monai.engines.errors import unwrapped
 from medrestore_monai.files import claim
-from medrestore_monai.intensity import NOT_YET_SUV
+from medrestore_monai.intensity import MOST_SUV, NOT_YET_SUV
 from medrestore_monai.stopping import stop_if_asked
 from medrestore_monai.transforms.blur import (
     RandAnisotropicGaussianBlurd,
@@ -290,9 +290,18 @@ def _require_same(settings: Mapping[str, Any], series: Simulation) -> None:
 
 
 def _suv_factor(image: MetaTensor) -> float:
-    """Return the SUV per unit of an image if nothing else is given."""
+    """Return the SUV per unit of an image if nothing else is given.
+
+    Raises:
+        ValueError: it has another unit, or values that are no SUV.
+    """
     if image.meta.get("unit") in NOT_YET_SUV and "suv_factor" not in image.meta:
         raise ValueError(f"{image.meta['source']} does not give its SUV per unit: give the suv_factor.")
+    if image.meta.get("unit") is None and float(image.max()) > MOST_SUV:
+        raise ValueError(
+            f"{image.meta['source']} has values up to {float(image.max()):g}, which are no SUV: give the suv_factor, "
+            "the SUV per unit of the image."
+        )
     return float(image.meta.get("suv_factor", 1.0))
 
 

@@ -21,6 +21,7 @@ from medrestore_monai.notes import note
 
 __all__ = [
     "INTENSITY_RANGES",
+    "MOST_SUV",
     "NOT_YET_SUV",
     "PADDING",
     "FromUnitRanged",
@@ -43,9 +44,10 @@ MR_PERCENTILE = 99.9
 LEAST_CT_SPAN = 50.0
 #: Units of PET that the SUV is worked out from.
 NOT_YET_SUV = ("Bq/ml", "counts")
+#: No tissue has more: such values are in Bq/ml, or the SUV per unit is wrong.
+MOST_SUV = 1000.0
 #: Key of the meta data: a mask of voxels that the file gives no value (NaN); they are kept.
 PADDING = "padding"
-_MOST_SUV = 1000.0  # no tissue has more: such values are in Bq/ml, or the SUV per unit is wrong
 _MOST_BEYOND = 0.01  # of all voxels; what did not get into the vein may have more
 _PICTURE_BITS = 16
 _GRAY_LEVELS = 255  # of 8 bit without slope and intercept
@@ -157,17 +159,17 @@ def _pet_range(
     if unit in NOT_YET_SUV:
         if suv_factor is None or not suv_factor > 0:
             raise ValueError(f"PT values in {unit} need their SUV per unit, suv_factor, got {suv_factor}.")
-        beyond = float(torch.as_tensor(image > _MOST_SUV / suv_factor).float().mean())
+        beyond = float(torch.as_tensor(image > MOST_SUV / suv_factor).float().mean())
         if beyond > _MOST_BEYOND:
             raise ValueError(
-                f"{100 * beyond:.0f} % of the PET values are over SUV {_MOST_SUV:g}, which cannot be: check weight, "
+                f"{100 * beyond:.0f} % of the PET values are over SUV {MOST_SUV:g}, which cannot be: check weight, "
                 "dose, half life and times of the header, or give `suv_factor`."
             )
         upper = intensity.upper / suv_factor
         return replace(intensity, unit=unit, upper=upper, window=(0.0, upper))
     if unit not in (None, intensity.unit):
         raise ValueError(f"PT values must be in SUV, Bq/ml or counts, got {unit}.")
-    if unit is None and float(image.max()) > _MOST_SUV:
+    if unit is None and float(image.max()) > MOST_SUV:
         raise ValueError(
             f"PET values up to {float(image.max()):g} are no SUV: give the SUV per unit of the image, `suv_factor`."
         )

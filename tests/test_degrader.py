@@ -253,6 +253,23 @@ def test_a_volume_without_unit_is_taken_as_suv(tmp_path):
     assert not np.array_equal(written, suv)
 
 
+def test_positron_emission_of_no_unit_that_is_no_suv_is_refused(tmp_path):
+    """Activity in Bq/ml gets hardly any noise if it is taken for SUV."""
+    suv = ct_volume(2, (40, 36)).clip(0) / 100
+    for name, factor in (("suv", 1), ("activity", 6000)):
+        nib.save(nib.Nifti1Image((suv * factor).astype(np.float32), np.eye(4)), tmp_path / f"{name}.nii")
+    with pytest.raises(ValueError, match=r"activity\.nii has values up to .* no SUV: give the suv_factor"):
+        degrade(tmp_path / "activity.nii", tmp_path / "out.nii", "pet_low_count")
+    command = ["degrade", str(tmp_path / "activity.nii"), "-o", str(tmp_path / "out.nii"), "--task", "pet_low_count"]
+    result = CliRunner().invoke(app, command)
+    assert (result.exit_code, list(tmp_path.glob("out*"))) == (3, [])
+    assert "which are no SUV: give the suv_factor" in " ".join(result.output.split())
+    degrade(tmp_path / "suv.nii", tmp_path / "a.nii", "pet_low_count")
+    degrade(tmp_path / "activity.nii", tmp_path / "b.nii", "pet_low_count", suv_factor=1 / 6000)
+    noise, other = (nib.load(tmp_path / n).get_fdata() / f - suv for n, f in (("a.nii", 1), ("b.nii", 6000)))
+    assert other.std() == pytest.approx(noise.std(), rel=0.2)
+
+
 def test_a_nifti_volume_gets_new_noise_in_every_slice(tmp_path):
     affine = np.diag([2.0, 2.0, 3.0, 1.0])
     nib.save(nib.Nifti1Image(np.full((40, 50, 3), 100, np.float32), affine), tmp_path / "a.nii.gz")
