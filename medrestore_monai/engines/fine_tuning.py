@@ -115,8 +115,9 @@ class Anchor:
 class TimeLimit:
     """Plan the steps of a training by its time, and end it in any case when the time is over.
 
-    The first steps are timed. Warm-up and these steps do not depend on the plan, so that a run with the planned number
-    of steps from the beginning makes the same weights. The plan and the time that was used are part of the state.
+    The first steps of a run that has no plan yet are timed. Warm-up and these steps do not depend on the plan, so that
+    a run with the planned number of steps from the beginning makes the same weights. The plan and the time that was
+    used are part of the state.
 
     Args:
         scheduler: a ``WarmupCosineSchedule``, whose ``t_total`` is set.
@@ -142,6 +143,7 @@ class TimeLimit:
         self.used = 0.0
         self.over = False
         self._began = self._mark = 0.0
+        self._first = 0  # steps that earlier runs did
 
     def state_dict(self) -> dict[str, Any]:
         """Return the plan and the seconds that were used."""
@@ -163,19 +165,20 @@ class TimeLimit:
         return time.monotonic() - self._began if self._began else 0.0
 
     def _start(self, trainer: Engine) -> None:
-        self._began = time.monotonic()
+        self._began = self._mark = time.monotonic()
+        self._first = trainer.state.iteration
 
     def _look(self, trainer: Engine) -> None:
         if self.seconds is None:
             return
         done = trainer.state.iteration
         if self.planned is None:
-            if done == self.skipped:
+            if done - self._first == self.skipped:
                 self._mark = time.monotonic()
-            elif done == self.skipped + self.timed:
+            elif done - self._first == self.skipped + self.timed:
                 step = (time.monotonic() - self._mark) / self.timed
                 length = int(trainer.state.epoch_length or 1)
-                steps = (self.seconds - self._since()) * self.share / max(step, 1e-9) + done
+                steps = (self.seconds - self.used - self._since()) * self.share / max(step, 1e-9) + done
                 self.planned = max(1, int(steps) // length) * length
                 self._set(trainer, self.planned)
         if self.used + self._since() > self.seconds:

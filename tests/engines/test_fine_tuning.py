@@ -1,6 +1,7 @@
 """A time limit that plans, an anchor, gains alone, clipped gradients."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from monai.engines import SupervisedTrainer
 from monai.optimizers import WarmupCosineSchedule
 from torch import nn
 
-from medrestore_monai.engines import Anchor, ClipGradients, TimeLimit, trained_parameters
+from medrestore_monai.engines import Anchor, ClipGradients, TimeLimit, fine_tuning, trained_parameters
 from medrestore_monai.engines.fine_tuning import moved
 from medrestore_monai.networks import RestoreRWKV
 
@@ -94,6 +95,27 @@ def test_the_plan_fits_the_time_and_is_kept():
     assert again.state.max_epochs == limit.planned // 5
     assert resumed.scheduler.t_total == limit.planned
     assert resumed.used > 0
+
+
+@pytest.mark.parametrize(("epochs", "skipped"), [(0, 2), (1, 2), (3, 2), (1, 0)])
+def test_a_run_that_is_resumed_without_a_plan_makes_one(monkeypatch, epochs, skipped):
+    """Every step takes a second, also those of the run before."""
+    clock = [1000.0]
+    monkeypatch.setattr(fine_tuning, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def step(engine, batch):
+        clock[0] += 1
+
+    limit = TimeLimit(SimpleNamespace(t_total=0), minutes=200 / 60, skipped=skipped)
+    limit.load_state_dict({"planned": None, "used": 5.0 * epochs})
+    trainer = Engine(step)
+    trainer.load_state_dict({"epoch": epochs, "max_epochs": 1000, "epoch_length": 5})
+    limit.attach(trainer)
+    trainer.run(range(5))
+    done = 5 * epochs + skipped + 8  # when the plan is made; 0.8 of what is left then may be steps
+    assert limit.planned == limit.scheduler.t_total == int(done + 0.8 * (200 - done)) // 5 * 5
+    assert trainer.state.iteration == limit.planned
+    assert not limit.over
 
 
 def test_a_training_ends_when_the_time_is_over():
