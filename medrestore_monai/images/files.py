@@ -114,10 +114,7 @@ def read_image(path: Path | str) -> tuple[np.ndarray, dict[str, Any]]:
     color = meta.pop("color", False)
     if stored.ndim not in ((3, 4) if color else (2, 3)) or stored.size == 0:
         raise ValueError(f"{path}: expected one 2D image or 3D volume, got the shape {stored.shape}.")
-    slope, inter = meta.get("scl_slope", 1.0), meta.get("scl_inter", 0.0)
-    problem = scale_problem(slope, inter)
-    if problem:
-        raise ValueError(f"{path} has {problem}.")
+    slope, inter = scale_of(path, meta)
     image = scaled(stored, slope, inter)
     padding = int(np.isnan(image).sum())
     refuse_infinite(path, int(np.isinf(image).sum()), padding, image.size)
@@ -143,6 +140,18 @@ def check_types(path: Path, dtype: np.dtype) -> None:
     """
     if dtype.name not in _TYPES:
         raise ValueError(f"{path}: expected numbers of type {', '.join(_TYPES)}, got {dtype}: save it as one.")
+
+
+def scale_of(path: Path, meta: Mapping[str, Any]) -> tuple[float, float]:
+    """Return slope and intercept of a file.
+
+    Raises:
+        ValueError: no image can have them.
+    """
+    slope, inter = meta.get("scl_slope", 1.0), meta.get("scl_inter", 0.0)
+    if problem := scale_problem(slope, inter):
+        raise ValueError(f"{path} has {problem}.")
+    return slope, inter
 
 
 def refuse_infinite(path: Path, infinite: int, nans: int, size: int) -> None:

@@ -27,6 +27,7 @@ from medrestore_monai.images.files import (
     own_digits,
     refuse_infinite,
     rounded,
+    scale_of,
     scaled,
     source_state,
     stored_type,
@@ -79,7 +80,7 @@ class VolumeFile:
         with explained(path):
             file_shape, meta = (self._open_nifti if kind == "nifti" else self._open_tiff)()
         check_types(path, self.dtype)
-        self._slope, self._inter = meta.get("scl_slope", 1.0), meta.get("scl_inter", 0.0)
+        self._slope, self._inter = scale_of(path, meta)
         if axis is None:
             axis = choose_slice_axis(file_shape, meta.get("affine", np.eye(4)), meta.get(SLICE_DIM))
         self.order = slice_order(meta.get("affine", np.eye(4)), axis)

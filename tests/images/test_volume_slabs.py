@@ -136,6 +136,24 @@ def test_the_range_of_mr_is_that_of_the_whole(scale):
     assert found == [0.0, pytest.approx(4095.0 if usual else np.percentile(finite, 99.9), rel=1e-6)]
 
 
+@pytest.mark.parametrize(("slope", "inter"), [(1e12, 0), (1e-12, 0), (1, 1e9)])
+def test_a_slope_that_no_image_can_have_is_refused_as_in_the_whole(tmp_path, slope, inter):
+    image = nib.Nifti1Image(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4))
+    image.header.set_slope_inter(slope, inter)
+    nib.save(image, tmp_path / "a.nii")
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        np.arange(60, dtype=np.uint16).reshape(3, 4, 5),
+        photometric="minisblack",
+        description=f"ImageJ=1.54f\nimages=3\nslices=3\ncf=0\nc0={inter:E}\nc1={slope:E}\n",
+        metadata=None,
+    )
+    for name in ("a.nii", "a.tif"):
+        for read in (read_image, VolumeFile):
+            with pytest.raises(ValueError, match=rf"{name} has the slope .* which no image in a physical unit"):
+                read(tmp_path / name)
+
+
 def test_a_slope_of_infinity_is_refused(tmp_path):
     source = write(tmp_path / "a.nii")
     data = bytearray(source.read_bytes())
