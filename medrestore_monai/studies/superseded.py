@@ -47,6 +47,8 @@ def find_superseded(studies: Sequence[Study], records: Mapping[str, Record], out
         by_uid[study.series_uid].append(study)
     found = []
     for name in sorted(records.keys() - {study.name for study in studies} - {"."}):
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            continue  # no record of ours, and nothing outside of the output is removed
         record = records[name]
         has_result = bool(record.get("output")) and (output / name).exists()
         alike = by_uid.get(record.get("series_uid", ""), ())

@@ -132,3 +132,16 @@ def test_what_other_sources_left_in_the_output_stays(job, tmp_path):
     (tmp_path / "e.npy").rename(tmp_path / "more" / "e.npy")
     restore_studies(replace(job, source=tmp_path / "more"))
     assert in_manifest(job) == ["a/series", "b/series", "c.npy", "d.npy", "e.npy"]
+
+
+@pytest.mark.parametrize("name", ["../precious", "/precious"])
+def test_a_record_that_leads_out_of_the_output_removes_nothing(job, tmp_path, name):
+    restore_studies(job)
+    name = str(tmp_path / "precious") if name.startswith("/") else name
+    ledger = Ledger(job.output)
+    (tmp_path / "precious").mkdir()
+    record = next(one for one in ledger.read_all().values() if one["series_uid"])
+    ledger.write({**record, "name": name})
+    (job.output / "manifest.json").unlink()
+    restore_studies(replace(job, overwrite=True))
+    assert (tmp_path / "precious").is_dir()
