@@ -30,6 +30,7 @@ _TRACERS = (
     r"PSMA|DOTATATE|DOTATOC|DOTANOC|FAPI|FLT|FET|F?DOPA|NaF|fluciclovine|choline|methionine|"
     r"florbeta\w{3,5}|flutemetamol|flortaucipir|rubidium|ammonia|water"
 )
+_INSTANCES, _MADE_FROM = "instances", "made from"  # SOPInstanceUIDs of its slices, and of those it was derived from
 _WEIGHTS = re.compile(r"weights SHA-256 ([0-9a-f]{64})")
 
 
@@ -65,10 +66,10 @@ def read_pair(
             f"the source is {first.modality} in {first.unit} and the restored image {second.modality} in "
             f"{second.unit}: give a restored image of the source."
         )
-    if "weights_sha256" in first.about and "weights_sha256" not in second.about:
+    if not set(first.about.get(_MADE_FROM, ())).isdisjoint(second.about.get(_INSTANCES, ())):
         raise ValueError(
-            f"{Path(source).name} is a restored series by its header, and {Path(restored).name} is none: give the "
-            "source first, then its result."
+            f"{Path(source).name} was made from {Path(restored).name} by its header: give the source first, then its "
+            "result."
         )
     pair = first.like(second.array)
     if first.affine is not None and second.affine is not None and np.abs(first.affine - second.affine).max() > _GRID:
@@ -108,6 +109,10 @@ def read_volume(
     if not is_image_file(path):
         datasets = read_series(path, series_uid or None, allow_gaps=True, stack=stack).datasets
         about |= _header(datasets[0])
+        about[_INSTANCES] = [str(one.get("SOPInstanceUID")) for one in datasets]
+        about[_MADE_FROM] = [
+            str(item.get("ReferencedSOPInstanceUID")) for item in datasets[0].get("SourceImageSequence") or ()
+        ]
         if not any("NumberOfFrames" in one for one in datasets):
             about[HEADERS] = datasets
     unit = str(meta["unit"]) if meta.get("unit") and found in ("CT", "PT") else ""

@@ -101,7 +101,7 @@ def _noisier(figure: Figure) -> list[tuple[str, str]]:
     if figure.name != "noise SD" or figure.unit not in ("HU", "1") or not figure.before or figure.after is None:
         return []
     rose = figure.after / figure.before
-    text = f"the noise is {rose:.2f} of before: give the source first, then its result"
+    text = f"the noise is {rose:.2f} of before, which a restoration lowers: was the source given first?"
     return [(YELLOW, text)] if rose > _NOISE else []
 
 
