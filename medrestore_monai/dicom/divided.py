@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from itertools import permutations
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydicom.dataset import Dataset
 
 from medrestore_monai.dicom.checks import ENHANCED_CLASSES, XRAY, DicomError, floats, reading
 from medrestore_monai.dicom.enhanced import flatten
-from medrestore_monai.dicom.files import SourceFile, find_series, read_file
+from medrestore_monai.dicom.files import SeriesInfo, SourceFile, find_series, read_file
 from medrestore_monai.dicom.geometry import check_geometry, unit_normal
 
 __all__ = ["divided_series"]
 
 _PLACE = tuple[tuple[Any, ...], float]  # the grid of a slice, and where along its normal it lies, in mm
-_OF_GRID = ("StudyInstanceUID", "FrameOfReferenceUID", "Rows", "Columns")
+_OF_GRID = ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID", "Rows", "Columns")
+_FAR = 3.5  # distances of slices
 
 
 def divided_series(found: Iterable[tuple[Path, str]]) -> dict[tuple[Path, str], str]:
@@ -26,7 +28,7 @@ def divided_series(found: Iterable[tuple[Path, str]]) -> dict[tuple[Path, str], 
 
     Copies of a series are no parts, nor is a folder that holds nothing but slices of another. Stacks, such as echoes
     and time points, may lie in folders of their own: each is whole there, and most of their slices lie at the same
-    places.
+    places. So may slabs that lie apart: no slice of one is a neighbor of a slice of the other.
 
     Args:
         found: folders, and the UIDs of series in them. Only series that are in several folders are looked at.
@@ -37,22 +39,35 @@ def divided_series(found: Iterable[tuple[Path, str]]) -> dict[tuple[Path, str], 
     folders: dict[str, list[Path]] = defaultdict(list)
     for folder, uid in found:
         folders[uid].append(folder)
-    problems = {}
-    for uid, several in folders.items():
-        slices = {folder: _slices(folder, uid) for folder in several} if len(several) > 1 else {}
-        for folder, other in permutations(slices, 2):
-            if (folder, uid) not in problems and _are_parts(slices[folder], slices[other]):
-                first, second = sorted((folder, other))
-                problems[folder, uid] = f"parts of one series lie in {first} and {second}: put them into one folder."
+    several = {uid: places for uid, places in folders.items() if len(places) > 1}
+    infos = {folder: _series_of(folder) for folder in {one for places in several.values() for one in places}}
+    problems: dict[tuple[Path, str], str] = {}
+    for uid, places in several.items():
+        slices: dict[Path, dict[str, set[_PLACE]]] = {}
+        copies: dict[frozenset[str], list[Path]] = defaultdict(list)
+        for folder in sorted(places):
+            own = _slices(infos[folder].get(uid))
+            copies[frozenset(own)].append(folder)
+            if len(copies[frozenset(own)]) == 1:
+                slices[folder] = own
+        for first, second in combinations(slices, 2):
+            if {(first, uid), (second, uid)} - problems.keys() and _are_parts(slices[first], slices[second]):
+                for folder, other in ((first, second), (second, first)):
+                    for copy in copies[frozenset(slices[folder])]:
+                        two = " and ".join(map(str, sorted((copy, other))))
+                        problems.setdefault((copy, uid), f"parts of one series lie in {two}: put them into one folder.")
     return problems
 
 
-def _slices(folder: Path, uid: str) -> dict[str, set[_PLACE]]:
-    """Where the slices of a series lie, by SOPInstanceUID; nothing of what is restored slice by slice in any case."""
+def _series_of(folder: Path) -> dict[str, SeriesInfo]:
     try:
-        info = next((one for one in find_series(folder, []) if one.uid == uid), None)
+        return {one.uid: one for one in find_series(folder, [])}
     except (DicomError, OSError):  # reported where it is listed
         return {}
+
+
+def _slices(info: SeriesInfo | None) -> dict[str, set[_PLACE]]:
+    """Where the slices of a series lie, by SOPInstanceUID; nothing of what is restored slice by slice in any case."""
     if info is None or info.localizer or info.modality in XRAY:
         return {}
     return dict(_places(file) for file in info.files)
@@ -78,12 +93,21 @@ def _place(ds: Dataset, label: str) -> _PLACE:
 
 
 def _are_parts(first: dict[str, set[_PLACE]], second: dict[str, set[_PLACE]]) -> bool:
-    """Say whether slices that are in one folder only lie on one grid, and most of them at different places."""
+    """Say whether slices that are in one folder only lie among or next to each other, most of them at other places."""
     own = [_by_grid(one, other) for one, other in ((first, second), (second, first))]
     return any(
         2 * len(own[0][grid] & own[1][grid]) <= min(len(own[0][grid]), len(own[1][grid]))
+        and (len(first) == len(second) == 1 or _are_near(_by_grid(first, {})[grid], _by_grid(second, {})[grid]))
         for grid in own[0].keys() & own[1].keys()
     )
+
+
+def _are_near(first: set[float], second: set[float]) -> bool:
+    """Say whether two groups of places overlap, or are apart by no more than a lost slice or two."""
+    steps = [step for one in (first, second) for step in np.diff(sorted(one))]
+    if not steps:
+        return False  # one place each, whose distance says nothing
+    return max(min(first), min(second)) - min(max(first), max(second)) <= _FAR * float(np.median(steps))
 
 
 def _by_grid(one: dict[str, set[_PLACE]], other: dict[str, set[_PLACE]]) -> dict[tuple[Any, ...], set[float]]:

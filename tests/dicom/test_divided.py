@@ -1,11 +1,15 @@
 """Parts of one volume in several folders are told from copies, and from stacks in folders of their own."""
 
+import shutil
+from functools import partial
+
+import pydicom
 import pytest
 from enhanced_files import make_enhanced
 from phantoms import OBLIQUE, ct_series, ct_volume, mr_echoes, mr_series
 from pydicom.uid import generate_uid
 
-from medrestore_monai.dicom import divided_series, find_series
+from medrestore_monai.dicom import divided, divided_series, find_series
 
 
 def parts(place):
@@ -42,6 +46,45 @@ def test_parts_that_overlap(tmp_path):
     ct_series(tmp_path / "a", slices=6, size=8, skip=[5])
     ct_series(tmp_path / "b", slices=6, size=8, skip=[0])
     assert parts(tmp_path) == "ab"
+
+
+def test_slabs_that_lie_apart(tmp_path):
+    """As of the discs of a spine: each is whole, and all of them in one folder would have holes."""
+    for name, start in zip("abc", (0, 60, 120), strict=True):
+        edit = partial(_renamed, name)
+        ct_series(tmp_path / name, slices=4, size=8, distance=2.5, origin=(0, 0, start), edit=edit)
+    assert parts(tmp_path) == ""
+    ct_series(tmp_path / "d", slices=4, size=8, distance=2.5, origin=(0, 0, 70), edit=partial(_renamed, "d"))
+    assert parts(tmp_path) == "bd"
+
+
+def _renamed(name, ds, index):
+    ds.SOPInstanceUID = generate_uid(entropy_srcs=[name, str(index)])
+
+
+def test_a_copy_of_a_part_and_two_people_of_one_uid(tmp_path):
+    files = ct_series(tmp_path / "a", slices=6, size=8)
+    move(files[3:], tmp_path / "b")
+    shutil.copytree(tmp_path / "a", tmp_path / "c")
+    assert parts(tmp_path) == "abc"
+    for file in (tmp_path / "b").iterdir():
+        ds = pydicom.dcmread(file)
+        ds.PatientID = "another"
+        ds.save_as(file)
+    assert parts(tmp_path) == ""
+
+
+def test_each_folder_is_read_once_or_twice_whatever_its_series(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        for series in "stuvw":
+            ct_series(tmp_path / name / series, slices=2, size=8, series=series)
+            for file in (tmp_path / name / series).iterdir():
+                file.rename(tmp_path / name / f"{series}{file.name}")
+            (tmp_path / name / series).rmdir()
+    looked = []
+    monkeypatch.setattr(divided, "find_series", lambda place, problems: looked.append(place) or find_series(place))
+    assert parts(tmp_path) == ""
+    assert sorted(place.name for place in looked) == ["a", "b"]
 
 
 @pytest.mark.parametrize("skip", [[], [2]])
