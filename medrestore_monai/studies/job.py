@@ -96,7 +96,19 @@ def are_many(studies: Sequence[Study], output: Path) -> bool:
 def states_of(studies: Sequence[Study], records: Mapping[str, Record], job: Job) -> dict[str, str]:
     """Say what is to be done about each study, by name, as :func:`state_of`; and where an old result is in the way."""
     states = {study.name: state_of(study, records.get(study.name), job) for study in studies}
-    return states | {old.study: old.words for old in find_superseded(studies, records, job.output) if old.words}
+    found = find_superseded(studies, records, job.source, job.output)
+    return states | {old.study: old.words for old in found if old.words}
+
+
+def refuse_foreign_results(job: Job, studies: Sequence[Study], records: Mapping[str, Record]) -> None:
+    """Refuse to put results in the place of those of another source, which would be lost.
+
+    Raises:
+        FileExistsError: there are such results, with ``overwrite``, too.
+    """
+    for old in find_superseded(studies, records, job.source, job.output):
+        if old.words and old.foreign:
+            raise FileExistsError(f"{job.output}: {old.words} and is of another source; name another output.")
 
 
 def state_of(study: Study, record: Record | None, job: Job) -> str:
@@ -173,5 +185,5 @@ def refuse_other_results(job: Job, states: Mapping[str, str]) -> None:
     if other and not job.overwrite:
         raise FileExistsError(
             f"{job.output} holds {len(other)} of these studies restored otherwise ({other[0]}); "
-            "name another output, or restore them again with `overwrite`."
+            "name another output, or restore them again with `overwrite`, which removes what is there of them."
         )

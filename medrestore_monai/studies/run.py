@@ -7,8 +7,16 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
-from medrestore_monai.studies.job import Job, Workers, check_places, refuse_other_results, states_of
+from medrestore_monai.studies.job import (
+    Job,
+    Workers,
+    check_places,
+    refuse_foreign_results,
+    refuse_other_results,
+    states_of,
+)
 from medrestore_monai.studies.ledger import Ledger, Record
 from medrestore_monai.studies.listing import Study, list_studies
 from medrestore_monai.studies.lock import lock_output
@@ -67,8 +75,9 @@ def restore_studies(
         ledger.clear()
         before = ledger.read_all()
         states = states_of(studies, before, job)
+        refuse_foreign_results(job, studies, before)
         refuse_other_results(job, states)
-        _remove_superseded(ledger, studies, before)
+        _remove_superseded(ledger, studies, before, job.source)
         tasks = [make_task(job, study, before.get(study.name), run) for study in studies]
         try:
             for task in tasks:
@@ -92,9 +101,9 @@ def restore_studies(
     return records
 
 
-def _remove_superseded(ledger: Ledger, studies: Sequence[Study], before: Mapping[str, Record]) -> None:
+def _remove_superseded(ledger: Ledger, studies: Sequence[Study], before: Mapping[str, Record], source: Path) -> None:
     """Remove what is not refused of earlier results that have other names now, or lie in the way."""
-    old = find_superseded(studies, before, ledger.output)
+    old = find_superseded(studies, before, source, ledger.output)
     kept = {name for name, record in before.items() if record.get("output")} - {one.name for one in old}
     for one in old:
         if one.words:

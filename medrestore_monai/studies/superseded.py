@@ -24,19 +24,24 @@ class Superseded(NamedTuple):
         name: of the record.
         study: name of the study in whose place it is, or that it was.
         words: how the two go together; empty if there is no result to lose.
+        foreign: the result is of another source, so that nothing would restore it again.
     """
 
     name: str
     study: str
     words: str
+    foreign: bool = False
 
 
-def find_superseded(studies: Sequence[Study], records: Mapping[str, Record], output: Path) -> list[Superseded]:
+def find_superseded(
+    studies: Sequence[Study], records: Mapping[str, Record], source: Path, output: Path
+) -> list[Superseded]:
     """Find the records of names that are no longer listed, but whose series or place belongs to a listed study.
 
     Args:
         studies: what is in the source.
         records: by their names.
+        source: where the studies lie.
         output: where the results lie.
     """
     wanted = [study for study in studies if not (study.unfit or study.problem)]
@@ -58,10 +63,15 @@ def find_superseded(studies: Sequence[Study], records: Mapping[str, Record], out
             found.append(Superseded(name, same, f"{name} there is {same} now" if has_result else ""))
         elif name in above:
             words = f"{above[name]} would lie in the result {name} that is there"
-            found.append(Superseded(name, above[name], words if has_result else ""))
+            found.append(Superseded(name, above[name], words if has_result else "", _is_foreign(record, source)))
         elif below and has_result:
-            found.append(Superseded(name, below, f"{below} would replace the result {name} that is there"))
+            words = f"{below} would replace the result {name} that is there"
+            found.append(Superseded(name, below, words, _is_foreign(record, source)))
     return found
+
+
+def _is_foreign(record: Record, source: Path) -> bool:
+    return not Path(str(record.get("source") or "/")).resolve().is_relative_to(source.resolve())
 
 
 def _overlap(record: Record, study: Study) -> bool:

@@ -109,7 +109,7 @@ def _new_record(study: Study, output: Path, settings: Mapping[str, Any], run: st
     """Return what is known of a study before it is restored."""
     return {
         "name": study.name,
-        "source": str(study.path),
+        "source": str(study.path.absolute()),
         "series_uid": study.series_uid,
         "modality": study.modality,
         "files": study.files,

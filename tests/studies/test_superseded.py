@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -145,3 +146,24 @@ def test_a_record_that_leads_out_of_the_output_removes_nothing(job, tmp_path, na
     (job.output / "manifest.json").unlink()
     restore_studies(replace(job, overwrite=True))
     assert (tmp_path / "precious").is_dir()
+
+
+def test_a_result_of_another_source_is_never_removed(job, tmp_path):
+    """Another batch into the same output, of which a study would lie in a result of the first."""
+    restore_studies(job)
+    for name in "xy":
+        ct_series(tmp_path / "later" / "a" / "series" / name, slices=2, size=SIZE, series=name)
+    before = {path: path.read_bytes() for path in job.output.rglob("*.dcm")}
+    for overwrite in (False, True):
+        with pytest.raises(FileExistsError, match="and is of another source; name another output"):
+            restore_studies(replace(job, source=tmp_path / "later", overwrite=overwrite))
+        assert {path: path.read_bytes() for path in job.output.rglob("*.dcm")} == before
+
+
+def test_a_source_named_from_another_folder_is_the_same(job, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    restore_studies(replace(job, source=Path("in")))
+    monkeypatch.chdir(tmp_path / "in" / "a")
+    ct_series(tmp_path / "in" / "a" / "series", slices=2, size=SIZE, series="x")
+    with pytest.raises(FileExistsError, match="a/series there is"):
+        restore_studies(job)
