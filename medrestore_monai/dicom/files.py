@@ -180,20 +180,25 @@ def _refuse_lost(images: list[SourceFile], unread: list[SourceFile], problems: l
     Raises:
         DicomError: a file is empty or begins with zeros, and is named like an image beside it.
     """
-    named = {_kind_of_name(file) for file in images}
-    for file in unread:
-        if _kind_of_name(file) in named and not _first_bytes(file).strip(b"\0"):
-            text = f"{file.label} is empty or begins with zeros, where it is named like an image: copy it again."
-            if problems is None:
-                raise DicomError(text)
-            if not any(problem.startswith(f"{file.label} ") for problem in problems):
-                problems.append(text)
+    named = {_kind_of_name(file) for file in images} - {None}
+    alike = [file for file in unread if _kind_of_name(file) in named]
+    lost = [file.label for file in alike if not _first_bytes(file).strip(b"\0")]
+    if not lost:
+        return
+    more = f" and {len(lost) - 1} more files are" if len(lost) > 1 else " is"
+    text = f"{lost[0]}{more} empty or zeros at the beginning, but named like an image: copy the files again."
+    if problems is None:
+        raise DicomError(text)
+    problems.append(text)
 
 
-def _kind_of_name(file: SourceFile) -> tuple[str, str]:
-    """Folder and name of a file without what numbers it, decimal or hexadecimal."""
+def _kind_of_name(file: SourceFile) -> tuple[str, str] | None:
+    """Folder and name of a file without its numbers; nothing for names with a suffix of DICOM, and without a number."""
     place = PurePosixPath(file.label)
-    return str(place.parent), re.sub("[0-9A-Fa-f]", "", place.name) if re.search("[0-9]", place.name) else place.name
+    if place.name.lower().endswith(DICOM_SUFFIXES) or not re.search("[0-9]", place.name):
+        return None  # those that end so are refused in any case
+    hexadecimal = re.fullmatch("[0-9A-Fa-f]+", place.name)
+    return str(place.parent), "" if hexadecimal else re.sub("[0-9]+", "0", place.name)
 
 
 def _first_bytes(file: SourceFile) -> bytes:

@@ -11,6 +11,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from medrestore_monai.dicom.geometry import check_geometry, unit_normal
 _LEAST_PLACE = 0.01  # mm
 _OF_STEP = 0.02  # of the median distance of slices
 _COMBINED = 3  # attributes that together may split a series
+_PAUSE = 2.0  # of the longest time between slices of one volume
 _FEW = 3  # a single image beside so many others is no stack of its own
 
 
@@ -329,15 +331,32 @@ def _by_order(frames: Sequence[Frame], places: Sequence[int], most: int) -> list
 def _only_last_is_short(moments: Sequence[Sequence[tuple[float, ...]]], most: int) -> bool:
     """Return whether the k-th moments of places are certainly of one stack, although some places have one less.
 
-    All stacks have one moment each, or they go through the places in one direction, one stack after the other. If a
-    frame of another stack than the last were lost, a later one in its place would break that.
+    The stacks follow each other, and all have one moment each, or go through the places in one direction, or have a
+    pause before them that is longer than any within. If a frame of another stack than the last were lost, a later one
+    in its place would break that.
     """
     stacks = [[found[k] for found in moments if k < len(found)] for k in range(most)]
     if any(max(one) >= min(following) for one, following in itertools.pairwise(stacks)):
         return False
     upwards = all(one == sorted(set(one)) for one in stacks)
     downwards = all(one == sorted(set(one), reverse=True) for one in stacks)
-    return upwards or downwards or all(len(set(one)) == 1 for one in stacks)
+    return upwards or downwards or all(len(set(one)) == 1 for one in stacks) or _have_pauses(stacks)
+
+
+def _have_pauses(stacks: Sequence[Sequence[tuple[float, ...]]]) -> bool:
+    """Return whether more time passes between stacks than within any; numbers of instances say nothing of time."""
+    if len(stacks[0][0]) < 2:
+        return False
+    seconds = [sorted(map(_seconds, one)) for one in stacks]
+    within = max(after - before for one in seconds for before, after in itertools.pairwise(one))
+    return min(following[0] - one[-1] for one, following in itertools.pairwise(seconds)) > _PAUSE * within
+
+
+def _seconds(moment: tuple[float, ...]) -> float:
+    """Seconds of a date YYYYMMDD and a time HHMMSS.f; a date that is missing is 0."""
+    date, time = moment[-2:]
+    days = datetime.strptime(f"{date:08.0f}", "%Y%m%d").toordinal() if date else 0
+    return 86400.0 * days + 3600 * (time // 10000) + 60 * (time // 100 % 100) + time % 100
 
 
 def _moment(ds: Dataset, keywords: Iterable[str]) -> tuple[float, ...] | None:

@@ -674,9 +674,10 @@ def test_a_lost_slice_at_an_end_is_named(tmp_path, lost):
         file.rename(tmp_path / "in" / f"IM00{number}")
     (tmp_path / "in" / "DONE").touch()  # as scripts leave behind
     (tmp_path / "in" / "VERSION2").touch()
+    (tmp_path / "in" / "IM003.md").touch()
     assert read_series(tmp_path / "in").shape[2] == 4
     (tmp_path / "in" / "IM003").write_bytes(lost)
-    with pytest.raises(DicomError, match=r"IM003 is empty or begins with zeros, .* copy it again"):
+    with pytest.raises(DicomError, match=r"IM003 is empty or zeros at the beginning, .* copy the files again"):
         read_series(tmp_path / "in")
     problems = []
     find_series(tmp_path / "in", problems)

@@ -141,6 +141,30 @@ def test_a_slice_lost_of_a_time_series_never_mixes_volumes(tmp_path, times, edge
         read_stacks(tmp_path)
 
 
+@pytest.mark.parametrize("lost", [(3, 0), (1, 0)])
+def test_interleaved_slices_with_pauses_between_volumes(tmp_path, lost):
+    """Slices 0, 2, 1, 3 every two seconds, a volume every twenty, and instance numbers place by place."""
+    order = [0, 2, 1, 3]
+    seconds = lambda i, n: 50 + 20 * n + 2 * order[i]  # noqa: E731
+    parts = [
+        {
+            "AcquisitionTime": lambda i, n=n: f"10{seconds(i, n) // 60:02d}{seconds(i, n) % 60:02d}",
+            "InstanceNumber": lambda i, n=n: 10 * i + n,
+        }
+        for n in range(4)
+    ]
+    put(tmp_path, parts)
+    volume, place = lost
+    sorted((tmp_path / f"{volume}").iterdir(), key=lambda f: pydicom.dcmread(f).ImagePositionPatient[2])[place].unlink()
+    if volume == 3:
+        stacks = read_stacks(tmp_path)
+        assert [stack.shape[2] for stack in stacks] == [4, 4, 4, 3]
+        assert all(len({file.path.parent for file in stack.files}) == 1 for stack in stacks)
+    else:
+        with pytest.raises(DicomError, match="which time point lacks a slice"):
+            read_stacks(tmp_path)
+
+
 def test_a_stack_with_a_hole_is_refused(tmp_path):
     put(tmp_path, [{"EchoTime": 5}, {"EchoTime": 10}], slices=5)
     files = sorted((tmp_path / "1").iterdir(), key=lambda file: pydicom.dcmread(file).ImagePositionPatient[2])
