@@ -83,7 +83,7 @@ def summarize(scores: Sequence[SliceScore], against: str = INPUT, seed: int = 0)
         seed: of the intervals.
 
     Returns:
-        Rows; without an interval or p-value (NaN) where there is only one slice.
+        Rows; without a p-value (NaN) where there is only one slice, and an interval where there are fewer than four.
 
     Raises:
         ValueError: there is no method ``against``.

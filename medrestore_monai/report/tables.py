@@ -191,7 +191,7 @@ def _title(name: str, about: Mapping[str, Any], modality: str) -> str:
 def _caution(row: SummaryRow) -> str:
     if row.unit == "slices":
         return " Slices of one volume are not independent: take them as a hint."
-    if row.patients < LEAST_GROUPS:
+    if row.unit == "patients" and row.patients < LEAST_GROUPS:
         return f" Of {row.patients} patients only: too few for intervals, and p-values are a hint."
     return f" Of {row.patients} patients only: take them as a hint." if row.patients < _FEW else ""
 

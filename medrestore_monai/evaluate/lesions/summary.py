@@ -26,7 +26,8 @@ class LesionRow:
         pairs: places.
         patients: that have them.
         contrast: mean part of the contrast that is left.
-        low: lower end of its 95 % interval, over patients, or over slices of a single one; NaN where there is one.
+        low: lower end of its 95 % interval, over patients, or over slices of a single one; NaN for fewer than
+            four.
         high: upper end.
         size: mean part of the diameter at half of the maximum; ``None`` where the lesion is gone.
         observer: what the observer reaches; ``None`` with fewer than 50 pairs.

@@ -11,6 +11,7 @@ from typing import Any
 from medrestore_monai.evaluate.lesions.inventions import THRESHOLD, WIDTH
 from medrestore_monai.evaluate.lesions.observer import CHANNELS, LEAST_PAIRS
 from medrestore_monai.evaluate.lesions.summary import InventionRow, LesionRow
+from medrestore_monai.report.significance import LEAST_GROUPS
 from medrestore_monai.report.tables import RESEARCH, write_csv
 
 SCHEMA = "medrestore/lesions/1"  # of table.json
@@ -68,6 +69,8 @@ def markdown(lesions: Sequence[LesionRow], inventions: Sequence[InventionRow], n
         rows = [row for row in lesions if row.modality == modality]
         patients = rows[0].patients
         caution = f" Of {patients} patient(s) only: take it as a hint." if patients < _FEW else ""
+        if 1 < patients < LEAST_GROUPS:
+            caution = f" Of {patients} patients only: too few for intervals of the contrast."
         lines += ["", f"## {modality}: {rows[0].pairs} places of {patients} patient(s)", ""]
         lines += [f"One cell: AUC (interval), contrast (interval), size.{caution}", ""]
         methods = list(dict.fromkeys(row.method for row in rows))
