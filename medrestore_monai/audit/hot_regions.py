@@ -17,7 +17,7 @@ _CANDIDATES = 8  # voxels around which the center of the sphere moves in fine st
 _MOST_REGIONS = 8
 _MOST_SEEDS = 40
 _LEAST_VOLUME = 300.0  # mm^3: less is a peak of noise
-_CORE = 0.7  # of the maximum, around which the background is measured
+_CORE = 0.7  # of the maximum: the background is measured around it
 _SHELL = 3  # voxels around a region, its background
 
 
@@ -32,30 +32,37 @@ def find_hot_regions(suv: np.ndarray, spacing: tuple[float, float, float]) -> li
     """
     left = suv.copy()
     found: list[tuple[np.ndarray, str]] = []
+    taken = np.zeros(suv.shape, dtype=bool)
     least = max(2, round(_LEAST_VOLUME / float(np.prod(spacing))))
     for _ in range(_MOST_SEEDS):
         top = np.unravel_index(int(np.argmax(left)), left.shape)
         if float(left[top]) < SEED or len(found) == _MOST_REGIONS:
             break
-        mask, rule = _grown(suv, top)
+        mask, rule = _grown(suv, top, taken)
         box = _around(mask, 1)
         left[box][binary_dilation(mask[box])] = 0
         left[top] = 0
-        if int(mask.sum()) >= least:
+        if rule and int(mask.sum()) >= least:
             found.append((mask, rule))
+            taken |= mask
     return found
 
 
-def _grown(suv: np.ndarray, top: tuple[np.intp, ...]) -> tuple[np.ndarray, str]:
+def _grown(suv: np.ndarray, top: tuple[np.intp, ...], taken: np.ndarray) -> tuple[np.ndarray, str]:
+    """Grow a region from its maximum; without a rule where it is the edge of one that is taken."""
     maximum = float(suv[top])
     core = _component(suv > _CORE * maximum, top)
+    if taken[core].any():
+        return core, ""
     box = _around(core, 2 * _SHELL)
     near, far = (binary_dilation(core[box], iterations=count * _SHELL) for count in (1, 2))
     shell = suv[box][far & ~near]
     background = float(np.median(shell)) if shell.size else 0.0
     if background <= _GROWTH * maximum:
-        return _component(suv > _GROWTH * maximum, top), "41 % of its maximum"
-    return _component(suv > 0.5 * (background + maximum), top), "halfway between background and maximum"
+        mask, rule = _component(suv > _GROWTH * maximum, top), "41 % of its maximum"
+    else:
+        mask, rule = _component(suv > 0.5 * (background + maximum), top), "halfway between background and maximum"
+    return (core, "70 % of its maximum, beside a hotter region") if taken[mask].any() else (mask, rule)
 
 
 def _component(above: np.ndarray, top: tuple[np.intp, ...]) -> np.ndarray:

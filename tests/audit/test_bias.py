@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from phantoms import body_phantom
 from scipy.integrate import quad
+from scipy.ndimage import gaussian_filter
 
 from medrestore_monai.audit.bias import kspace_residual, measure_bias
 from medrestore_monai.audit.hot_regions import find_hot_regions, suv_peak
@@ -46,6 +47,23 @@ def test_hot_regions_grow_to_41_percent_or_do_not_leak():
     mask, rule = find_hot_regions(warm, spacing)[0]
     assert rule == "halfway between background and maximum"
     assert np.array_equal(mask, away < 15)
+
+
+def test_a_hot_region_is_found_once_and_a_fainter_one_beside_it_too():
+    """The blurred edge of a hot region lies above SUV 2.5 as well, and below 41 % of its maximum."""
+    spacing, shape = (4.0, 4.0, 4.0), (60, 60, 30)
+    places = (((60, 60, 60), 40, 60.0), ((160, 160, 60), 10, 6.0), ((60, 180, 60), 16, 20.0), ((94, 180, 60), 14, 6.0))
+    volume = np.full(shape, 0.8, dtype=np.float32)
+    for center, radius, high in places:
+        volume = np.maximum(volume, sphere_volume(spacing, shape, center, radius, high, 0.8)[0])
+    volume = gaussian_filter(volume, 0.85)
+    found = find_hot_regions(volume, spacing)
+    centers = [4 * np.mean(np.nonzero(mask), axis=1) for mask, _ in found]
+    expected = [np.array(places[index][0]) for index in (0, 2, 3, 1)]
+    assert len(found) == 4
+    assert all(np.abs(one - at).max() < 3 for one, at in zip(centers, expected, strict=True))
+    assert sum(mask.astype(int) for mask, _ in found).max() == 1
+    assert [rule[:4] for _, rule in found] == ["41 %", "41 %", "70 %", "41 %"]
 
 
 def test_a_peak_of_noise_is_no_hot_region():
