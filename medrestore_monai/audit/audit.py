@@ -103,6 +103,7 @@ def audit(
     hu_offset: float | None = None,
     suv: Mapping[str, Any] | None = None,
     stack: int = 0,
+    slice_axis: int | None = None,
     trust_bundle: bool = False,
 ) -> Audit:
     """Measure how a restored image differs from its source, and whether the difference can be trusted.
@@ -120,6 +121,8 @@ def audit(
         hu_offset: for paths: CT, what to add to the numbers of both to make them HU.
         suv: for paths: PET, see :class:`~medrestore_monai.dicom.SUVOptions`.
         stack: for paths: of a DICOM series of several stacks, from 1.
+        slice_axis: for paths of files: the axis (0, 1 or 2) that the slices of a volume lie across; by default as the
+            headers say.
         trust_bundle: show a bundle from elsewhere whatever its card holds, see
             :func:`~medrestore_monai.bundles.open_bundle`.
 
@@ -146,6 +149,7 @@ def audit(
             hu_offset=hu_offset,
             suv=suv,
             stack=stack,
+            slice_axis=slice_axis,
         ),
     )
     if weights_sha256:

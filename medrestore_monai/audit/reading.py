@@ -43,6 +43,7 @@ def read_pair(
     hu_offset: float | None = None,
     suv: Mapping[str, Any] | None = None,
     stack: int = 0,
+    slice_axis: int | None = None,
 ) -> tuple[Volume, Volume]:
     """Read both images in the unit of the source.
 
@@ -54,13 +55,14 @@ def read_pair(
         hu_offset: CT files: what to add to both to make them HU.
         suv: PET: see :class:`~medrestore_monai.dicom.SUVOptions`.
         stack: of a series of several, from 1; of the restored series, if that has several, too.
+        slice_axis: of files: the axis that the slices of a volume lie across; by default as the headers say.
 
     Raises:
         ValueError: an image cannot be read, or the two are not on one grid.
     """
-    first = read_volume(source, modality, series_uid, hu_offset, suv, stack)
+    first = read_volume(source, modality, series_uid, hu_offset, suv, stack, slice_axis)
     several = stack and not is_image_file(Path(restored)) and len(read_stacks(restored, allow_gaps=True)) > 1
-    second = read_volume(restored, modality, "", hu_offset, suv, stack if several else 0)
+    second = read_volume(restored, modality, "", hu_offset, suv, stack if several else 0, slice_axis)
     if (first.modality, first.unit) != (second.modality, second.unit):
         raise ValueError(
             f"the source is {first.modality} in {first.unit} and the restored image {second.modality} in "
@@ -85,6 +87,7 @@ def read_volume(
     hu_offset: float | None = None,
     suv: Mapping[str, Any] | None = None,
     stack: int = 0,
+    slice_axis: int | None = None,
 ) -> Volume:
     """Read one image or series as a volume; of a color picture, its luma.
 
@@ -93,7 +96,7 @@ def read_volume(
         ValueError: it cannot be read.
     """
     path = Path(path)
-    load = LoadImageOrSeriesd("image", modality, allow_gaps=True, hu_offset=hu_offset, suv=suv)
+    load = LoadImageOrSeriesd("image", modality, allow_gaps=True, hu_offset=hu_offset, suv=suv, slice_axis=slice_axis)
     image = load({"image": str(path), "series_uid": series_uid, "stack": stack})["image"]
     meta, array = image.meta, image.as_tensor()
     color = len(array) == 3 and array.ndim == 3

@@ -102,4 +102,5 @@ def audit_restoration(restorer: Restorer, source: Path, restored: Path, series_u
         hu_offset=settings.get("hu_offset"),
         suv=suv or None,
         stack=settings.get("stack") or 0,
+        slice_axis=settings.get("slice_axis"),
     )

@@ -11,6 +11,7 @@ from medrestore_monai.cli.options import (
     HUOffsetOption,
     OverwriteOption,
     SeriesOption,
+    SliceAxisOption,
     StackOption,
     TrustOption,
     check_source,
@@ -48,6 +49,7 @@ def audit(
     hu_offset: HUOffsetOption = None,
     series: SeriesOption = None,
     stack: StackOption = 0,
+    slice_axis: SliceAxisOption = None,
     overwrite: OverwriteOption = False,
     trust_bundle: TrustOption = False,
 ) -> None:
@@ -86,6 +88,7 @@ def audit(
             modality=modality,
             series_uid=series or "",
             stack=stack,
+            slice_axis=slice_axis,
             hu_offset=hu_offset,
             suv=None if suv_factor is None else {"factor": suv_factor},
         )

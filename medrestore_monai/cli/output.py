@@ -51,7 +51,8 @@ FLAGS = {
 _OF_EVALUATE = ("allow_gaps", "device", "hu_offset", "modality", "output_dir", "overwrite", "part", "seed")
 EVALUATE_FLAGS = {name: FLAGS[name] for name in _OF_EVALUATE}
 AUDIT_FLAGS = {
-    name: FLAGS[name] for name in ("hu_offset", "modality", "overwrite", "series_uid", "stack", "suv_factor")
+    name: FLAGS[name]
+    for name in ("hu_offset", "modality", "overwrite", "series_uid", "slice_axis", "stack", "suv_factor")
 }
 ADAPT_FLAGS = {name: FLAGS[name] for name in ("allow_gaps", "device", "hu_offset", "modality", "overwrite", "seed")}
 RESTORE_FLAGS = {name: flag for name, flag in FLAGS.items() if name not in ("part", "seed", "weights_url")}

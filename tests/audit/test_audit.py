@@ -1,6 +1,7 @@
 """The whole audit, of volumes in memory and of files and series."""
 
 import json
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -11,6 +12,8 @@ from phantoms import body_phantom, ct_series, ct_volume
 from medrestore_monai.audit import Volume, audit
 from medrestore_monai.audit.page import render_page
 from medrestore_monai.audit.reading import read_pair
+from medrestore_monai.audit.writing import audit_restoration
+from medrestore_monai.bundles import find_bundle
 from medrestore_monai.dicom import Derivation, read_series, write_derived_series
 
 SPACING = (1.2, 1.2, 2.5)
@@ -93,6 +96,23 @@ def test_nifti_needs_a_modality_and_one_grid(tmp_path):
     with pytest.raises(ValueError, match="not on the grid"):
         audit(tmp_path / "a.nii.gz", tmp_path / "c.nii.gz", modality="CT")
     assert audit(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", modality="CT").source.spacing == pytest.approx(SPACING)
+
+
+def test_the_slices_lie_across_the_axis_that_they_were_restored_across(tmp_path):
+    source, restored = images((64, 60), 5)
+    # the slices come first, and voxels are cubes, so that the header does not say so
+    affine = np.eye(4)[[1, 2, 0, 3]]
+    paths = [tmp_path / "a.nii", tmp_path / "b.nii"]
+    for path, values in zip(paths, (source, restored), strict=True):
+        nib.save(nib.Nifti1Image(values.transpose(2, 0, 1).astype(np.int16), affine), path)
+    bundle = find_bundle("ct_denoise_restore_rwkv")
+    settings = {"modality": "CT", "slice_axis": 0}
+    done = audit_restoration(SimpleNamespace(bundle=bundle, settings=settings, weights_sha256="ab" * 32), *paths)
+    wanted = audit(*(Volume(values, "CT") for values in (source, restored)), bundle=bundle)
+    np.testing.assert_array_equal(done.restored.array, restored)
+    for one, other in zip(done.noise.figures, wanted.noise.figures, strict=True):
+        assert (one.before, one.after) == (pytest.approx(other.before), pytest.approx(other.after))
+    assert audit(*paths, modality="CT").source.array.shape == (5, 64, 60)
 
 
 def test_images_that_do_not_belong_together_are_refused():

@@ -36,6 +36,15 @@ def test_an_audit_writes_the_figures_and_one_page(pair, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_slice_axis_of_files_can_be_named(tmp_path):
+    nib.save(nib.Nifti1Image(ct_volume(2, (72, 61)).transpose(2, 0, 1).astype(np.int16), np.eye(4)), tmp_path / "a.nii")
+    line = [tmp_path / "a.nii", tmp_path / "a.nii", "--modality", "CT", "--slice-axis", "0", "-o", tmp_path / "report"]
+    assert run(*line).exit_code == 0
+    report = json.loads((tmp_path / "report" / "audit.json").read_text(encoding="utf-8"))
+    assert report["source"]["shape"] == [72, 61, 2]
+
+
+@pytest.mark.slow
 def test_overwrite_replaces_an_audit_and_nothing_else(pair, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "precious").write_text("x")
