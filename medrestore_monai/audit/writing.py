@@ -7,7 +7,7 @@ from pathlib import Path
 from medrestore_monai.audit.audit import Audit, audit
 from medrestore_monai.audit.maps import Map, write_map
 from medrestore_monai.audit.page import render_page
-from medrestore_monai.data.find import is_image_file
+from medrestore_monai.data.find import is_image_file, without_suffix
 from medrestore_monai.files import UsageError, atomic_folder, require_writable
 from medrestore_monai.restorer import Restorer
 
@@ -73,7 +73,7 @@ def _maps(audit: Audit) -> list[Map]:
 
 def report_folder(output: Path) -> Path:
     """Return the folder beside a result that its report goes to: ``restored_report`` for ``restored.nii.gz``."""
-    name = output.name.split(".")[0] if is_image_file(output) else output.name
+    name = without_suffix(output.name) if is_image_file(output) else output.name
     return output.with_name(f"{name or output.name}_report")
 
 

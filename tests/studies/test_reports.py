@@ -84,7 +84,14 @@ def test_a_study_may_not_lie_among_the_reports(job, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "folder"), [("a.nii.gz", "a_report"), ("a.b/series.1", "series.1_report"), (".npy", ".npy_report")]
+    ("name", "folder"),
+    [
+        ("a.nii.gz", "a_report"),
+        ("scan.v1.nii.gz", "scan.v1_report"),
+        ("1.2.840.1.NII", "1.2.840.1_report"),
+        ("a.b/series.1", "series.1_report"),
+        (".npy", ".npy_report"),
+    ],
 )
 def test_where_the_report_of_one_image_goes(tmp_path, name, folder):
     assert writing.report_folder(tmp_path / name).name == folder
