@@ -34,7 +34,6 @@ from medrestore_monai.intensity import MR_PERCENTILE
 
 FILE = "interval.json"
 VERSION = 2
-LEAST_PATIENTS = 9  # for 90 %
 _STEP, _BINS = 0.02, 1000  # of the histograms of errors over noise; larger ones count in the last bin
 _LEAST_VOXELS = 100  # of a patient in a bin
 _EDGE, _CHANGE = 1.0, 2.5  # px, standard deviations of the Gaussians
@@ -74,8 +73,8 @@ class Calibration:
 
     @property
     def kind(self) -> str:
-        """``conformal``, or ``empirical`` where nothing is promised or too few patients promise anything."""
-        return "conformal" if self.promise and self.patients >= LEAST_PATIENTS else "empirical"
+        """``conformal``, or ``empirical`` where nothing is promised or the patients are too few for the level."""
+        return "conformal" if self.promise and _promised(self.level, self.patients) is not None else "empirical"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the calibration as JSON values."""
@@ -222,8 +221,8 @@ def calibrate(
         settings: of the restoration.
         level: part of the voxels to hold.
         images: of the patients, in words: those that the interval holds for.
-        promise: hold at least ``level`` on average over patients like these, given nine or more whom no one chose on
-            either; else about ``level`` of the voxels of these.
+        promise: hold at least ``level`` on average over patients like these, given ``level / (1 - level)`` of them or
+            more (nine for 90 %) whom no one chose on either; else about ``level`` of the voxels of these.
 
     Raises:
         ValueError: there are fewer than two patients, or the level is not in (0, 1).
@@ -240,8 +239,8 @@ def calibrate(
         factors[place] = _quantile(_pooled(counts, place), level)
     scores = np.stack([_score_histogram(one, edges, factors) for one in patients])
     count = len(patients)
-    wanted = level * (count + 1) / count
-    scale = _quantile(scores, wanted if promise and wanted <= 1 else level)
+    wanted = _promised(level, count) if promise else None
+    scale = _quantile(scores, level if wanted is None else wanted)
     made_with = dict(settings)
     return Calibration(level, count, label, images, edges, factors * scale, weights_sha256, made_with, {}, promise)
 
@@ -249,6 +248,12 @@ def calibrate(
 def coverage_of(one: Errors, calibration: Calibration) -> float:
     """Return which part of a patient's voxels the interval holds."""
     return float((one.error <= calibration.factors[_bins(one.values, calibration.edges)]).mean())
+
+
+def _promised(level: float, patients: int) -> float | None:
+    """Return the level of the quantile that promises ``level``; ``None`` if the patients are too few for it."""
+    wanted = level * (patients + 1) / patients
+    return min(wanted, 1.0) if wanted <= 1 + 1e-12 else None
 
 
 def _histogram(values: np.ndarray) -> np.ndarray:

@@ -10,8 +10,8 @@ the bundle's ``evaluate.json`` says; ``--images`` puts that into words for the r
 restored and calibrated on; those of ``--check`` show how many of their voxels the intervals hold, which goes into the
 file and belongs into the card. Without ``--check``, each of the patients is checked with intervals of the others.
 Patients whose noise cannot be measured are left out and named; drawn images are left out. Nine patients or more are
-needed for a promise of 90 % (of nine, each is checked without it); of fewer, or with ``--empirical``, the intervals are
-called empirical. A promise needs people whom no one chose on either.
+needed for a promise of 90 %, 19 for one of 95 % (of just as many, each is checked without it); of fewer, or with
+``--empirical``, the intervals are called empirical. A promise needs people whom no one chose on either.
 """
 
 import argparse

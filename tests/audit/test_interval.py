@@ -93,6 +93,24 @@ def test_they_scale_with_an_image_whose_unit_is_arbitrary(modality, suv_factor):
         np.testing.assert_allclose(errors[1].values[name], values, rtol=0.01, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("level", "patients", "kind"),
+    [
+        (0.9, 9, "conformal"),
+        (0.9, 8, "empirical"),
+        (0.95, 19, "conformal"),
+        (0.95, 18, "empirical"),
+        (0.8, 4, "conformal"),
+    ],
+)
+def test_the_level_decides_how_many_patients_a_promise_needs(level, patients, kind):
+    """Level ``(K + 1) / K`` of the patients' mean distribution is at most all of it."""
+    few = [patient(seed, count=200) for seed in range(patients)]
+    found, plain = (calibrate(few, "label", "", {}, level, promise=promise) for promise in (True, False))
+    assert (found.kind, plain.kind) == (kind, "empirical")
+    assert (found.factors > plain.factors).all() == (kind == "conformal")
+
+
 @pytest.fixture
 def bundle(tmp_path):
     root = tmp_path / "ct_denoise_restore_rwkv"
