@@ -214,6 +214,15 @@ def test_numbers_that_are_not_whole_or_do_not_fit_are_scaled_into_16_bits(tmp_pa
     np.testing.assert_allclose(result.get_fdata(), values, atol=90_004 / 65_535)  # of the 16-bit steps, at most one
 
 
+def test_voxels_without_a_value_do_not_become_zeros(tmp_path):
+    values = ct_volume(3, (9, 7)).astype(np.float32)
+    values[:2] = np.nan
+    nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "in.nii.gz")
+    with pytest.raises(ValueError, match=r"int16 cannot hold voxels without a value .* give result_dtype=float32"):
+        write_result(tmp_path / "in.nii.gz", tmp_path, "int16")
+    np.testing.assert_array_equal(nib.load(write_result(tmp_path / "in.nii.gz", tmp_path)).get_fdata(), values)
+
+
 def test_a_picture_stays_a_picture(tmp_path):
     Image.fromarray(np.arange(63, dtype=np.uint8).reshape(7, 9)).save(tmp_path / "in.png")
     assert write_result(tmp_path / "in.png", tmp_path / "out") == tmp_path / "in.png"

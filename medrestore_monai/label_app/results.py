@@ -24,7 +24,7 @@ def write_result(restored: Path, folder: Path, dtype: str = "float32", extension
         in the patient, stays the picture it is.
 
     Raises:
-        ValueError: the restored image cannot be read.
+        ValueError: the restored image cannot be read, or ``int16`` cannot hold it, as it has voxels without a value.
     """
     if restored.is_dir():
         series = read_series(restored)
@@ -68,6 +68,10 @@ def _storable(values: np.ndarray, dtype: str) -> np.ndarray:
     """Values that nibabel stores in ``dtype`` as they are, or scales where they are floats and ``dtype`` is not."""
     if dtype == "float32":
         return values.astype(np.float32)
+    if np.isnan(values).any():
+        raise ValueError(
+            "int16 cannot hold voxels without a value (NaN), and the image has some: give result_dtype=float32."
+        )
     limits = np.iinfo(np.int16)
     whole = bool((values == np.rint(values)).all()) and limits.min <= values.min() and values.max() <= limits.max
     return values.astype(np.int16) if whole else values.astype(np.float64)
