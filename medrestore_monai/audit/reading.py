@@ -19,7 +19,7 @@ from medrestore_monai.audit.volume import Volume
 from medrestore_monai.bundles import Bundle, list_bundles
 from medrestore_monai.data import LoadImageOrSeriesd
 from medrestore_monai.data.find import is_image_file, is_picture
-from medrestore_monai.dicom import read_series, read_stacks
+from medrestore_monai.dicom import XRAY, read_series, read_stacks
 from medrestore_monai.dicom.derivation import EARLIER, OWN_WORDS
 from medrestore_monai.files import UsageError
 
@@ -89,7 +89,7 @@ def read_volume(
     stack: int = 0,
     slice_axis: int | None = None,
 ) -> Volume:
-    """Read one image or series as a volume; of a color picture, its luma.
+    """Read one image or series as a volume; of a color picture, its luma. X-ray is a gray picture.
 
     Raises:
         UsageError: its modality is unknown.
@@ -103,6 +103,7 @@ def read_volume(
     if color:
         array = torch.einsum("c,cxy->xy", torch.tensor(_LUMA), array)[None]
     found = meta.get("modality") or ("RGB" if color else "GRAY" if is_picture(path) else None)
+    found = "GRAY" if found in XRAY else found
     if found is None:
         raise UsageError(f"{path.name} does not state its modality: give `modality=CT`, MR or PT.")
     affine = np.asarray(meta["affine"], dtype=np.float64)

@@ -8,6 +8,8 @@ import pydicom
 import pytest
 from test_identity import errors, identity_bundle
 
+from medrestore_monai.audit import audit
+from medrestore_monai.audit.writing import write_audit
 from medrestore_monai.data import LoadImageOrSeriesd
 from medrestore_monai.dicom import DicomError, read_series, read_stacks
 from medrestore_monai.restorer import restore
@@ -68,6 +70,18 @@ def test_images_of_one_size_are_a_set_and_others_stacks(tmp_path):
     ds.Rows, ds.Columns, ds.SOPInstanceUID = ds.Columns, ds.Rows, "1.2.3"
     ds.save_as(tmp_path / "a" / "lateral.dcm")
     assert [stack.shape for stack in read_stacks(tmp_path / "a")] == [(40, 24, 2), (24, 40, 1)]
+
+
+@pytest.mark.parametrize("modality", CLASSES)
+def test_they_are_audited_as_gray_pictures(tmp_path, modality):
+    for name in ("in", "out"):
+        xray(tmp_path / name, modality)
+    done = audit(tmp_path / "in", tmp_path / "out")
+    assert (done.source.modality, done.source.unit, done.source.pixel) == ("GRAY", "gray levels", (0.2, 0.15))
+    assert all(figure.change == 0 for figure in done.bias if figure.after is not None)
+    assert done.source.array.max() > 1000  # in the values of the file, not in 8 bit
+    write_audit(done, tmp_path / "report")
+    assert (tmp_path / "report" / "audit.html").is_file()
 
 
 def test_other_bundles_refuse_them(tmp_path):
