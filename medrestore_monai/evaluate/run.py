@@ -31,6 +31,7 @@ from medrestore_monai.report import (
     SummaryRow,
     draw_panels,
     findings,
+    infinite,
     new_folder,
     summarize,
     write_tables,
@@ -93,7 +94,7 @@ def evaluate(request: Request, progress: bool = False) -> tuple[list[SummaryRow]
         raise ValueError(f"{request.data} holds no slice that could be scored.")
     rows = summarize(results.scores, request.against, request.seed)
     plain = rows if request.against == "input" else summarize(results.scores, "input", request.seed)
-    notes = findings(plain, list(about["bundles"])) + results.notes
+    notes = findings(plain, list(about["bundles"])) + results.notes + infinite(results.scores)
     if results.constant:
         notes.append(f"{results.constant} slices with a constant reference were left out.")
     _write(request, about, rows, notes, results)

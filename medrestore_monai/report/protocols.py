@@ -88,10 +88,9 @@ class Protocol:
             result[_WHOLE]["delta_e"] = float(delta_e(*scaled))
         return result
 
-    def leaves_out(self, label: Tensor, window: tuple[float, float]) -> bool:
+    @staticmethod
+    def leaves_out(label: Tensor, window: tuple[float, float]) -> bool:
         """Return whether a reference slice ``(C, X, Y)`` has no contrast to score against, such as one of air only."""
-        if self.data_range == "window":
-            return False
         inside = np.clip(label.cpu().numpy(), *window)
         return bool(inside.min() == inside.max())
 

@@ -1,7 +1,8 @@
 """From the scores of slices to means with intervals and p-values, and what they say in words."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 import numpy as np
@@ -77,6 +78,9 @@ class SummaryRow:
 def summarize(scores: Sequence[SliceScore], against: str = INPUT, seed: int = 0) -> list[SummaryRow]:
     """Reduce scores to one row for each modality, region, kind of average and method, in the order they came in.
 
+    A slice on which a score is infinite for one method, as the PSNR of an exact result is, does not count in that
+    score of any; unless that leaves no slice.
+
     Args:
         scores: every method on the same slices in the same order.
         against: the method to test against.
@@ -91,15 +95,55 @@ def summarize(scores: Sequence[SliceScore], against: str = INPUT, seed: int = 0)
     if against not in {score.method for score in scores}:
         raise ValueError(f"there is no method {against!r} to compare with.")
     rows = []
-    for modality, region in dict.fromkeys((score.modality, score.region) for score in scores):
-        here = [score for score in scores if (score.modality, score.region) == (modality, region)]
-        methods = list(dict.fromkeys(score.method for score in here))
+    for here in _by_place(scores):
+        slices = _without_infinite(here)
         for average in ("slice", "volume"):
-            lists = {m: [s for s in here if s.method == m] for m in methods}
-            if average == "volume":
-                lists = {method: _per_volume(found) for method, found in lists.items()}
-            rows += [_row(lists[method], lists[against], average, seed) for method in methods]
+            lists = slices if average == "slice" else {method: _per_volume(found) for method, found in slices.items()}
+            rows += [_row(found, lists[against], average, seed) for found in lists.values()]
     return rows
+
+
+def infinite(scores: Sequence[SliceScore]) -> list[str]:
+    """Say how many slices :func:`summarize` leaves out of a score, as it is infinite there for one method."""
+    said = []
+    for here in _by_place(scores):
+        first = next(iter(here.values()))[0]
+        said += [
+            f"{len(places)} slices are left out of {name}, which is infinite there for one method or more "
+            f"({first.modality}, {first.region})."
+            for name, places in _infinite(here).items()
+        ]
+    return said
+
+
+def _by_place(scores: Sequence[SliceScore]) -> list[dict[str, list[SliceScore]]]:
+    """Put the scores of each modality and region together, by method."""
+    found: dict[tuple[str, str], dict[str, list[SliceScore]]] = {}
+    for score in scores:
+        found.setdefault((score.modality, score.region), {}).setdefault(score.method, []).append(score)
+    return list(found.values())
+
+
+def _infinite(lists: Mapping[str, Sequence[SliceScore]]) -> dict[str, set[int]]:
+    """Return by score the places of slices where a method has no finite one; none of a score that is so everywhere."""
+    found = {}
+    for name in HIGHER_IS_BETTER:
+        slices = list(enumerate(zip(*lists.values(), strict=True)))
+        places = {at for at, slice_ in slices if not all(math.isfinite(one.values.get(name, 0.0)) for one in slice_)}
+        if 0 < len(places) < len(slices):
+            found[name] = places
+    return found
+
+
+def _without_infinite(lists: Mapping[str, Sequence[SliceScore]]) -> dict[str, list[SliceScore]]:
+    """Replace by NaN, for all methods, the scores of slices that do not count."""
+    left_out = _infinite(lists)
+
+    def blank(at: int, one: SliceScore) -> SliceScore:
+        kept = {name: math.nan if at in left_out.get(name, ()) else value for name, value in one.values.items()}
+        return replace(one, values=kept)
+
+    return {method: [blank(at, one) for at, one in enumerate(found)] for method, found in lists.items()}
 
 
 def _row(scores: Sequence[SliceScore], baseline: Sequence[SliceScore], average: str, seed: int) -> SummaryRow:
@@ -110,6 +154,7 @@ def _row(scores: Sequence[SliceScore], baseline: Sequence[SliceScore], average: 
         have = [at for at, one in enumerate(scores) if name in one.values and (alone or name in baseline[at].values)]
         if not have or (name not in MEASURED and len(have) < len(scores)):
             continue
+        have = [at for at in have if not math.isnan(scores[at].values[name])] or have
         values, there = [scores[at].values[name] for at in have], [groups[at] for at in have]
         interval = bootstrap_interval(values, there, seed)
         same = scores[0].method == baseline[0].method
@@ -139,7 +184,7 @@ def _per_volume(scores: Sequence[SliceScore]) -> list[SliceScore]:
         SliceScore(
             *(first.modality, first.patient, first.volume, 0, first.method, first.region),
             values={
-                name: fmean(one.values[name] for one in found if name in one.values)
+                name: _mean([one.values[name] for one in found if name in one.values])
                 for name in dict.fromkeys(name for one in found for name in one.values)
                 if name in MEASURED or all(name in one.values for one in found)
             },
@@ -149,10 +194,17 @@ def _per_volume(scores: Sequence[SliceScore]) -> list[SliceScore]:
     ]
 
 
+def _mean(values: Sequence[float]) -> float:
+    """Return the mean of the values that count, NaN if none does."""
+    counted = [value for value in values if not math.isnan(value)]
+    return fmean(counted) if counted else math.nan
+
+
 def findings(rows: Sequence[SummaryRow], models: Sequence[str]) -> list[str]:
     """Say of each model, modality and score whether it beats its input, and the classical baselines or which one not.
 
-    Baselines with the best parameters for each image are an upper mark: they are not compared with.
+    Baselines with the best parameters for each image are an upper mark: they are not compared with. Nothing is said of
+    a score whose means are not all finite.
 
     Args:
         rows: from :func:`summarize`, tested against the input.
@@ -170,6 +222,8 @@ def findings(rows: Sequence[SummaryRow], models: Sequence[str]) -> list[str]:
             sign = 1 if HIGHER_IS_BETTER[name] else -1
             place = f"{row.modality}, {row.region}, {name}"
             means = {other.method: other.scores[name].mean for other in others}
+            if not np.isfinite([own.mean, *means.values()]).all():
+                continue
             better = [method for method, mean in means.items() if sign * (mean - own.mean) >= 0]
             if INPUT in better:
                 said.append(f"{row.method} does not beat its input ({place}).")

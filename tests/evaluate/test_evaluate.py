@@ -270,6 +270,21 @@ def test_perfect_images_give_valid_json(tmp_path):
 
 
 @pytest.mark.slow
+def test_empty_slices_are_left_out_and_counted(tmp_path):
+    write_pairs(tmp_path / "data")
+    for path in (tmp_path / "data").glob("*/p0.npy"):
+        volume = np.load(path)
+        volume[..., 0] = -1000
+        np.save(path, volume)
+    run("--data", tmp_path / "data", "--layout", "paired", "--baselines", "gaussian", "-o", tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert {row["count"] for row in report["table"] if row["average"] == "slice"} == {5}
+    assert all(isinstance(row["psnr"], float) for row in report["table"])
+    assert "1 slices with a constant reference were left out." in report["notes"]
+    assert f"{NAME} does not beat its input (CT, whole slice, psnr)." in report["notes"]
+
+
+@pytest.mark.slow
 def test_tuned_parameters_are_used_and_reported(tmp_path):
     write_pairs(tmp_path / "data", patients=2)
     tuned = tmp_path / "tuned.json"

@@ -3,7 +3,7 @@ import math
 import pytest
 from scipy import stats
 
-from medrestore_monai.report import SliceScore, findings, markdown, summarize
+from medrestore_monai.report import SliceScore, findings, infinite, markdown, summarize
 from medrestore_monai.report.tables import rounded
 
 MODEL = "model"
@@ -84,6 +84,36 @@ def test_a_model_is_held_against_the_best_classical_baseline_and_no_oracle():
     assert findings(summarize(rows + of(MODEL, 26.0)), [MODEL]) == [
         f"{MODEL} is not better than gaussian_3d (PT, whole slice, psnr)."
     ]
+
+
+def test_a_slice_with_an_infinite_score_counts_for_no_method():
+    some = {**VALUES, ("a", "a/2"): [(math.inf, math.inf)], ("b", "b/3"): [(40.0, math.inf), (26.0, 25.0)]}
+    found = rows(some)
+    assert found["slice", "input"].scores["psnr"].mean == pytest.approx((20 + 22 + 24 + 30 + 28 + 26) / 6)
+    assert found["volume", "input"].scores["psnr"].mean == pytest.approx((22 + 30 + 28 + 26) / 4)
+    assert found["volume", MODEL].scores["psnr"].mean == pytest.approx((76 / 3 + 31 + 29.5 + 25) / 4)
+    assert math.isfinite(found["slice", MODEL].scores["psnr"].p)
+    # RMSE is 100 - PSNR here
+    assert infinite(scores(some)) == [
+        f"2 slices are left out of {name}, which is infinite there for one method or more (CT, whole slice)."
+        for name in ("psnr", "rmse")
+    ]
+    assert infinite(scores()) == []
+
+
+def test_a_method_that_is_exact_everywhere_is_infinite_and_compared_with_nothing():
+    exact = {(patient, patient): [(math.inf, 20.0)] for patient in "abcd"}
+    assert rows(exact)["slice", "input"].scores["psnr"].mean == math.inf
+    assert rows(exact)["slice", MODEL].scores["psnr"].mean == 20
+    assert infinite(scores(exact)) == []
+    both = {place: [(math.inf, math.inf)] for place in exact}
+    for values in (exact, both):
+        assert not [text for text in findings(summarize(scores(values)), [MODEL]) if "psnr" in text]
+
+
+def test_empty_slices_do_not_make_a_bad_model_look_good():
+    values = {(p, p): [(30.0, 25.0 + n / 9)] + [(math.inf, math.inf)] * (n == 0) for n, p in enumerate("abcd")}
+    assert f"{MODEL} does not beat its input (CT, whole slice, psnr)." in findings(summarize(scores(values)), [MODEL])
 
 
 @pytest.mark.parametrize(
