@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from medrestore_monai.adapt.report import number
 from medrestore_monai.bundles import WEIGHTS, Bundle, sha256
 from medrestore_monai.files import atomic_folder
 from medrestore_monai.intensity import INTENSITY_RANGES
@@ -118,7 +119,8 @@ def _table(about: Mapping[str, Any]) -> str:
         head = f"| {units} units, estimated without truth | error, {unit}² | part of the noise kept |"
     else:
         rows = [
-            f"| {name} | {values['psnr_db']:.2f} | {values['ssim']:.4f} |" for name, values in about["scores"].items()
+            f"| {name} | {number(values['psnr_db'], '.2f')} | {number(values['ssim'], '.4f')} |"
+            for name, values in about["scores"].items()
         ]
         head = f"| {units} units | PSNR, dB | SSIM |"
     return "\n".join([head, "|---|---|---|", *rows])

@@ -112,9 +112,9 @@ def write_report(
         "schema": SCHEMA,
         "medrestore-monai": __version__,
         **about,
-        **_training(trained, request.targets == "none"),
+        **_json(_training(trained, request.targets == "none")),
         "units": [_unit(one) for one in units],
-        **({} if estimated is None else {"estimated": dict(estimated)}),
+        **({} if estimated is None else {"estimated": _json(estimated)}),
     }
     with atomic_folder(request.report, request.overwrite) as folder:
         text = json.dumps(content, indent=2, allow_nan=False) + "\n"
@@ -145,16 +145,30 @@ def _training(trained: Trained | None, is_estimated: bool) -> dict[str, Any]:
     return {"tuning_estimated_error": {size: -score for size, score in tuning.items()}, "curve": curve}
 
 
+def number(value: float | None, form: str = ".4g") -> str:
+    """Format a value of a report, which is ``None`` where it is not finite."""
+    return "" if value is None else format(value, form)
+
+
 def _plain(value: float) -> float | None:
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
-def _means(units: Sequence[UnitScores]) -> dict[str, dict[str, float]]:
+def _json(content: Any) -> Any:
+    """Copy nested values with ``None`` for numbers that JSON does not know, so that no report fails at the end."""
+    if isinstance(content, Mapping):
+        return {name: _json(value) for name, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_json(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def _means(units: Sequence[UnitScores]) -> dict[str, dict[str, float | None]]:
     names = (INPUT, BEFORE, AFTER) if units else ()
     return {
         _NAMES[name]: {
-            "psnr_db": round(float(np.mean([unit.psnr[name] for unit in units])), 4),
-            "ssim": round(float(np.mean([unit.ssim[name] for unit in units])), 5),
+            "psnr_db": _plain(float(np.mean([unit.psnr[name] for unit in units]))),
+            "ssim": _plain(float(np.mean([unit.ssim[name] for unit in units]))),
         }
         for name in names
     }
@@ -170,7 +184,7 @@ def _unit(one: UnitScores) -> dict[str, Any]:
 
 def _page(content: Mapping[str, Any], picture: str) -> str:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    environment.filters["number"] = lambda value: "" if value is None else f"{value:.4g}"
+    environment.filters["number"] = number
     template = Path(__file__).with_name("page.html.j2").read_text(encoding="utf-8")
     square = f"{INTENSITY_RANGES[content['modality']].unit}²"
     return environment.from_string(template).render(report=content, picture=picture, square=square)

@@ -72,7 +72,8 @@ def score_units(
         values: of the bundle's ``evaluate.json``, such as counts that were measured.
 
     Returns:
-        The scores by unit, and the slice that changed most.
+        The scores by unit, and the slice that changed most; without slices whose target is constant, and without units
+        that have no others.
 
     Raises:
         ValueError: an image cannot be used.
@@ -90,11 +91,14 @@ def score_units(
             window = window_of(request.of_modality, one.range)
             images = {INPUT: one.case["image"].as_subclass(Tensor), **{n: take(at) for n, take in restored.items()}}
             collected = found[int(one.case["unit"])]
-            collected.add(images, one.label, request.of_modality, window, int(one.case["person"]), volume.spacing)
+            place = int(one.case["person"]), volume.spacing
+            if not collected.add(images, one.label, request.of_modality, window, *place):
+                continue
             change = float((images[AFTER] - images[BEFORE]).abs().mean())
             if shown is None or change > shown[0]:
                 shown = change, Shown({**images, "target": one.label}, window)
-    return [found[unit].scores(unit, request.of_modality) for unit in sorted(found)], shown[1] if shown else None
+    scored = [found[unit].scores(unit, request.of_modality) for unit in sorted(found) if found[unit].slices]
+    return scored, shown[1] if shown else None
 
 
 def open_weights(request: Request, files: Mapping[str, Path | None], values: Mapping[str, Any]) -> dict[str, Model]:
@@ -166,7 +170,10 @@ class _Collected:
         window: tuple[float, float],
         person: int,
         spacing: tuple[float, float, float],
-    ) -> None:
+    ) -> bool:
+        """Score one slice; return whether it counts, as its target is not constant, which makes PSNR infinite."""
+        if PROTOCOLS["standard"].leaves_out(label, window):
+            return False
         self.person, self.spacing, self.slices = person, spacing, self.slices + 1
         for name, image in images.items():
             scores = PROTOCOLS["standard"].score(image, label, modality, window)["whole slice"]
@@ -174,6 +181,7 @@ class _Collected:
                 values[name].append(scores[score])
         for name, image in {**images, "target": label}.items():
             self.stacks[name].append(torch.as_tensor(image).float().mean(dim=0).cpu().numpy())
+        return True
 
     def scores(self, unit: int, modality: str) -> UnitScores:
         out = UnitScores(unit, self.person, self.slices)

@@ -23,10 +23,12 @@ def save(path, hu):
     nib.save(nib.Nifti1Image(hu.astype(np.float32), np.diag([-0.75, -0.75, 2.5, 1.0])), path)
 
 
-def write_site(root, people=7, slices=4, size=49):
-    """One folder a person, the name of which is nobody's business."""
+def write_site(root, people=7, slices=4, size=49, empty=0):
+    """One folder a person, the name of which is nobody's business; the first slices of each may be empty."""
     for person in range(people):
-        save(root / f"{SECRET}{person}" / "ct.nii.gz", ct_volume(slices, size) + 3 * person)
+        volume = ct_volume(slices, size) + 3 * person
+        volume[..., :empty] = -1000
+        save(root / f"{SECRET}{person}" / "ct.nii.gz", volume)
     return root
 
 

@@ -104,6 +104,16 @@ def test_what_does_not_help_is_not_adopted(place, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_empty_slices_do_not_count(place, tmp_path):
+    data = write_site(tmp_path / "data", empty=1)
+    done = adapt(data, tmp_path / "mine", place[0], steps=8, settings=QUICK)
+    assert done.adopted, done.decision.line
+    report = json.loads((done.report / "report.json").read_text(), parse_constant=pytest.fail)
+    assert {unit["slices"] for unit in report["units"]} == {3}
+    assert all(0 < values["psnr_db"] < 100 for values in report["scores"].values())
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_few_units_are_too_few_to_tell(place, tmp_path):
     data = write_site(tmp_path / "data", people=1, slices=24)
     done = adapt(data, tmp_path / "mine", place[0], steps=1, settings=QUICK)
