@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from medrestore_monai.bundles.settings import require_device
 from medrestore_monai.bundles.shared_settings import MODALITY
 from medrestore_monai.data import Division
 from medrestore_monai.data.adaptation import TARGETS
+from medrestore_monai.data.find import is_image_file, partner_of
+from medrestore_monai.dicom import find_series
 from medrestore_monai.files import UsageError, require_writable
 
 CONFIGS = ("inference", "evaluate", "train", "adapt")
@@ -141,12 +143,34 @@ class Request:
         return report_folder(self.output)
 
     def fingerprint(self, division: Division) -> str:
-        """Return a digest of all that decides what comes out, for a run that goes on after it was killed."""
-        slabs = [[part, *_place(slab)] for part, slabs in division.parts.items() for slab in slabs]
+        """Return a digest of all that decides what comes out, for a run that goes on after it was killed.
+
+        The images are known by the places, sizes and times of writing of their files.
+        """
+        files = cache(_files)
+        slabs = [[part, *_place(slab, files)] for part, slabs in division.parts.items() for slab in slabs]
         asked = [self.targets, self.of_modality, self.minutes, self.steps, self.seed, self.hu_offset]
         content = [sha256(self.opened.weights), asked, dict(self.settings or {}), slabs]
         return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()
 
 
-def _place(slab: Mapping[str, Any]) -> list[Any]:
-    return [str(slab.get(name, "")) for name in ("name", "series_uid", "slices", "start", "stop", "unit")]
+def _place(slab: Mapping[str, Any], files_of: Callable[[str, str], list[Path]]) -> list[Any]:
+    place = [str(slab.get(name, "")) for name in ("name", "series_uid", "slices", "start", "stop", "unit")]
+    images = [str(slab[key]) for key in ("image", "label") if key in slab]
+    return [*place, [_state(file) for path in images for file in files_of(path, slab["series_uid"])]]
+
+
+def _files(path: str, series_uid: str) -> list[Path]:
+    """Return the files of an image or a series; of an archive, the archive."""
+    place = Path(path)
+    if is_image_file(place):
+        return [place, *([partner] if (partner := partner_of(place)) else [])]
+    series = find_series(place, problems=[])
+    if any(one.archive for one in series):
+        return [place]
+    return sorted({file.path for one in series if series_uid in ("", one.uid) for file in one.files})
+
+
+def _state(file: Path) -> tuple[str, int, int]:
+    stat = file.stat()
+    return str(file.resolve()), stat.st_size, stat.st_mtime_ns
