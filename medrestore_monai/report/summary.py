@@ -248,9 +248,3 @@ def _is_comparable(method: str, models: Sequence[str]) -> bool:
 
 def _same_place(a: SummaryRow, b: SummaryRow) -> bool:
     return (a.modality, a.region, a.average) == (b.modality, b.region, b.average)
-
-
-def improvement(after: float, before: float, name: str) -> float:
-    """Return how much better a score is than another one, above 0 for better; NaN between two infinite ones."""
-    with np.errstate(invalid="ignore"):
-        return float((1 if HIGHER_IS_BETTER[name] else -1) * np.subtract(after, before))

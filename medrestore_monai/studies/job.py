@@ -17,7 +17,7 @@ from medrestore_monai.studies.fingerprints import are_same
 from medrestore_monai.studies.ledger import HIDDEN, MANIFEST, Record, differences
 from medrestore_monai.studies.listing import Study
 from medrestore_monai.studies.reports import refuse_study_in_reports
-from medrestore_monai.studies.superseded import find_superseded
+from medrestore_monai.studies.superseded import Superseded, find_superseded
 
 _SECOND = 10**9  # ns
 
@@ -100,13 +100,17 @@ def states_of(studies: Sequence[Study], records: Mapping[str, Record], job: Job)
     return states | {old.study: old.words for old in found if old.words}
 
 
-def refuse_foreign_results(job: Job, studies: Sequence[Study], records: Mapping[str, Record]) -> None:
+def refuse_foreign_results(job: Job, found: Sequence[Superseded]) -> None:
     """Refuse to put results in the place of those of another source, which would be lost.
+
+    Args:
+        job: what, and how.
+        found: of :func:`~medrestore_monai.studies.superseded.find_superseded`.
 
     Raises:
         FileExistsError: there are such results, with ``overwrite``, too.
     """
-    for old in find_superseded(studies, records, job.source, job.output):
+    for old in found:
         if old.words and old.foreign:
             raise FileExistsError(f"{job.output}: {old.words} and is of another source; name another output.")
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from medrestore_monai.studies.job import (
     Job,
@@ -21,7 +20,7 @@ from medrestore_monai.studies.ledger import Ledger, Record
 from medrestore_monai.studies.listing import Study, list_studies
 from medrestore_monai.studies.lock import lock_output
 from medrestore_monai.studies.reports import has_report, write_index
-from medrestore_monai.studies.superseded import find_superseded, remove_result
+from medrestore_monai.studies.superseded import Superseded, find_superseded, remove_result
 from medrestore_monai.studies.task import Task, aside_folder, make_task, restore_study
 
 
@@ -75,9 +74,10 @@ def restore_studies(
         ledger.clear()
         before = ledger.read_all()
         states = states_of(studies, before, job)
-        refuse_foreign_results(job, studies, before)
+        old = find_superseded(studies, before, job.source, job.output)
+        refuse_foreign_results(job, old)
         refuse_other_results(job, states)
-        _remove_superseded(ledger, studies, before, job.source)
+        _remove_superseded(ledger, old, before)
         tasks = [make_task(job, study, before.get(study.name), run) for study in studies]
         try:
             for task in tasks:
@@ -101,9 +101,8 @@ def restore_studies(
     return records
 
 
-def _remove_superseded(ledger: Ledger, studies: Sequence[Study], before: Mapping[str, Record], source: Path) -> None:
+def _remove_superseded(ledger: Ledger, old: Sequence[Superseded], before: Mapping[str, Record]) -> None:
     """Remove what is not refused of earlier results that have other names now, or lie in the way."""
-    old = find_superseded(studies, before, source, ledger.output)
     kept = {name for name, record in before.items() if record.get("output")} - {one.name for one in old}
     for one in old:
         if one.words:

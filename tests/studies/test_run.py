@@ -23,21 +23,6 @@ from medrestore_monai.studies import list_studies, make_job, restore_studies, ta
 SIZE = (16, 12)
 
 
-@pytest.fixture(scope="module")
-def restorer(bundle):
-    return Restorer(bundle, device="cpu", strength=1.0)
-
-
-@pytest.fixture
-def job(tmp_path, restorer):
-    """Four images: two series, a volume, a picture's worth of CT."""
-    for patient in "ab":
-        ct_series(tmp_path / "in" / patient / "series", slices=2, size=SIZE, series=patient)
-    np.save(tmp_path / "in" / "c.npy", ct_volume(2, SIZE))
-    np.save(tmp_path / "in" / "d.npy", ct_volume(1, SIZE)[..., 0])
-    return make_job(tmp_path / "in", tmp_path / "out", restorer)
-
-
 @pytest.fixture
 def calls(monkeypatch):
     """The real work, noted and much faster: the file or series is written as it is."""

@@ -7,30 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from phantoms import ct_series, ct_volume
+from phantoms import ct_series
 from typer.testing import CliRunner
 
 from medrestore_monai.cli import app
 from medrestore_monai.dicom import find_series, read_series
-from medrestore_monai.restorer import Restorer
-from medrestore_monai.studies import Ledger, list_studies, make_job, restore_studies
+from medrestore_monai.studies import Ledger, list_studies, restore_studies
 
 SIZE = (16, 12)
-
-
-@pytest.fixture(scope="module")
-def restorer(bundle):
-    return Restorer(bundle, device="cpu")
-
-
-@pytest.fixture
-def job(tmp_path, restorer):
-    """Two series and two images."""
-    for patient in "ab":
-        ct_series(tmp_path / "in" / patient / "series", slices=2, size=SIZE, series=patient)
-    np.save(tmp_path / "in" / "c.npy", ct_volume(2, SIZE))
-    np.save(tmp_path / "in" / "d.npy", ct_volume(1, SIZE)[..., 0])
-    return make_job(tmp_path / "in", tmp_path / "out", restorer)
 
 
 def own_names(job, folder):
